@@ -1,0 +1,89 @@
+//! What can be wrong with the numbers a recipe or a request hands to this crate.
+
+/// An invalid setting or input; the message says what was expected, what was found and what to do.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A block must hold at least one token.
+    #[error("block size is 0; expected at least 1 (1 makes every token its own block)")]
+    ZeroBlockSize,
+    /// A mask-ratio band is empty or leaves (0, 1].
+    #[error("mask-ratio band is {lo} to {hi}; expected 0 < lo <= hi <= 1")]
+    Band {
+        /// Lower end as given.
+        lo: f32,
+        /// Upper end as given.
+        hi: f32,
+    },
+    /// A block-size schedule needs at least one stage.
+    #[error("block-size schedule is empty; list at least one stage of a block size and its tokens")]
+    EmptySchedule,
+    /// A stage of a block-size schedule trains on nothing.
+    #[error("stage {stage} of the block-size schedule has 0 tokens; give it a budget or remove it")]
+    EmptyStage {
+        /// Index of the stage, from 0.
+        stage: usize,
+    },
+    /// The token budgets of a schedule do not fit in 64 bits.
+    #[error("token budgets of the block-size schedule add up to more than 2^64 - 1; lower them")]
+    TokenOverflow,
+    /// A learning-rate schedule rises, is negative or is not a number.
+    #[error("learning rate goes from {peak} to {min}; expected finite numbers, 0 <= min <= peak")]
+    LearningRate {
+        /// Rate after the warm-up as given.
+        peak: f32,
+        /// Rate at the end as given.
+        min: f32,
+    },
+    /// The warm-up is longer than the run.
+    #[error("warm-up takes {warmup_steps} of {total_steps} steps; expected at most all of them")]
+    Warmup {
+        /// Steps of the warm-up.
+        warmup_steps: u64,
+        /// Steps of the whole run.
+        total_steps: u64,
+    },
+    /// A word in a recipe or a checkpoint is not one of a closed set.
+    #[error("unknown {what} `{found}`; expected one of {expected}")]
+    UnknownName {
+        /// What the word was to name.
+        what: &'static str,
+        /// The word as given.
+        found: String,
+        /// The words that are known.
+        expected: String,
+    },
+    /// A prompt holds the MASK id, which would be indistinguishable from a row still to be filled.
+    #[error("prompt holds the MASK id {mask_token_id} at position {position}; remove it")]
+    MaskInPrompt {
+        /// The MASK id of the checkpoint.
+        mask_token_id: u32,
+        /// First position that holds it.
+        position: usize,
+    },
+    /// A request asks for no tokens.
+    #[error("number of new tokens is 0; ask for at least 1")]
+    NoNewTokens,
+    /// Prompt and answer together do not fit in an address space.
+    #[error("prompt of {prompt_len} and {max_new_tokens} new tokens are too long; ask for fewer")]
+    TooLong {
+        /// Tokens of the prompt.
+        prompt_len: usize,
+        /// Tokens asked for.
+        max_new_tokens: usize,
+    },
+    /// A model produced NaN or infinity; deciding a token from it would be a guess.
+    #[error("logit of token {token} is {value}; expected finite numbers, check the weights")]
+    NonFiniteLogit {
+        /// Token id of the first such logit.
+        token: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// The MASK token is the only one there is to choose from.
+    #[error("vocabulary has {found} tokens; expected at least one besides MASK")]
+    NoToken {
+        /// Number of logits given.
+        found: usize,
+    },
+}

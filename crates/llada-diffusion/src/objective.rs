@@ -1,0 +1,174 @@
+//! Objectives: what is summed, with which weights, divided by what.
+//!
+//! All objectives score masked tokens by their negative log-likelihood, nll(i) = -log p(x0_i | ...):
+//!
+//! ```text
+//! L_BDLM = E[ sum_k 1/t_k sum_{i in block k} M(i) nll(i) ]       Eq. 1 (sign corrected)
+//! L_MDLM = the same with one block                               Eq. 2
+//! L_SFT  = the same, with a prompt that is never masked          Eq. 5
+//! L_CAP  = L_SFT + lambda * mean over C of H(p(. | i))           Eq. 6, C = right guesses
+//! L_DPO  = -log sigmoid(beta * margin of ELBOs)                  Eq. 7 and 8
+//! ```
+//!
+//! The printed Eq. 1 carries a minus sign both outside and in its factor alpha'/(1 - alpha); the text
+//! defines the weight as -alpha'/(1 - alpha), which is 1/t for alpha = 1 - t and makes the loss the
+//! positive bound above.
+//!
+//! **Normalisation.** A loss over a batch is a fraction, `sum of weight(i) nll(i) / denominator`. The
+//! weight of a row depends on its document only ([`loss_weights`]), the denominator is a count over
+//! the *whole* global batch ([`Counts`]), all micro-batches and ranks, known before any forward.
+//! Never average averages: a micro-batch with few targets would weigh its tokens more.
+
+use std::ops::AddAssign;
+
+use crate::names::names;
+use crate::{BlockSize, Corruption};
+
+/// What a model is trained to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Objective {
+    /// Predict the next token: the parent.
+    Ar,
+    /// Denoise block after block (Eq. 1).
+    Bdlm,
+    /// Denoise the whole document (Eq. 2).
+    Mdlm,
+}
+
+names!(Objective, "objective", { Ar => "ar", Bdlm => "bdlm", Mdlm => "mdlm" });
+
+impl Objective {
+    /// Returns the block size that makes this objective of a document of `len` tokens, given the
+    /// current size of the schedule: one token, the schedule's, the document.
+    pub fn block_size(self, scheduled: BlockSize, len: usize) -> BlockSize {
+        match self {
+            Self::Ar => BlockSize::ONE,
+            Self::Bdlm => scheduled,
+            Self::Mdlm => BlockSize::covering(len),
+        }
+    }
+}
+
+/// What a summed loss is divided by, and the row weights that go with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Normalisation {
+    /// sum nll / t over supervised tokens: the unbiased bound per token, for pre-training and
+    /// evaluation.
+    ElboToken,
+    /// sum nll over masked tokens: lower variance, for fine-tuning.
+    MaskedMean,
+    /// Mean over documents of their bound per token: long documents count as much as short ones.
+    Sequence,
+}
+
+names!(Normalisation, "normalisation", {
+    ElboToken => "elbo_token",
+    MaskedMean => "masked_mean",
+    Sequence => "sequence",
+});
+
+/// What denominators count. Counts of documents, micro-batches and ranks add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tokens that may be masked.
+    pub supervised: u64,
+    /// Tokens that are masked.
+    pub masked: u64,
+    /// Documents with a supervised token. A twin or another noise level of a document counts again.
+    pub documents: u64,
+}
+
+impl Counts {
+    /// Counts one noisy copy of a document.
+    pub fn of(supervised: &[bool], corruption: &Corruption) -> Self {
+        let num_supervised = supervised.iter().filter(|&&sup| sup).count();
+        Self {
+            supervised: num_supervised as u64,
+            masked: corruption.num_masked() as u64,
+            documents: u64::from(num_supervised > 0),
+        }
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.supervised += other.supervised;
+        self.masked += other.masked;
+        self.documents += other.documents;
+    }
+}
+
+impl Normalisation {
+    /// Returns what the weighted sum over the global batch is divided by. 0 means there is nothing to
+    /// learn from: skip the batch, do not divide.
+    pub fn denominator(self, counts: &Counts) -> u64 {
+        match self {
+            Self::ElboToken => counts.supervised,
+            Self::MaskedMean => counts.masked,
+            Self::Sequence => counts.documents,
+        }
+    }
+}
+
+/// Returns the weight of every position of a noisy copy in the numerator, [L]; 0 where not masked.
+pub fn loss_weights(
+    normalisation: Normalisation,
+    supervised: &[bool],
+    corruption: &Corruption,
+) -> Vec<f32> {
+    let num_supervised = Counts::of(supervised, corruption).supervised as f32;
+    let weight = |rate: f32| match normalisation {
+        Normalisation::ElboToken => 1.0 / rate,
+        Normalisation::MaskedMean => 1.0,
+        Normalisation::Sequence => 1.0 / (rate * num_supervised),
+    };
+    let tokens = corruption.masked.iter().zip(&corruption.rates);
+    tokens
+        .map(|(&masked, &rate)| if masked { weight(rate) } else { 0.0 })
+        .collect()
+}
+
+/// Returns C of confidence-aware training (Eq. 6): the loss rows whose best guess is right, among
+/// which entropy is pushed down. The guess itself is not differentiated.
+pub fn cap_rows(correct: &[bool]) -> Vec<usize> {
+    (0..correct.len()).filter(|&row| correct[row]).collect()
+}
+
+/// Returns the weight of each entropy in C, lambda / |C| over the global batch; 0 if C is empty.
+pub fn cap_weight(lambda: f32, num_correct: u64) -> f32 {
+    if num_correct == 0 {
+        0.0
+    } else {
+        lambda / num_correct as f32
+    }
+}
+
+/// Bounds on log-likelihood of the two answers of a preference pair, by one model (Eq. 7).
+///
+/// A bound is -(sum of nll(i) / t) over the answer's tokens, not a mean. Policy and reference are to
+/// use the same noise on each answer, or the margin is noise too.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Elbos {
+    /// Of the preferred answer.
+    pub chosen: f64,
+    /// Of the other one.
+    pub rejected: f64,
+}
+
+/// Returns how much more than the reference the policy prefers the chosen answer (Eq. 8, without
+/// beta).
+pub fn dpo_margin(policy: Elbos, reference: Elbos) -> f64 {
+    (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected)
+}
+
+/// Returns the loss -log sigmoid(beta * margin) and its derivative by the margin (Eq. 8).
+///
+/// The derivative by the chosen answer's bound is the same, by the rejected one's its negative.
+pub fn dpo_loss(margin: f64, beta: f64) -> (f64, f64) {
+    let x = beta * margin;
+    // exp only of non-positive numbers: no overflow for margins of either sign.
+    let decay = (-x.abs()).exp();
+    let loss = (-x).max(0.0) + decay.ln_1p(); // softplus(-x)
+    let sigmoid_of_minus_x = if x < 0.0 { 1.0 } else { decay } / (1.0 + decay);
+    (loss, -beta * sigmoid_of_minus_x)
+}
