@@ -1,0 +1,173 @@
+//! The sigmoid router with group-limited top-k (`model.md` 6.1).
+
+use crate::Tensor;
+
+/// Settings of the router.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RouterConfig {
+    /// Active experts per token, A.
+    pub top_k: usize,
+    /// Groups of consecutive experts; 0 or 1 means no group limit.
+    pub num_groups: usize,
+    /// Groups kept per token.
+    pub groups_kept: usize,
+    /// Whether the chosen weights are divided by their sum.
+    pub normalise: bool,
+    /// Factor on the weights.
+    pub routed_scaling: f32,
+}
+
+/// Chosen experts and their weights, A slots per row in order of descending biased score.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routing {
+    /// Active experts per token, A.
+    pub top_k: usize,
+    /// Expert ids, [N, A].
+    pub experts: Vec<u32>,
+    /// Combination weights, [N, A].
+    pub weights: Vec<f32>,
+}
+
+/// Added to the sum that weights are divided by, as the reference does.
+const SUM_EPS: f32 = 1e-20;
+
+/// Score of what is chosen already or not to be chosen.
+const TAKEN: f32 = f32::NEG_INFINITY;
+
+/// Chooses experts. The bias takes part in the choice only; the lower id wins ties.
+/// # Shapes: logits [N, E], bias [E].
+///
+/// # Panics
+/// If `num_groups` does not divide E, or fewer than `top_k` experts are left by the group limit.
+pub fn route(logits: &Tensor, bias: &Tensor, config: &RouterConfig) -> Routing {
+    let [rows, num_experts] = logits.dims2();
+    assert_eq!(bias.len(), num_experts, "route: bias of {num_experts} experts");
+    check(config, num_experts);
+    let mut routing = Routing {
+        top_k: config.top_k,
+        experts: Vec::with_capacity(rows * config.top_k),
+        weights: Vec::with_capacity(rows * config.top_k),
+    };
+    let mut biased = vec![0.0; num_experts];
+    for row in 0..rows {
+        let logits = logits.row(row);
+        for ((biased, &logit), bias) in biased.iter_mut().zip(logits).zip(bias.f32s()) {
+            *biased = sigmoid(logit) + bias;
+        }
+        limit_to_groups(&mut biased, config);
+        for _ in 0..config.top_k {
+            let expert = take_largest(&mut biased);
+            routing.experts.push(expert as u32);
+            routing.weights.push(sigmoid(logits[expert]));
+        }
+        scale_weights(&mut routing.weights[row * config.top_k..], config);
+    }
+    routing
+}
+
+/// Returns the gradient of the logits given that of the weights. # Shapes: dweights [N, A] -> [N, E].
+///
+/// The choice is a constant. With scores s, their sum t and `w_i = c * s_i / t`:
+/// `ds_i = (c * dw_i - sum_j dw_j * w_j) / t`, and `dlogit = ds * s * (1 - s)`.
+pub fn route_backward(
+    logits: &Tensor,
+    routing: &Routing,
+    config: &RouterConfig,
+    dweights: &[f32],
+) -> Tensor {
+    let [rows, num_experts] = logits.dims2();
+    let top_k = routing.top_k;
+    assert_eq!(dweights.len(), rows * top_k, "route_backward: dweights");
+    assert_eq!(routing.experts.len(), rows * top_k, "route_backward: routing");
+    let mut dlogits = Tensor::zeros(&[rows, num_experts]);
+    let mut scores = vec![0.0; top_k];
+    for row in 0..rows {
+        let slots = row * top_k..(row + 1) * top_k;
+        let (experts, weights) = (&routing.experts[slots.clone()], &routing.weights[slots.clone()]);
+        for (score, &expert) in scores.iter_mut().zip(experts) {
+            *score = sigmoid(logits.row(row)[expert as usize]);
+        }
+        let (total, shared) = match normalises(config) {
+            true => (score_sum(&scores), dot(&dweights[slots.clone()], weights)),
+            false => (1.0, 0.0),
+        };
+        let dlogits = &mut dlogits.f32s_mut()[row * num_experts..(row + 1) * num_experts];
+        for ((&expert, &score), dweight) in experts.iter().zip(&scores).zip(&dweights[slots]) {
+            let dscore = (config.routed_scaling * dweight - shared) / total;
+            dlogits[expert as usize] = dscore * score * (1.0 - score);
+        }
+    }
+    dlogits
+}
+
+fn check(config: &RouterConfig, num_experts: usize) {
+    let groups = config.num_groups.max(1);
+    assert_eq!(num_experts % groups, 0, "route: {num_experts} experts in {groups} groups");
+    let kept = if groups > 1 { config.groups_kept.min(groups) } else { 1 };
+    let candidates = num_experts / groups * kept;
+    assert!(config.top_k <= candidates, "route: top {} of {candidates} experts", config.top_k);
+}
+
+/// Sets the scores outside the best groups to -inf. A group's score is the sum of its two largest.
+fn limit_to_groups(biased: &mut [f32], config: &RouterConfig) {
+    if config.num_groups <= 1 || config.groups_kept >= config.num_groups {
+        return;
+    }
+    let group_size = biased.len() / config.num_groups;
+    let mut group_scores: Vec<f32> = biased.chunks_exact(group_size).map(sum_of_best_two).collect();
+    for _ in 0..config.groups_kept {
+        take_largest(&mut group_scores);
+    }
+    for (group, score) in biased.chunks_exact_mut(group_size).zip(group_scores) {
+        if score != TAKEN {
+            group.fill(TAKEN);
+        }
+    }
+}
+
+fn sum_of_best_two(group: &[f32]) -> f32 {
+    let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for &score in group {
+        if score > first {
+            (first, second) = (score, first);
+        } else if score > second {
+            second = score;
+        }
+    }
+    if group.len() > 1 { first + second } else { first }
+}
+
+/// Returns the index of the largest score, the lowest of equal ones, and marks it as taken.
+fn take_largest(scores: &mut [f32]) -> usize {
+    let mut best = 0;
+    for (i, &score) in scores.iter().enumerate() {
+        if score > scores[best] {
+            best = i;
+        }
+    }
+    scores[best] = TAKEN;
+    best
+}
+
+fn scale_weights(weights: &mut [f32], config: &RouterConfig) {
+    let total = if normalises(config) { score_sum(weights) } else { 1.0 };
+    for weight in weights {
+        *weight = *weight / total * config.routed_scaling;
+    }
+}
+
+fn normalises(config: &RouterConfig) -> bool {
+    config.normalise && config.top_k > 1
+}
+
+fn score_sum(scores: &[f32]) -> f32 {
+    scores.iter().sum::<f32>() + SUM_EPS
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
