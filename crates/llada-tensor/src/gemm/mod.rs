@@ -1,0 +1,93 @@
+//! Matrix products: one blocked algorithm over packed panels, for every instruction set.
+//!
+//! [`gemm`] computes `C += A B`. Operands are copied block by block into panels in the order in which
+//! the innermost kernel reads them, rounded to the [`Precision`] on the way; a weight can keep its
+//! panels ([`Panels`]) so that repeated products skip the copy.
+//!
+//! Invariant: every element of C is one chain of additions over k in ascending order that starts from
+//! the value already in C. A block of k ends by storing C and the next starts by loading it, so the
+//! result does not depend on blocking, on the position of a tile, on the other rows or on the number
+//! of threads, which share only disjoint parts of C.
+
+mod kernel;
+mod matrix;
+mod pack;
+
+pub(crate) use matrix::Matrix;
+pub(crate) use pack::Panels;
+
+use kernel::Block;
+use matrix::Target;
+use pack::PANEL;
+
+use crate::Isa;
+use crate::simd::dispatch;
+
+/// Element type to which the operands of a matrix product are rounded. Accumulation is always `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Operands are used as they are.
+    F32,
+    /// Operands are rounded to bf16 (to nearest, ties to even).
+    Bf16,
+}
+
+/// Multiply-add pairs below which a product is not divided among threads.
+const TASK: usize = 1 << 18;
+/// Tasks per thread: some more than one, so that a thread that other work delays does less.
+const TASKS_PER_THREAD: usize = 2;
+
+/// The right operand, [K, N].
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a> {
+    /// Packed during the product.
+    Plain(Matrix<'a>),
+    /// Packed before.
+    Packed(&'a Panels),
+}
+
+impl Right<'_> {
+    fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Plain(matrix) => matrix.shape(),
+            Self::Packed(panels) => panels.shape(),
+        }
+    }
+}
+
+/// Adds the product of `a` and `b` to `c`. # Shapes: a [M, K], b [K, N], c [M, N] row-major.
+///
+/// # Panics
+/// If the shapes disagree, or `b` was packed for another precision.
+pub(crate) fn gemm(isa: Isa, precision: Precision, a: Matrix<'_>, b: Right<'_>, c: &mut [f32]) {
+    let ([m, k], [b_rows, n]) = (a.shape(), b.shape());
+    assert_eq!(k, b_rows, "product of {m} x {k} and {b_rows} x {n}");
+    assert_eq!(c.len(), m * n, "product of {m} x {k} and {b_rows} x {n}");
+    if let Right::Packed(panels) = b {
+        assert_eq!(panels.precision(), precision, "precision of packed panels");
+    }
+    let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
+    let block = Block {
+        isa,
+        precision,
+        a,
+        b,
+        first_column: 0,
+        c: Target::new(c, [m, n]),
+    };
+    divide(block, if tasks > TASKS_PER_THREAD { tasks } else { 1 });
+}
+
+/// Halves the larger side of C until the parts are few or small, and computes them in parallel.
+fn divide(block: Block<'_>, tasks: usize) {
+    let [m, n] = block.c.shape();
+    if tasks <= 1 || m * n * block.a.shape()[1] < 2 * TASK {
+        return dispatch(block.isa, block);
+    }
+    let [left, right] = if m >= n {
+        block.split_rows((m / 2).next_multiple_of(kernel::TALL).min(m))
+    } else {
+        block.split_columns((n / 2).next_multiple_of(2 * PANEL).min(n))
+    };
+    rayon::join(|| divide(left, tasks / 2), || divide(right, tasks / 2));
+}

@@ -1,0 +1,278 @@
+//! Copies operands into panels: the order in which the kernel reads them.
+//!
+//! The unit is a word of 32 bits: one `f32`, or two bf16 that follow each other along k. A panel holds
+//! W rows of A (or columns of B): its words for the first k, then for the next, and so on.
+
+use half::bf16;
+
+use super::Precision;
+use super::matrix::{Matrix, Order, Values};
+use crate::Isa;
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// Columns of a panel of B.
+pub(super) const PANEL: usize = 16;
+
+/// The words of a panel of B for one step along k; a cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub(super) struct Line(pub(super) [f32; PANEL]);
+
+/// What a word holds, and the product of two words.
+pub(super) trait Format {
+    /// Elements of a word.
+    const DEPTH: usize;
+
+    /// Joins consecutive elements; `next` is zero past the end.
+    fn word<E: Element>(first: E, next: impl FnOnce() -> E) -> f32;
+    /// Adds the products of the elements of two words to `acc`, lane by lane.
+    fn multiply<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V;
+}
+
+/// Words are `f32`.
+pub(super) struct Single;
+
+impl Format for Single {
+    const DEPTH: usize = 1;
+
+    #[inline(always)]
+    fn word<E: Element>(first: E, _next: impl FnOnce() -> E) -> f32 {
+        first.single()
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V {
+        s.fma(a, b, acc)
+    }
+}
+
+/// Words are pairs of bf16, the first in the low half.
+pub(super) struct Pair;
+
+impl Format for Pair {
+    const DEPTH: usize = 2;
+
+    #[inline(always)]
+    fn word<E: Element>(first: E, next: impl FnOnce() -> E) -> f32 {
+        f32::from_bits(first.half_bits() | next().half_bits() << 16)
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V {
+        s.dot_bf16(a, b, acc)
+    }
+}
+
+/// An element of an operand.
+pub(super) trait Element: Copy + Default {
+    /// The value.
+    fn single(self) -> f32;
+    /// The bits of the value rounded to bf16.
+    fn half_bits(self) -> u32;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        self
+    }
+
+    // As `bf16::from_f32`, but without a branch, so that loops over it become vectors.
+    #[inline(always)]
+    fn half_bits(self) -> u32 {
+        let bits = self.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        let quiet_nan = bits >> 16 | 0x40;
+        if self.is_nan() { quiet_nan } else { rounded }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn half_bits(self) -> u32 {
+        u32::from(self.to_bits())
+    }
+}
+
+/// Packs a matrix of at most `width` rows into one panel of that width; missing rows become zeros.
+#[inline(always)]
+pub(super) fn pack_panel<F: Format>(matrix: Matrix<'_>, width: usize, panel: &mut [f32]) {
+    match matrix.values {
+        Values::F32(values) => pack_values::<F, _>(values, matrix, width, panel),
+        Values::Bf16(values) => pack_values::<F, _>(values, matrix, width, panel),
+    }
+}
+
+#[inline(always)]
+fn pack_values<F: Format, E: Element>(
+    values: &[E],
+    matrix: Matrix<'_>,
+    width: usize,
+    panel: &mut [f32],
+) {
+    let [rows, k] = matrix.shape;
+    if rows < width {
+        panel.fill(0.0);
+    }
+    let lines = values.chunks(matrix.stride.max(1));
+    match matrix.order {
+        Order::RowMajor => {
+            for (row, line) in lines.take(rows).enumerate() {
+                scatter_row::<F, E>(&line[..k], width, &mut panel[row..]);
+            }
+        }
+        Order::ColumnMajor => {
+            let mut lines = lines.take(k).map(|line| &line[..rows]);
+            for words in panel.chunks_exact_mut(width) {
+                let Some(first) = lines.next() else { break };
+                let next = if F::DEPTH == 2 { lines.next() } else { None };
+                join_columns::<F, E>(first, next, &mut words[..rows]);
+            }
+        }
+    }
+}
+
+/// Writes the words of a row of A, `width` apart.
+#[inline(always)]
+fn scatter_row<F: Format, E: Element>(row: &[E], width: usize, panel: &mut [f32]) {
+    let words = panel.iter_mut().step_by(width);
+    for (word, elements) in words.zip(row.chunks(F::DEPTH)) {
+        *word = F::word(elements[0], || elements.get(1).copied().unwrap_or_default());
+    }
+}
+
+/// Writes the words of the columns `first` and `next` of A, side by side.
+#[inline(always)]
+fn join_columns<F: Format, E: Element>(first: &[E], next: Option<&[E]>, words: &mut [f32]) {
+    match next {
+        Some(next) => {
+            for ((word, &first), &next) in words.iter_mut().zip(first).zip(next) {
+                *word = F::word(first, || next);
+            }
+        }
+        None => {
+            for (word, &first) in words.iter_mut().zip(first) {
+                *word = F::word(first, E::default);
+            }
+        }
+    }
+}
+
+/// Panels of B, or a range of the steps of each.
+#[derive(Clone, Copy)]
+pub(super) struct PanelsView<'a> {
+    /// The panels one after the other.
+    pub(super) lines: &'a [Line],
+    /// Lines from one panel to the next.
+    pub(super) pitch: usize,
+    /// First line in use of every panel.
+    pub(super) first: usize,
+    /// Lines in use of every panel.
+    pub(super) words: usize,
+}
+
+impl<'a> PanelsView<'a> {
+    /// Returns the lines in use of a panel.
+    #[inline(always)]
+    pub(super) fn panel(&self, index: usize) -> &'a [Line] {
+        &self.lines[index * self.pitch + self.first..][..self.words]
+    }
+}
+
+/// Packs B [K, N] into `lines`, which grow when they are too few.
+#[inline(always)]
+pub(super) fn pack_right<'a, F: Format>(b: Matrix<'_>, lines: &'a mut Vec<Line>) -> PanelsView<'a> {
+    let [k, n] = b.shape;
+    let words = k.div_ceil(F::DEPTH);
+    let count = words * n.div_ceil(PANEL);
+    if lines.len() < count {
+        lines.resize(count, Line([0.0; PANEL]));
+    }
+    for (index, panel) in lines[..count].chunks_exact_mut(words.max(1)).enumerate() {
+        let columns = index * PANEL..n.min((index + 1) * PANEL);
+        pack_panel::<F>(b.block(0..k, columns).transposed(), PANEL, as_words(panel));
+    }
+    PanelsView {
+        lines: &lines[..count],
+        pitch: words,
+        first: 0,
+        words,
+    }
+}
+
+/// Views lines as their words.
+#[inline(always)]
+fn as_words(lines: &mut [Line]) -> &mut [f32] {
+    let len = lines.len() * PANEL;
+    // SAFETY: a line is exactly its sixteen `f32`: 64 bytes at an alignment of 64, without padding.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
+}
+
+/// A right operand packed once for many products.
+#[derive(Clone, Debug)]
+pub(crate) struct Panels {
+    lines: Vec<Line>,
+    shape: [usize; 2],
+    precision: Precision,
+}
+
+impl Panels {
+    /// Packs B [K, N].
+    pub(crate) fn new(isa: Isa, precision: Precision, b: Matrix<'_>) -> Self {
+        let lines = dispatch(isa, PackAll { precision, b });
+        Self {
+            lines,
+            shape: b.shape(),
+            precision,
+        }
+    }
+
+    pub(super) fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Views `words` steps from step `first` of the panels from column `column` on.
+    #[inline(always)]
+    pub(super) fn view(&self, column: usize, first: usize, words: usize) -> PanelsView<'_> {
+        let depth = match self.precision {
+            Precision::F32 => Single::DEPTH,
+            Precision::Bf16 => Pair::DEPTH,
+        };
+        let pitch = self.shape[0].div_ceil(depth);
+        PanelsView {
+            lines: &self.lines[column / PANEL * pitch..],
+            pitch,
+            first,
+            words,
+        }
+    }
+}
+
+/// Packs a whole right operand.
+struct PackAll<'a> {
+    precision: Precision,
+    b: Matrix<'a>,
+}
+
+impl Kernel for PackAll<'_> {
+    type Output = Vec<Line>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _s: S) -> Vec<Line> {
+        let mut lines = Vec::new();
+        match self.precision {
+            Precision::F32 => pack_right::<Single>(self.b, &mut lines),
+            Precision::Bf16 => pack_right::<Pair>(self.b, &mut lines),
+        };
+        lines
+    }
+}

@@ -1,0 +1,146 @@
+//! AVX2 and FMA: eight lanes.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Simd};
+
+/// Proof that the machine has AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    pub(super) fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn enabled<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
+            kernel.run(s)
+        }
+        // SAFETY: `self` proves that the features exist.
+        unsafe { enabled(self, kernel) }
+    }
+}
+
+/// Defines lane-wise operations from expressions of intrinsics.
+macro_rules! operations {
+    ($(fn $name:ident($($arg:ident),*) { $body:expr })*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: __m256),*) -> __m256 {
+            // SAFETY: `self` proves that the features exist; no memory is touched.
+            unsafe { $body }
+        }
+    )*};
+}
+
+/// 2^n for integers n in -126..=127.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn pow2(n: __m256i) -> __m256 {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let biased = _mm256_add_epi32(n, _mm256_set1_epi32(127));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+    }
+}
+
+/// The first and the second value of every bf16 pair.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn unpack_pairs(pairs: __m256) -> [__m256; 2] {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let bits = _mm256_castps_si256(pairs);
+        let low = _mm256_slli_epi32::<16>(bits);
+        let high = _mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+        [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+    }
+}
+
+impl Simd for Avx2 {
+    type V = __m256;
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: `self` proves that the features exist.
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> __m256 {
+        let x = &x[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has eight elements.
+        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_or(self, x: &[f32], fill: f32) -> __m256 {
+        if x.len() >= Self::LANES {
+            return self.load(x);
+        }
+        let mut lanes = [fill; Self::LANES];
+        lanes[..x.len()].copy_from_slice(x);
+        self.load(&lanes)
+    }
+
+    #[inline(always)]
+    fn store(self, v: __m256, to: &mut [f32]) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has eight elements.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    fn store_some(self, v: __m256, to: &mut [f32]) {
+        if to.len() >= Self::LANES {
+            return self.store(v, to);
+        }
+        let mut lanes = [0.0; Self::LANES];
+        self.store(v, &mut lanes);
+        to.copy_from_slice(&lanes[..to.len()]);
+    }
+
+    operations! {
+        fn add(a, b) { _mm256_add_ps(a, b) }
+        fn sub(a, b) { _mm256_sub_ps(a, b) }
+        fn mul(a, b) { _mm256_mul_ps(a, b) }
+        fn div(a, b) { _mm256_div_ps(a, b) }
+        fn fma(a, b, c) { _mm256_fmadd_ps(a, b, c) }
+        fn max(a, b) { _mm256_max_ps(a, b) }
+        fn min(a, b) { _mm256_min_ps(a, b) }
+        fn sqrt(a) { _mm256_sqrt_ps(a) }
+        fn round(a) { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+        // Two factors, because 2^n alone may leave the range of normal numbers.
+        fn scale_pow2(a, n) {{
+            let n = _mm256_cvtps_epi32(n);
+            let half = _mm256_srai_epi32::<1>(n);
+            _mm256_mul_ps(_mm256_mul_ps(a, pow2(half)), pow2(_mm256_sub_epi32(n, half)))
+        }}
+        fn dot_bf16(a, b, acc) {{
+            let ([a0, a1], [b0, b1]) = (unpack_pairs(a), unpack_pairs(b));
+            _mm256_fmadd_ps(a1, b1, _mm256_fmadd_ps(a0, b0, acc))
+        }}
+    }
+
+    #[inline(always)]
+    fn reduce_add(self, a: __m256) -> f32 {
+        let mut lanes = [0.0; 8];
+        self.store(a, &mut lanes);
+        let [a, b, c, d] = std::array::from_fn(|i| lanes[i] + lanes[i + 4]);
+        (a + c) + (b + d)
+    }
+
+    #[inline(always)]
+    fn reduce_max(self, a: __m256) -> f32 {
+        let mut lanes = [0.0; 8];
+        self.store(a, &mut lanes);
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}

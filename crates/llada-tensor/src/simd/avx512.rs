@@ -1,0 +1,119 @@
+//! AVX-512 with BF16: sixteen lanes, masked tails, a dot product of bf16 pairs.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Simd};
+
+/// Proof that the machine has AVX-512 F, BW, VL, DQ and BF16.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    pub(super) fn new() -> Option<Self> {
+        let detected = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bf16");
+        detected.then_some(Self(()))
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    pub(super) fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+        fn enabled<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
+            kernel.run(s)
+        }
+        // SAFETY: `self` proves that the features exist.
+        unsafe { enabled(self, kernel) }
+    }
+}
+
+/// Defines lane-wise operations from expressions of intrinsics.
+macro_rules! operations {
+    ($(fn $name:ident($($arg:ident),*) { $body:expr })*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: __m512),*) -> __m512 {
+            // SAFETY: `self` proves that the features exist; no memory is touched.
+            unsafe { $body }
+        }
+    )*};
+}
+
+/// The mask of the first `len` lanes.
+#[inline(always)]
+fn first(len: usize) -> __mmask16 {
+    if len >= 16 { !0 } else { (1 << len) - 1 }
+}
+
+/// Reads the bits of a vector as bf16 pairs.
+#[inline(always)]
+fn pairs(v: __m512) -> __m512bh {
+    // SAFETY: both types are 64 bytes in which every bit pattern is valid.
+    unsafe { std::mem::transmute(v) }
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` proves that the features exist.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> __m512 {
+        let x = &x[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has sixteen elements.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_or(self, x: &[f32], fill: f32) -> __m512 {
+        // SAFETY: `self` proves that the features exist; lanes past the slice are masked out.
+        unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first(x.len()), x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: __m512, to: &mut [f32]) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has sixteen elements.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    fn store_some(self, v: __m512, to: &mut [f32]) {
+        // SAFETY: `self` proves that the features exist; lanes past the slice are masked out.
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), v) }
+    }
+
+    operations! {
+        fn add(a, b) { _mm512_add_ps(a, b) }
+        fn sub(a, b) { _mm512_sub_ps(a, b) }
+        fn mul(a, b) { _mm512_mul_ps(a, b) }
+        fn div(a, b) { _mm512_div_ps(a, b) }
+        fn fma(a, b, c) { _mm512_fmadd_ps(a, b, c) }
+        fn max(a, b) { _mm512_max_ps(a, b) }
+        fn min(a, b) { _mm512_min_ps(a, b) }
+        fn sqrt(a) { _mm512_sqrt_ps(a) }
+        fn round(a) {
+            _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
+        }
+        fn scale_pow2(a, n) { _mm512_scalef_ps(a, n) }
+        fn dot_bf16(a, b, acc) { _mm512_dpbf16_ps(acc, pairs(a), pairs(b)) }
+    }
+
+    #[inline(always)]
+    fn reduce_add(self, a: __m512) -> f32 {
+        // SAFETY: `self` proves that the features exist.
+        unsafe { _mm512_reduce_add_ps(a) }
+    }
+
+    #[inline(always)]
+    fn reduce_max(self, a: __m512) -> f32 {
+        // SAFETY: `self` proves that the features exist.
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+}

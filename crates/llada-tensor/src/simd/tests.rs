@@ -1,0 +1,214 @@
+//! Every vector operation at every instruction set against `std`.
+
+use super::{Kernel, Simd, dispatch};
+use crate::Isa;
+
+/// Applies `exp` and `sigmoid` to every element.
+struct Functions<'a> {
+    x: &'a [f32],
+}
+
+impl Kernel for Functions<'_> {
+    type Output = [Vec<f32>; 2];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let mut out = [vec![0.0; self.x.len()], vec![0.0; self.x.len()]];
+        for (i, chunk) in self.x.chunks(S::LANES).enumerate() {
+            let x = s.load_or(chunk, 7.0);
+            s.store_some(s.exp(x), &mut out[0][i * S::LANES..]);
+            s.store_some(s.sigmoid(x), &mut out[1][i * S::LANES..]);
+        }
+        out
+    }
+}
+
+fn functions(isa: Isa, x: &[f32]) -> [Vec<f32>; 2] {
+    dispatch(isa, Functions { x })
+}
+
+#[test]
+fn exp_is_within_two_units_in_the_last_place() {
+    let x: Vec<f32> = (0..20_003)
+        .map(|i| (i as f32 - 10_000.0) * 0.0087)
+        .collect();
+    for isa in Isa::available() {
+        for (&x, &got) in x.iter().zip(&functions(isa, &x)[0]) {
+            let want = f64::from(x).exp();
+            let ulp = f64::from((want as f32).next_up() - want as f32);
+            assert!(
+                (f64::from(got) - want).abs() <= 2.0 * ulp,
+                "{isa:?} exp({x}) = {got}"
+            );
+        }
+    }
+}
+
+#[test]
+fn exp_ends_in_zero_infinity_and_nan() {
+    let x = [
+        f32::NEG_INFINITY,
+        -1e30,
+        -110.0,
+        0.0,
+        89.0,
+        1e30,
+        f32::INFINITY,
+    ];
+    for isa in Isa::available() {
+        let [exp, _] = functions(isa, &x);
+        assert_eq!(
+            exp,
+            [
+                0.0,
+                0.0,
+                0.0,
+                1.0,
+                f32::INFINITY,
+                f32::INFINITY,
+                f32::INFINITY
+            ]
+        );
+        assert!(functions(isa, &[f32::NAN])[0][0].is_nan());
+    }
+}
+
+#[test]
+fn sigmoid_is_accurate_and_saturates() {
+    let x = [
+        f32::NEG_INFINITY,
+        -200.0,
+        -3.5,
+        0.0,
+        0.25,
+        30.0,
+        f32::INFINITY,
+    ];
+    for isa in Isa::available() {
+        for (x, got) in x.into_iter().zip(&functions(isa, &x)[1]) {
+            let want = 1.0 / (1.0 + f64::from(-x).exp());
+            assert!(
+                (f64::from(*got) - want).abs() <= 2e-7,
+                "{isa:?} sigmoid({x}) = {got}"
+            );
+        }
+    }
+}
+
+/// Exercises the remaining operations; returns lane 0 of each.
+struct Operations {
+    a: f32,
+    b: f32,
+    c: f32,
+}
+
+impl Kernel for Operations {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<f32> {
+        let (a, b, c) = (s.splat(self.a), s.splat(self.b), s.splat(self.c));
+        let results = [
+            s.add(a, b),
+            s.sub(a, b),
+            s.mul(a, b),
+            s.div(a, b),
+            s.fma(a, b, c),
+            s.max(a, b),
+            s.min(a, b),
+            s.sqrt(a),
+            s.round(b),
+            s.scale_pow2(a, s.splat(-3.0)),
+        ];
+        let mut lane = [0.0];
+        results
+            .map(|v| {
+                s.store_some(v, &mut lane);
+                lane[0]
+            })
+            .to_vec()
+    }
+}
+
+#[test]
+fn operations_agree_with_plain_arithmetic() {
+    for isa in Isa::available() {
+        let got = dispatch(
+            isa,
+            Operations {
+                a: 4.0,
+                b: 2.5,
+                c: -8.0,
+            },
+        );
+        assert_eq!(
+            got,
+            [6.5, 1.5, 10.0, 1.6, 2.0, 4.0, 2.5, 2.0, 2.0, 0.5],
+            "{isa:?}"
+        );
+    }
+}
+
+/// Reduces a slice by sum and maximum, and takes the bf16 dot product with itself.
+struct Reductions<'a> {
+    x: &'a [f32],
+}
+
+impl Kernel for Reductions<'_> {
+    type Output = [f32; 2];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> [f32; 2] {
+        let largest = s.reduce_max(s.load_or(self.x, f32::NEG_INFINITY));
+        [s.reduce_add(s.load_or(self.x, 0.0)), largest]
+    }
+}
+
+#[test]
+fn reductions_see_every_lane_and_nothing_else() {
+    let x = [1.0, -2.0, 3.0, 40.0, 5.0, -6.0, 7.0];
+    for isa in Isa::available() {
+        for n in 1..=x.len() {
+            let want = [
+                x[..n].iter().sum(),
+                x[..n].iter().copied().fold(f32::MIN, f32::max),
+            ];
+            assert_eq!(
+                dispatch(isa, Reductions { x: &x[..n] }),
+                want,
+                "{isa:?} {n}"
+            );
+        }
+    }
+}
+
+/// Multiplies bf16 pairs.
+struct PairDot {
+    a: f32,
+    b: f32,
+}
+
+impl Kernel for PairDot {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let dot = s.dot_bf16(s.splat(self.a), s.splat(self.b), s.splat(100.0));
+        s.reduce_max(dot)
+    }
+}
+
+#[test]
+fn pair_products_add_both_halves() {
+    let pair = |low: f32, high: f32| f32::from_bits((low.to_bits() >> 16) | high.to_bits());
+    for isa in Isa::available() {
+        let dot = dispatch(
+            isa,
+            PairDot {
+                a: pair(1.5, -2.0),
+                b: pair(4.0, 8.0),
+            },
+        );
+        assert_eq!(dot, 100.0 + 1.5 * 4.0 - 2.0 * 8.0, "{isa:?}");
+    }
+}

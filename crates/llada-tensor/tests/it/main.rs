@@ -1,0 +1,4 @@
+//! Every operation at every instruction set of the machine against the reference.
+
+mod data;
+mod gemm;
