@@ -28,9 +28,9 @@ use crate::visibility::{KeyRanges, Row, index, key_ranges};
 /// A document with its noise.
 #[derive(Clone, Copy, Debug)]
 pub struct NoisyDocument<'a> {
-    /// The text, [L].
+    /// The text, `[L]`.
     pub clean_ids: &'a [u32],
-    /// Which positions are masked, in each noisy copy, [copies][L].
+    /// Which positions are masked, in each noisy copy, `[copies, L]`.
     pub copies: &'a [Vec<bool>],
     /// Tokens per block.
     pub block_size: BlockSize,
@@ -66,13 +66,13 @@ pub struct LossRow {
 /// The rows of one forward, of any number of documents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrainRows {
-    /// Input tokens, [N].
+    /// Input tokens, `[N]`.
     pub ids: Vec<u32>,
-    /// Positions within the documents, [N].
+    /// Positions within the documents, `[N]`.
     pub positions: Vec<u32>,
-    /// Rows that each row sees, as rows of this batch, [N].
+    /// Rows that each row sees, as rows of this batch, `[N]`.
     pub ranges: Vec<KeyRanges>,
-    /// Where each row comes from, [N].
+    /// Where each row comes from, `[N]`.
     pub rows: Vec<Row>,
     /// What is scored, by document, copy and position.
     pub loss_rows: Vec<LossRow>,

@@ -101,15 +101,15 @@ pub struct NoiseSchedule {
 /// A mask, and the ratios it was drawn with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Corruption {
-    /// Whether a token is masked, [L].
+    /// Whether a token is masked, `[L]`.
     pub masked: Vec<bool>,
-    /// Probability with which a supervised token was masked, [L]; its inverse is the diffusion
+    /// Probability with which a supervised token was masked, `[L]`; its inverse is the diffusion
     /// weight. With [`MaskDraw::ExactK`] this is k / n, not t.
     pub rates: Vec<f32>,
 }
 
 impl NoiseSchedule {
-    /// Returns independent masks with one stratified ratio per block, as pre-training uses.
+    /// Returns the schedule that masks each token on its own.
     pub fn new(scope: RateScope, band: Band) -> Self {
         Self {
             scope,
@@ -120,7 +120,7 @@ impl NoiseSchedule {
 
     /// Draws the mask of a document.
     ///
-    /// `document` is its number in the data set; `supervised` [L] says which tokens may be masked.
+    /// `document` is its number in the data set; `supervised` `[L]` says which tokens may be masked.
     pub fn corrupt(
         &self,
         seed: u64,
@@ -228,3 +228,6 @@ impl Draw<'_> {
         (masked, num_masked as f32 / num_supervised as f32)
     }
 }
+
+#[cfg(test)]
+mod tests;

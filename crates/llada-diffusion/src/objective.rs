@@ -110,7 +110,7 @@ impl Normalisation {
     }
 }
 
-/// Returns the weight of every position of a noisy copy in the numerator, [L]; 0 where not masked.
+/// Returns the weight of every position of a noisy copy in the numerator, `[L]`; 0 where not masked.
 pub fn loss_weights(
     normalisation: Normalisation,
     supervised: &[bool],
@@ -171,4 +171,118 @@ pub fn dpo_loss(margin: f64, beta: f64) -> (f64, f64) {
     let loss = (-x).max(0.0) + decay.ln_1p(); // softplus(-x)
     let sigmoid_of_minus_x = if x < 0.0 { 1.0 } else { decay } / (1.0 + decay);
     (loss, -beta * sigmoid_of_minus_x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn corruption() -> Corruption {
+        Corruption {
+            masked: vec![false, true, true, false],
+            rates: vec![0.5, 0.5, 0.25, 0.25],
+        }
+    }
+
+    const SUPERVISED: [bool; 4] = [false, true, true, true];
+
+    #[test]
+    fn weights_follow_the_table_of_normalisations() {
+        let weights = |n| loss_weights(n, &SUPERVISED, &corruption());
+        assert_eq!(weights(Normalisation::ElboToken), [0.0, 2.0, 4.0, 0.0]);
+        assert_eq!(weights(Normalisation::MaskedMean), [0.0, 1.0, 1.0, 0.0]);
+        assert_eq!(
+            weights(Normalisation::Sequence),
+            [0.0, 2.0 / 3.0, 4.0 / 3.0, 0.0]
+        );
+    }
+
+    #[test]
+    fn denominators_are_sums_over_all_documents() {
+        let mut counts = Counts::of(&SUPERVISED, &corruption());
+        counts += Counts::of(&SUPERVISED, &corruption());
+        counts += Counts::of(
+            &[false; 4],
+            &Corruption {
+                masked: vec![false; 4],
+                ..corruption()
+            },
+        );
+        assert_eq!(Normalisation::ElboToken.denominator(&counts), 6);
+        assert_eq!(Normalisation::MaskedMean.denominator(&counts), 4);
+        assert_eq!(Normalisation::Sequence.denominator(&counts), 2);
+    }
+
+    #[test]
+    fn each_objective_is_a_block_size() {
+        let scheduled = BlockSize::new(8).unwrap();
+        let sizes = [Objective::Ar, Objective::Bdlm, Objective::Mdlm]
+            .map(|objective| objective.block_size(scheduled, 20).get());
+        assert_eq!(sizes, [1, 8, 20]);
+    }
+
+    #[test]
+    fn cap_without_a_right_guess_weighs_nothing() {
+        assert_eq!(cap_rows(&[false, false]), []);
+        assert_eq!(cap_weight(0.5, 0), 0.0);
+        assert_eq!(cap_rows(&[true, false, true]), [0, 2]);
+        assert_eq!(cap_weight(0.5, 2), 0.25);
+    }
+
+    #[test]
+    fn a_policy_equal_to_its_reference_has_margin_zero_and_loss_log_two() {
+        let elbos = Elbos {
+            chosen: -31.5,
+            rejected: -12.25,
+        };
+        assert_eq!(dpo_margin(elbos, elbos), 0.0);
+        let (loss, slope) = dpo_loss(0.0, 0.1);
+        assert_eq!(loss, 2f64.ln());
+        assert_eq!(slope, -0.05);
+    }
+
+    #[test]
+    fn swapping_the_answers_flips_the_margin() {
+        let policy = Elbos {
+            chosen: -10.0,
+            rejected: -14.0,
+        };
+        let reference = Elbos {
+            chosen: -11.0,
+            rejected: -13.0,
+        };
+        let swap = |Elbos { chosen, rejected }| Elbos {
+            chosen: rejected,
+            rejected: chosen,
+        };
+        assert_eq!(dpo_margin(policy, reference), 2.0);
+        assert_eq!(dpo_margin(swap(policy), swap(reference)), -2.0);
+    }
+
+    #[test]
+    fn the_dpo_slope_is_the_derivative_of_the_loss() {
+        for margin in [-40.0, -3.0, -0.1, 0.0, 0.2, 5.0, 60.0] {
+            let step = 1e-4;
+            let (above, below) = (
+                dpo_loss(margin + step, 0.3).0,
+                dpo_loss(margin - step, 0.3).0,
+            );
+            let slope = dpo_loss(margin, 0.3).1;
+            assert!(
+                ((above - below) / (2.0 * step) - slope).abs() < 1e-8,
+                "margin {margin}"
+            );
+        }
+    }
+
+    #[test]
+    fn huge_margins_neither_overflow_nor_vanish() {
+        let (loss, slope) = dpo_loss(-1e6, 0.1);
+        assert_eq!((loss, slope), (1e5, -0.1));
+        let (loss, slope) = dpo_loss(500.0, 1.0);
+        assert!(
+            loss > 0.0 && slope < 0.0,
+            "-log sigmoid(500) is about exp(-500), not 0"
+        );
+    }
 }

@@ -150,3 +150,109 @@ impl LearningRate {
         ((step - self.warmup_steps) as f64 / decay_steps as f64).min(1.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(size: usize, tokens: u64) -> BlockStage {
+        BlockStage {
+            block_size: BlockSize::new(size).unwrap(),
+            tokens,
+        }
+    }
+
+    #[test]
+    fn the_block_size_changes_exactly_when_a_stage_is_used_up() {
+        let schedule = BlockSchedule::new(vec![stage(1, 10), stage(4, 5), stage(32, 1)]).unwrap();
+        let at = |tokens| schedule.block_size_at(tokens).get();
+        assert_eq!(
+            [0, 9, 10, 14, 15, 16, 1000].map(at),
+            [1, 1, 4, 4, 32, 32, 32]
+        );
+        assert_eq!(schedule.total_tokens(), 16);
+    }
+
+    #[test]
+    fn every_stage_lasts_as_long_as_its_budget() {
+        let stages = vec![
+            stage(1, 3),
+            stage(4, 2),
+            stage(16, 7),
+            stage(8, 1),
+            stage(4, 4),
+        ];
+        let schedule = BlockSchedule::new(stages.clone()).unwrap();
+        let sizes = (0..schedule.total_tokens()).map(|token| schedule.block_size_at(token));
+        let expected = stages
+            .iter()
+            .flat_map(|stage| std::iter::repeat_n(stage.block_size, stage.tokens as usize));
+        assert!(sizes.eq(expected));
+    }
+
+    #[test]
+    fn schedules_that_train_on_nothing_are_refused() {
+        assert_eq!(BlockSchedule::new(vec![]), Err(Error::EmptySchedule));
+        let empty = BlockSchedule::new(vec![stage(1, 10), stage(4, 0)]);
+        assert_eq!(empty, Err(Error::EmptyStage { stage: 1 }));
+        let overflow = BlockSchedule::new(vec![stage(1, u64::MAX), stage(4, 1)]);
+        assert_eq!(overflow, Err(Error::TokenOverflow));
+    }
+
+    #[test]
+    fn the_first_step_of_a_warm_up_is_not_lost() {
+        let rate = LearningRate::new(0.8, 0.0, 4, 8, Decay::Constant).unwrap();
+        let expected = [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8];
+        assert!(
+            (0..8)
+                .map(|step| rate.at(step))
+                .eq(expected.map(|x: f32| x))
+        );
+    }
+
+    #[test]
+    fn linear_and_cosine_decay_go_from_peak_to_min() {
+        for decay in [Decay::Linear, Decay::Cosine] {
+            let rate = LearningRate::new(1.0, 0.1, 2, 12, decay).unwrap();
+            assert_eq!(
+                (rate.at(2), rate.at(12), rate.at(99)),
+                (1.0, 0.1, 0.1),
+                "{decay}"
+            );
+            assert!(
+                (rate.at(7) - 0.55).abs() < 1e-6,
+                "half way at half time: {decay}"
+            );
+            assert!(
+                (2..12).all(|step| rate.at(step + 1) < rate.at(step)),
+                "{decay}"
+            );
+        }
+        let cosine = LearningRate::new(1.0, 0.0, 0, 4, Decay::Cosine).unwrap();
+        assert!((cosine.at(1) - 0.853_553).abs() < 1e-6);
+    }
+
+    #[test]
+    fn impossible_learning_rates_are_refused() {
+        let new = |peak, min, warmup| LearningRate::new(peak, min, warmup, 10, Decay::Linear);
+        for (peak, min) in [
+            (0.1, 0.2),
+            (0.1, -0.1),
+            (f32::NAN, 0.0),
+            (f32::INFINITY, 0.0),
+        ] {
+            assert!(
+                matches!(new(peak, min, 0), Err(Error::LearningRate { .. })),
+                "{peak} {min}"
+            );
+        }
+        assert_eq!(
+            new(0.1, 0.0, 11),
+            Err(Error::Warmup {
+                warmup_steps: 11,
+                total_steps: 10
+            })
+        );
+        assert!(new(0.1, 0.0, 10).is_ok());
+    }
+}

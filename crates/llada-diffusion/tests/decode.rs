@@ -1,0 +1,395 @@
+//! Decoding by pure models: functions from what a row sees to logits, some of them adversarial.
+
+use llada_diffusion::{
+    Acceptance, BlockSize, Candidate, Error, FinishReason, Quota, Rng, Sequence, Stream, finished,
+    propose,
+};
+use proptest::prelude::*;
+
+const MASK: u32 = 7;
+const EOS: u32 = 6;
+const VOCAB: u32 = 8;
+
+fn is_stop(id: u32) -> bool {
+    id == EOS
+}
+
+fn size(n: usize) -> BlockSize {
+    BlockSize::new(n).expect("sizes are above 0")
+}
+
+fn threshold(confidence_threshold: f32) -> Acceptance {
+    Acceptance {
+        confidence_threshold,
+        quota: Quota::MinTransfer(1),
+    }
+}
+
+/// What happened in a decode.
+#[derive(Debug, PartialEq)]
+struct Decoded {
+    sequence: Sequence,
+    answer: Vec<u32>,
+    finish: FinishReason,
+    /// Positions written by each forward.
+    writes: Vec<Vec<usize>>,
+    commits: usize,
+}
+
+/// Decodes with `model`, from (all tokens up to the block's end, position) to logits.
+fn decode(
+    mut sequence: Sequence,
+    acceptance: Acceptance,
+    model: impl Fn(&[u32], usize) -> Vec<f32>,
+) -> Decoded {
+    let (mut writes, mut commits, mut streamed) = (Vec::new(), 0, Vec::new());
+    loop {
+        let block = sequence
+            .active_block()
+            .expect("an unfinished text has an open position");
+        let visible = &sequence.tokens()[..block.end];
+        let candidates: Vec<Candidate> = sequence
+            .open_positions()
+            .into_iter()
+            .map(|position| {
+                let (token, confidence) =
+                    propose(&model(visible, position), MASK).expect("logits are finite");
+                Candidate {
+                    position,
+                    token,
+                    confidence,
+                }
+            })
+            .collect();
+        let step = sequence.denoise_step(&candidates, acceptance, is_stop);
+        assert!(!step.written.is_empty() && step.written.iter().all(|i| block.contains(i)));
+        commits += usize::from(step.needs_commit());
+        writes.push(step.written);
+        let answer = sequence.tokens()[sequence.answer(is_stop)].to_vec();
+        assert!(answer.starts_with(&streamed), "what was streamed stays");
+        streamed = answer;
+        if let Some(finish) = step.finish {
+            return Decoded {
+                sequence,
+                answer: streamed,
+                finish,
+                writes,
+                commits,
+            };
+        }
+    }
+}
+
+/// Logits that put probability `confidence` on `token` and share the rest evenly.
+fn peaked(token: u32, confidence: f32) -> Vec<f32> {
+    let rest = (1.0 - confidence) / (VOCAB - 1) as f32;
+    (0..VOCAB)
+        .map(|id| {
+            if id == token {
+                confidence.ln()
+            } else {
+                rest.ln()
+            }
+        })
+        .collect()
+}
+
+/// A model without rhyme or reason that depends on everything it may see.
+fn chaotic(seed: u64) -> impl Fn(&[u32], usize) -> Vec<f32> {
+    move |visible, position| {
+        let digest = visible.iter().fold(seed, |hash, &id| {
+            (hash ^ u64::from(id))
+                .wrapping_mul(0x0100_0000_01b3)
+                .rotate_left(17)
+        });
+        let rng = Rng::new(digest, Stream::Sample);
+        (0..VOCAB)
+            .map(|id| 6.0 * rng.uniform(id, 0, position as u32))
+            .collect()
+    }
+}
+
+fn prompt(len: usize) -> Vec<u32> {
+    (0..len as u32).map(|i| i % 6).collect()
+}
+
+/// The worked trace: block 1 of 4 rows, of which row 4 is prompt. Proposals of step 0 and 1.
+fn worked_trace(token_5: u32, token_7: u32) -> Decoded {
+    let sequence = Sequence::new(&prompt(5), 3, size(4), MASK).expect("a valid request");
+    decode(
+        sequence,
+        threshold(0.95),
+        |visible, position| match position {
+            5 => peaked(token_5, 0.97),
+            6 if visible[5] == MASK => peaked(2, 0.40),
+            6 => peaked(3, 0.80),
+            7 => peaked(token_7, 0.99),
+            _ => unreachable!("a prompt row has no proposal"),
+        },
+    )
+}
+
+#[test]
+fn the_worked_trace_takes_two_forwards_for_three_tokens() {
+    let decoded = worked_trace(1, 4);
+    assert_eq!(decoded.writes, [vec![5, 7], vec![6]]);
+    assert_eq!(
+        (decoded.answer, decoded.finish),
+        (vec![1, 3, 4], FinishReason::Length)
+    );
+}
+
+#[test]
+fn a_stop_token_after_a_gap_does_not_end_the_text_until_the_gap_is_filled() {
+    let decoded = worked_trace(1, EOS);
+    assert_eq!(decoded.writes, [vec![5, 7], vec![6]]);
+    assert_eq!(
+        (decoded.answer, decoded.finish),
+        (vec![1, 3, EOS], FinishReason::Stop)
+    );
+    assert_eq!(decoded.commits, 0);
+}
+
+#[test]
+fn a_stop_token_without_a_gap_ends_the_text_inside_the_block() {
+    let decoded = worked_trace(EOS, 4);
+    assert_eq!(decoded.writes, [[5, 7]]);
+    assert_eq!(
+        (decoded.answer, decoded.finish),
+        (vec![EOS], FinishReason::Stop)
+    );
+    assert!(decoded.sequence.open()[6], "row 6 is never denoised");
+}
+
+#[test]
+fn models_that_insist_on_mask_are_outvoted() {
+    for threshold_value in [0.0, 0.95] {
+        let sequence = Sequence::new(&prompt(2), 9, size(4), MASK).unwrap();
+        let decoded = decode(sequence, threshold(threshold_value), |_, _| {
+            peaked(MASK, 0.999)
+        });
+        assert_eq!(decoded.answer.len(), 9);
+        assert!(!decoded.answer.contains(&MASK));
+        assert!(
+            decoded.writes.len() <= 12,
+            "at most a forward per open position"
+        );
+    }
+}
+
+#[test]
+fn a_model_that_always_stops_answers_with_one_stop_token() {
+    let sequence = Sequence::new(&prompt(6), 40, size(4), MASK).unwrap();
+    let decoded = decode(sequence, threshold(0.5), |_, _| peaked(EOS, 0.9));
+    assert_eq!((decoded.answer, decoded.writes.len()), (vec![EOS], 1));
+}
+
+#[test]
+fn a_model_that_stops_at_its_last_rows_first_still_terminates() {
+    // Confidence rises with position: the block fills from its end, stop tokens first.
+    let model = |_: &[u32], position: usize| peaked(EOS, 0.2 + 0.01 * position as f32);
+    let sequence = Sequence::new(&[], 8, size(8), MASK).unwrap();
+    let decoded = decode(sequence, threshold(0.95), model);
+    assert_eq!(decoded.writes.concat(), [7, 6, 5, 4, 3, 2, 1, 0]);
+    assert_eq!(decoded.answer, [EOS]);
+}
+
+#[test]
+fn a_model_that_changes_its_mind_terminates() {
+    let flip_flop = |visible: &[u32], position: usize| {
+        let placed = visible.iter().filter(|&&id| id != MASK).count();
+        peaked(((placed + position) % 2) as u32, 0.3)
+    };
+    for len in 0..9 {
+        let sequence = Sequence::new(&prompt(len), 13, size(4), MASK).unwrap();
+        let decoded = decode(sequence, threshold(0.95), flip_flop);
+        assert_eq!(decoded.answer.len(), 13);
+    }
+}
+
+#[test]
+fn prompts_of_every_length_stay_as_they_are() {
+    for (block, len) in (1..=5).flat_map(|block| (0..=11).map(move |len| (block, len))) {
+        let sequence = Sequence::new(&prompt(len), 7, size(block), MASK).unwrap();
+        assert_eq!(sequence.prefill_len(), len / block * block);
+        let first = sequence.active_block().unwrap();
+        assert_eq!((first.start, first.len()), (len / block * block, block));
+        let decoded = decode(sequence, threshold(0.4), chaotic(3));
+        assert_eq!(decoded.sequence.tokens()[..len], prompt(len));
+        assert!(decoded.writes.concat().iter().all(|&i| i >= len));
+    }
+}
+
+#[test]
+fn stop_tokens_of_the_prompt_do_not_stop_the_answer() {
+    let prompt = [1, EOS, 2, EOS, EOS];
+    let sequence = Sequence::new(&prompt, 6, size(4), MASK).unwrap();
+    let decoded = decode(sequence, threshold(0.5), |_, _| peaked(3, 0.9));
+    assert_eq!(
+        (decoded.answer, decoded.finish),
+        (vec![3; 6], FinishReason::Length)
+    );
+}
+
+#[test]
+fn the_number_of_new_tokens_need_not_fill_blocks() {
+    for (max_new, len) in [1, 3, 4, 5, 12]
+        .into_iter()
+        .flat_map(|n| (0..5).map(move |p| (n, p)))
+    {
+        let sequence = Sequence::new(&prompt(len), max_new, size(4), MASK).unwrap();
+        assert_eq!(sequence.tokens().len(), (len + max_new).div_ceil(4) * 4);
+        let decoded = decode(sequence, threshold(0.5), |_, _| peaked(2, 0.9));
+        assert_eq!(
+            (decoded.answer.len(), decoded.finish),
+            (max_new, FinishReason::Length)
+        );
+    }
+}
+
+#[test]
+fn rows_past_the_last_token_asked_for_need_not_be_filled() {
+    // The first row is the most confident one; the other three lie past the limit.
+    let model = |_: &[u32], position: usize| peaked(2, 0.9 - 0.1 * position as f32);
+    let decoded = decode(
+        Sequence::new(&[], 1, size(4), MASK).unwrap(),
+        threshold(0.95),
+        model,
+    );
+    assert_eq!(decoded.writes, [[0]]);
+}
+
+#[test]
+fn a_stop_token_past_the_last_token_asked_for_does_not_count() {
+    let model = |_: &[u32], position: usize| peaked(if position < 2 { 1 } else { EOS }, 0.9);
+    let decoded = decode(
+        Sequence::new(&[], 2, size(4), MASK).unwrap(),
+        threshold(0.5),
+        model,
+    );
+    assert_eq!(
+        (decoded.answer, decoded.finish),
+        (vec![1, 1], FinishReason::Length)
+    );
+}
+
+#[test]
+fn a_threshold_of_one_fills_exactly_the_quota() {
+    let unsure = |_: &[u32], position: usize| peaked(1, 0.5 + 0.01 * position as f32);
+    let quotas: [(Quota, &[usize]); 4] = [
+        (Quota::MinTransfer(1), &[1; 8]),
+        (Quota::MinTransfer(3), &[3, 3, 2]),
+        (Quota::Steps(3), &[3, 3, 2]),
+        (Quota::Steps(8), &[1; 8]),
+    ];
+    for (quota, expected) in quotas {
+        let acceptance = Acceptance {
+            confidence_threshold: 1.0,
+            quota,
+        };
+        let decoded = decode(
+            Sequence::new(&[], 16, size(8), MASK).unwrap(),
+            acceptance,
+            unsure,
+        );
+        let written: Vec<usize> = decoded.writes.iter().map(Vec::len).collect();
+        assert_eq!(written, [expected, expected].concat(), "{quota:?}");
+    }
+}
+
+#[test]
+fn a_negative_threshold_fills_a_block_in_one_forward() {
+    let sequence = Sequence::new(&prompt(3), 13, size(4), MASK).unwrap();
+    let no_stop = |visible: &[u32], position: usize| {
+        let mut logits = chaotic(5)(visible, position);
+        logits[EOS as usize] = -9.0;
+        logits
+    };
+    let decoded = decode(sequence, threshold(-1.0), no_stop);
+    let written: Vec<usize> = decoded.writes.iter().map(Vec::len).collect();
+    assert_eq!(written, [1, 4, 4, 4]);
+    assert_eq!(decoded.commits, 3);
+}
+
+#[test]
+fn blocks_of_one_decode_left_to_right() {
+    let sequence = Sequence::new(&prompt(3), 5, BlockSize::ONE, MASK).unwrap();
+    let decoded = decode(sequence, threshold(0.95), |_, _| peaked(4, 0.3));
+    assert_eq!(decoded.writes, [[3], [4], [5], [6], [7]]);
+}
+
+#[test]
+fn a_step_tells_when_the_threshold_was_not_enough() {
+    let mut sequence = Sequence::new(&[], 4, size(4), MASK).unwrap();
+    let mut step = |confidences: &[f32]| {
+        let proposals = sequence.open_positions().into_iter().zip(confidences);
+        let candidates: Vec<Candidate> = proposals
+            .map(|(position, &confidence)| Candidate {
+                position,
+                token: 1,
+                confidence,
+            })
+            .collect();
+        sequence.denoise_step(&candidates, threshold(0.9), is_stop)
+    };
+    assert!(!step(&[0.95, 0.5, 0.5, 0.95]).fell_back);
+    assert!(step(&[0.5, 0.6]).fell_back);
+    let last = step(&[0.99]);
+    assert!(last.block_filled && !last.fell_back && !last.needs_commit());
+}
+
+#[test]
+fn the_first_stop_token_counts_only_without_a_gap_before_it() {
+    let tokens = [EOS, 1, 2, EOS, EOS];
+    let mut open = [false; 5];
+    assert_eq!(finished(&tokens, &open, 1, is_stop), Some(3));
+    assert_eq!(finished(&tokens, &open, 0, is_stop), Some(0));
+    open[4] = true;
+    assert_eq!(finished(&tokens, &open, 1, is_stop), Some(3));
+    open[2] = true;
+    assert_eq!(finished(&tokens, &open, 1, is_stop), None);
+}
+
+#[test]
+fn requests_that_cannot_be_decoded_are_refused() {
+    let new = |prompt: &[u32], max_new| Sequence::new(prompt, max_new, size(4), MASK);
+    let with_mask = Err(Error::MaskInPrompt {
+        mask_token_id: MASK,
+        position: 1,
+    });
+    assert_eq!(new(&[1, MASK], 4), with_mask);
+    assert_eq!(new(&[1], 0), Err(Error::NoNewTokens));
+    let too_long = Err(Error::TooLong {
+        prompt_len: 1,
+        max_new_tokens: usize::MAX,
+    });
+    assert_eq!(new(&[1], usize::MAX), too_long);
+}
+
+proptest! {
+    #[test]
+    fn chaotic_models_terminate_without_mask_and_repeat_themselves(
+        seed: u64,
+        prompt_len in 0usize..12,
+        max_new in 1usize..20,
+        block in 1usize..7,
+        confidence_threshold in -0.1f32..1.1,
+        quota in 0usize..4,
+    ) {
+        let acceptance = Acceptance { confidence_threshold, quota: Quota::MinTransfer(quota) };
+        let sequence = Sequence::new(&prompt(prompt_len), max_new, size(block), MASK).unwrap();
+        let decoded = decode(sequence.clone(), acceptance, chaotic(seed));
+        prop_assert!(decoded.answer.len() <= max_new);
+        prop_assert!(!decoded.answer.contains(&MASK));
+        let num_stops = decoded.answer.iter().filter(|&&id| is_stop(id)).count();
+        prop_assert_eq!(num_stops, usize::from(decoded.finish == FinishReason::Stop));
+        let ends_with_stop = decoded.answer.last().is_some_and(|&id| is_stop(id));
+        prop_assert_eq!(ends_with_stop, decoded.finish == FinishReason::Stop);
+        let mut written = decoded.writes.concat();
+        written.sort_unstable();
+        let num_written = written.len();
+        written.dedup();
+        prop_assert_eq!(written.len(), num_written, "no position is written twice");
+        prop_assert_eq!(decode(sequence, acceptance, chaotic(seed)), decoded);
+    }
+}
