@@ -18,9 +18,9 @@
 //! # Reading order
 //! | module | idea | in the report |
 //! |---|---|---|
-//! | [`block`] | cutting a text into blocks | section 4 |
+//! | [`block`] | cutting a text into blocks | the sum over k in Eq. 1 |
 //! | [`rng`] | random numbers as a function of (seed, purpose, epoch, document, position) | – |
-//! | [`noise`] | mask ratios, masks, complementary twins | the forward process under Eq. 1; twins, SFT |
+//! | [`noise`] | mask ratios, masks, complementary twins | t and x_t of Eq. 1; complementary masking |
 //! | [`visibility`] | who may attend to whom, in two key ranges per row | Eq. 3 and 4 |
 //! | [`alignment`] | which row predicts a token | – |
 //! | [`layout`] | a training batch without rows that serve nobody | Eq. 1, 2 and 5 as rows |

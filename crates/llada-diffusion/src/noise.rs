@@ -18,6 +18,7 @@
 
 use crate::names::names;
 use crate::rng::unit;
+use crate::visibility::index;
 use crate::{BlockSize, Error, Rng, Stream};
 
 /// Fractional part of the golden ratio, whose multiples fill [0, 1) most evenly.
@@ -99,7 +100,7 @@ pub struct NoiseSchedule {
 }
 
 /// A mask, and the ratios it was drawn with.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Corruption {
     /// Whether a token is masked, `[L]`.
     pub masked: Vec<bool>,
@@ -133,24 +134,21 @@ impl NoiseSchedule {
             RateScope::Block => block_size,
             RateScope::Document => BlockSize::covering(supervised.len()),
         };
-        let rates = self.rates(seed, epoch, document, scope_size.count(supervised.len()));
+        let num_scopes = scope_size.count(supervised.len());
         let rng = Rng::new(seed, Stream::Mask);
-        let words: Vec<u32> = (0..supervised.len())
-            .map(|i| rng.at(epoch, document, i as u32)[0])
-            .collect();
-        let mut corruption = Corruption {
-            masked: Vec::new(),
-            rates: Vec::new(),
-        };
-        for (scope, rate) in rates.into_iter().enumerate() {
-            let rows = scope_size.rows(scope, supervised.len());
-            let draw = Draw {
-                supervised: &supervised[rows.clone()],
-                words: &words[rows],
-            };
+        let word = |position| rng.at(epoch, document, index(position))[0];
+        let mut corruption = Corruption::default();
+        for (scope, rate) in self
+            .rates(seed, epoch, document, num_scopes)
+            .into_iter()
+            .enumerate()
+        {
+            let positions = scope_size.rows(scope, supervised.len());
+            let supervised = &supervised[positions.clone()];
+            let words: Vec<u32> = positions.map(word).collect();
             corruption.extend(match self.draw {
-                MaskDraw::Independent => draw.independent(rate),
-                MaskDraw::ExactK => draw.exact_k(rate),
+                MaskDraw::Independent => independent(supervised, &words, rate),
+                MaskDraw::ExactK => exact_k(supervised, &words, rate),
             });
         }
         corruption
@@ -195,38 +193,25 @@ impl Corruption {
     }
 }
 
-/// The tokens that share a ratio, each with its random word.
-struct Draw<'a> {
-    supervised: &'a [bool],
-    words: &'a [u32],
+/// Masks each supervised token with probability `rate`. Returns the mask and that probability.
+fn independent(supervised: &[bool], words: &[u32], rate: f32) -> (Vec<bool>, f32) {
+    let tokens = supervised.iter().zip(words);
+    let masked = tokens.map(|(&sup, &word)| sup && unit(word) < rate);
+    (masked.collect(), rate)
 }
 
-impl Draw<'_> {
-    fn independent(&self, rate: f32) -> (Vec<bool>, f32) {
-        let tokens = self.supervised.iter().zip(self.words);
-        (
-            tokens
-                .map(|(&sup, &word)| sup && unit(word) < rate)
-                .collect(),
-            rate,
-        )
+/// Masks the k supervised tokens with the smallest words: every k-subset is equally likely.
+fn exact_k(supervised: &[bool], words: &[u32], rate: f32) -> (Vec<bool>, f32) {
+    let mut masked = vec![false; supervised.len()];
+    let mut order: Vec<usize> = (0..supervised.len()).filter(|&i| supervised[i]).collect();
+    let n = order.len();
+    if n == 0 {
+        return (masked, rate);
     }
-
-    /// Masks the k supervised tokens with the smallest words: every k-subset is equally likely.
-    fn exact_k(&self, rate: f32) -> (Vec<bool>, f32) {
-        let mut order: Vec<usize> = (0..self.words.len())
-            .filter(|&i| self.supervised[i])
-            .collect();
-        let num_supervised = order.len();
-        let mut masked = vec![false; self.words.len()];
-        if num_supervised == 0 {
-            return (masked, rate);
-        }
-        let num_masked = ((rate * num_supervised as f32).round() as usize).clamp(1, num_supervised);
-        order.sort_by_key(|&i| (self.words[i], i));
-        order[..num_masked].iter().for_each(|&i| masked[i] = true);
-        (masked, num_masked as f32 / num_supervised as f32)
-    }
+    let k = ((rate * n as f32).round() as usize).clamp(1, n);
+    order.sort_by_key(|&i| words[i]);
+    order[..k].iter().for_each(|&i| masked[i] = true);
+    (masked, k as f32 / n as f32)
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
 /// What random numbers are for. Streams of one seed are independent of each other.
+///
+/// The order is part of every published run: add new streams at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// Mask ratios t.

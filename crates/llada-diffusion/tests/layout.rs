@@ -112,6 +112,24 @@ fn ranges_are_exactly_the_visible_rows() {
 }
 
 #[test]
+fn depth_shows_a_row_nothing_new() {
+    // Visibility is transitive: what a row's keys saw, it sees itself. So no layer leaks, and a
+    // token can change only the rows that see it.
+    for case in all_cases() {
+        for elision in [Elision::On, Elision::Off] {
+            let batch = case.batch(elision);
+            for row in 0..batch.len() {
+                assert!(
+                    receptive_field(&batch, row)
+                        .into_iter()
+                        .eq(seen(&batch, row))
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn every_masked_position_is_scored_once_by_its_predictor() {
     for case in all_cases() {
         for elision in [Elision::On, Elision::Off] {
