@@ -123,6 +123,39 @@ fn parse_merges(path: &Path, text: &str) -> Result<Vec<[String; 2]>> {
         .collect()
 }
 
+/// Checks that every BPE merge joins two tokens of the vocabulary into a third.
+///
+/// The `tokenizers` crate relies on it: a product longer than every token makes it panic.
+pub(crate) fn check_merges(definition: &Value) -> Result<()> {
+    let model = &definition["model"];
+    let (Some(vocab), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array())
+    else {
+        return Ok(()); // not BPE, or malformed in a way that the parser reports
+    };
+    let prefix = model["continuing_subword_prefix"]
+        .as_str()
+        .unwrap_or_default();
+    for merge in merges {
+        let product = merged_pair(merge)
+            .and_then(|(left, right)| Some(left.to_owned() + right.get(prefix.len()..)?));
+        if !product.is_some_and(|product| vocab.contains_key(&product)) {
+            let message = format!("the merge {merge} does not make a token of the vocabulary");
+            return Err(Error::Build {
+                source: message.into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Reads a merge: a pair, or in older files one string with a space.
+fn merged_pair(merge: &Value) -> Option<(&str, &str)> {
+    match merge {
+        Value::String(pair) => pair.split_once(' '),
+        _ => Some((merge.get(0)?.as_str()?, merge.get(1)?.as_str()?)),
+    }
+}
+
 /// Lists the added tokens in the order of their ids, which is the order that assigns them.
 ///
 /// `added_tokens_decoder` of `tokenizer_config.json` wins over `added_tokens.json`: where published

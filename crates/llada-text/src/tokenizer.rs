@@ -74,6 +74,7 @@ impl Tokenizer {
 
     /// Builds from the JSON of a `tokenizer.json`.
     pub(crate) fn build(definition: Value, config: TokenizerConfig) -> Result<Self> {
+        assemble::check_merges(&definition)?;
         let declared = definition.get("added_tokens").cloned().unwrap_or_default();
         let mut inner: tokenizers::Tokenizer =
             serde_json::from_value(definition).map_err(|source| Error::Build {

@@ -377,6 +377,22 @@ fn a_malformed_merge_is_named_by_its_line() {
     assert!(matches!(error, Error::Merge { line: 3, .. }), "{error}");
 }
 
+#[test]
+fn a_merge_must_make_a_token_of_the_vocabulary() {
+    let dir = copy(TINY_BPE);
+    fs::write(dir.path().join("merges.txt"), "hello Ġworld\n").unwrap();
+    let error = Tokenizer::load(dir.path()).unwrap_err();
+    assert!(matches!(error, Error::Build { .. }), "{error}");
+
+    let dir = copy(TINYSTORIES);
+    let file = dir.path().join("tokenizer.json");
+    let mut definition: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    definition["model"]["continuing_subword_prefix"] = json!("a long prefix");
+    fs::write(&file, definition.to_string()).unwrap();
+    let error = Tokenizer::load(dir.path()).unwrap_err();
+    assert!(matches!(error, Error::Build { .. }), "{error}");
+}
+
 /// Changes one key of a copy's `tokenizer_config.json` and loads the result.
 fn load_with(path: &str, key: &str, value: Value) -> Result<Tokenizer> {
     let dir = copy(path);
