@@ -1,0 +1,366 @@
+//! Command-line arguments. New knobs of a training run go into the recipe, not into flags.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Worker threads (default: one per core). Results do not depend on it.
+    #[arg(long, global = true)]
+    pub threads: Option<usize>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the whole point on real models: load, convert, train, decode in parallel.
+    Demo(DemoArgs),
+    /// Turns an AR checkpoint into a block-diffusion checkpoint.
+    Convert(ConvertArgs),
+    /// Trains a model as a recipe says.
+    Train(TrainArgs),
+    /// Generates text, by parallel block decoding or (--ar) token by token.
+    Generate(GenerateArgs),
+    /// Measures likelihood, accuracy and speed.
+    Eval(EvalArgs),
+    /// Shows what a checkpoint is; computes logits; checks golden vectors.
+    #[command(args_conflicts_with_subcommands = true)]
+    Inspect(InspectArgs),
+    /// Makes worked sums, the demo's task with exact answers.
+    Sums(SumsArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  llada demo --quick")]
+pub(crate) struct DemoArgs {
+    /// About a minute instead of six.
+    #[arg(long)]
+    pub quick: bool,
+    /// Where the run directories go.
+    #[arg(long, default_value = "runs/demo")]
+    pub out: PathBuf,
+    /// Directory with the shipped checkpoints and texts.
+    #[arg(long, default_value = "assets")]
+    pub assets: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  llada convert assets/tinystories-656k runs/child --block-size 8 --label-alignment shifted")]
+pub(crate) struct ConvertArgs {
+    /// Directory of the AR parent.
+    pub parent: PathBuf,
+    /// Directory to create.
+    pub out: PathBuf,
+    /// Text of the MASK token; reuses its row when the vocabulary has it, otherwise adds one.
+    #[arg(long, conflicts_with = "mask_id", default_value = "<|mask|>")]
+    pub mask_token: String,
+    /// Id of a spare row to use as MASK.
+    #[arg(long)]
+    pub mask_id: Option<u32>,
+    /// Block size written into the checkpoint.
+    #[arg(long, default_value_t = 32)]
+    pub block_size: usize,
+    /// Which row predicts a token: `same` position (LLaDA2) or `shifted` as in the parent.
+    #[arg(long, default_value = "shifted")]
+    pub label_alignment: Alignment,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Alignment {
+    Same,
+    Shifted,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  llada train recipes/stories-demo-2core.toml --run-dir runs/stories --set train.steps=200")]
+pub(crate) struct TrainArgs {
+    /// Recipe (TOML).
+    pub recipe: PathBuf,
+    /// Overrides one key of the recipe; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Where config.toml, metrics.jsonl, checkpoints/ and final/ go.
+    #[arg(long, default_value = "runs/train")]
+    pub run_dir: PathBuf,
+    /// Continues from the run directory's latest checkpoint.
+    #[arg(long)]
+    pub resume: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  llada generate assets/stories-child --prompt \"Once upon a time\" --threshold 0.7\n  llada generate assets/tinystories-656k --ar --prompt \"Once upon a time\" --json")]
+pub(crate) struct GenerateArgs {
+    /// Checkpoint directory.
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub source: PromptArgs,
+    /// One JSON object per request on stdout.
+    #[arg(long)]
+    pub json: bool,
+    /// Token by token with a causal model.
+    #[arg(long)]
+    pub ar: bool,
+    #[command(flatten)]
+    pub decoding: DecodingArgs,
+    /// MASK id, for a checkpoint that does not say.
+    #[arg(long)]
+    pub mask_id: Option<u32>,
+    /// End-of-text id, for a checkpoint that does not say.
+    #[arg(long)]
+    pub eos_id: Option<u32>,
+    /// Precision of matrix products.
+    #[arg(long, default_value = "f32")]
+    pub precision: PrecisionArg,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct PromptArgs {
+    /// Prompt text.
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Prompt ids, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    pub ids: Option<Vec<u32>>,
+    /// Requests, one JSON object per line with the same names in snake_case.
+    #[arg(long)]
+    pub requests: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DecodingArgs {
+    /// Most tokens to generate.
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// Block length (default: the checkpoint's).
+    #[arg(long)]
+    pub block_length: Option<usize>,
+    /// Confidence above which a token is accepted.
+    #[arg(long, default_value_t = 0.95)]
+    pub threshold: f32,
+    /// Steps per block: accepts at least block/steps tokens in each.
+    #[arg(long, conflicts_with = "min_transfer")]
+    pub steps: Option<usize>,
+    /// Fewest tokens accepted per step.
+    #[arg(long)]
+    pub min_transfer: Option<usize>,
+    /// 0 takes the most probable token.
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Samples among the k most probable tokens; 0 is off.
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Samples among the most probable tokens that sum to p.
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Seed of sampling.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// With --reference-schedule: stops inside a block as the reference's option does.
+    #[arg(long)]
+    pub eos_early_stop: bool,
+    /// Includes the block's ids after every step.
+    #[arg(long)]
+    pub trace: bool,
+    /// Steps and stops exactly as the public reference code.
+    #[arg(long)]
+    pub reference_schedule: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    F32,
+    Bf16,
+}
+
+impl From<PrecisionArg> for llada_tensor::Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[command(subcommand)]
+    pub what: EvalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvalCommand {
+    /// Negative log-likelihood: exact for AR models and blocks of 1, an upper bound otherwise.
+    #[command(after_help = "Example:\n  llada eval nll assets/tinystories-656k --data assets/stories/valid.jsonl --mode ar")]
+    Nll(NllArgs),
+    /// Solves worked sums with a parent and its child: exact answers, speed, tokens per forward.
+    #[command(after_help = "Example:\n  llada eval sums assets/worked-sums/parent assets/worked-sums/child")]
+    Sums(EvalSumsArgs),
+    /// Writes texts with a parent and its child: speed, tokens per forward, and the parent's NLL of them.
+    #[command(after_help = "Example:\n  llada eval text assets/tinystories-656k assets/stories-child --data assets/stories/valid.jsonl")]
+    Text(EvalTextArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NllArgs {
+    /// Checkpoint directory.
+    pub model: PathBuf,
+    /// Documents, one JSON object per line with `text` or `input_ids`.
+    #[arg(long)]
+    pub data: PathBuf,
+    /// `ar`, or `block:B`.
+    #[arg(long)]
+    pub mode: String,
+    /// Noise draws per document.
+    #[arg(long, default_value_t = 8)]
+    pub draws: u32,
+    /// Longer documents are cut.
+    #[arg(long, default_value_t = 512)]
+    pub max_len: usize,
+    /// Precision of matrix products.
+    #[arg(long, default_value = "f32")]
+    pub precision: PrecisionArg,
+    /// JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  llada inspect assets/tinystories-656k --json\n  llada inspect logits assets/tinystories-656k --ids 1,80,147 --visibility causal --out logits.safetensors")]
+pub(crate) struct InspectArgs {
+    /// A config.json or a checkpoint directory.
+    pub path: Option<PathBuf>,
+    /// JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub what: Option<InspectCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InspectCommand {
+    /// Writes the logits of every row to a safetensors file.
+    Logits(LogitsArgs),
+    /// Runs every case of a golden directory through the real code paths.
+    Parity(ParityArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogitsArgs {
+    /// Checkpoint directory.
+    pub model: PathBuf,
+    /// Token ids, separated by commas.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub ids: Vec<u32>,
+    /// `causal`, `full`, or `block:B`.
+    #[arg(long)]
+    pub visibility: String,
+    /// File to write; its tensor `logits` is [T, vocab] f32.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ParityArgs {
+    /// Directory laid out like testdata/golden.
+    pub golden: PathBuf,
+    /// JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SumsArgs {
+    #[command(subcommand)]
+    pub what: SumsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SumsCommand {
+    /// Writes a directory from which a parent is trained: config.json and a character tokenizer.
+    #[command(after_help = "Example:\n  llada sums init runs/sums-init")]
+    Init(SumsInitArgs),
+    /// Writes problems as JSON lines with `prompt` and `response`.
+    #[command(after_help = "Example:\n  llada sums write --seed 1 --count 1000 --out sums.jsonl")]
+    Write(SumsWriteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SumsInitArgs {
+    /// Directory to create.
+    pub out: PathBuf,
+    /// Width of the model.
+    #[arg(long, default_value_t = 128)]
+    pub hidden_size: usize,
+    /// Depth of the model.
+    #[arg(long, default_value_t = 4)]
+    pub layers: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SumsWriteArgs {
+    /// Names the stream of problems.
+    #[arg(long)]
+    pub seed: u64,
+    /// Number of problems.
+    #[arg(long)]
+    pub count: u64,
+    /// File to write.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// An AR parent and its diffusion child on the same engine.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// AR parent.
+    pub parent: PathBuf,
+    /// Its diffusion child.
+    pub child: PathBuf,
+    /// Thresholds of the child, one row each.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.99, 0.95, 0.9, 0.7, 0.5])]
+    pub thresholds: Vec<f32>,
+    /// Block length of the child (default: the checkpoint's).
+    #[arg(long)]
+    pub block_length: Option<usize>,
+    /// Precision of matrix products.
+    #[arg(long, default_value = "f32")]
+    pub precision: PrecisionArg,
+    /// JSON rows on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalSumsArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    /// Problems to solve.
+    #[arg(long, default_value_t = 500)]
+    pub count: u64,
+    /// Names the stream of problems; no training used the default one.
+    #[arg(long, default_value_t = 2)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalTextArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    /// Documents whose first tokens are the prompts.
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Texts to write.
+    #[arg(long, default_value_t = 20)]
+    pub count: usize,
+    /// Tokens of each document that are given.
+    #[arg(long, default_value_t = 16)]
+    pub prompt_tokens: usize,
+    /// Most tokens to generate.
+    #[arg(long, default_value_t = 200)]
+    pub max_new_tokens: usize,
+}

@@ -1,0 +1,37 @@
+//! From errors to messages and exit codes.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// An error in what the user gave: arguments, a request, a recipe or a file. Exit code 2.
+#[derive(Debug)]
+struct Usage(String);
+
+impl Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Marks an error as one of usage.
+pub(crate) fn usage(message: impl Display) -> anyhow::Error {
+    anyhow::Error::new(Usage(message.to_string()))
+}
+
+/// Prints the chain of causes and returns the exit code.
+#[expect(clippy::print_stderr, reason = "the one place where errors reach the user")]
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let mut message = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        // A wrapper often repeats its source.
+        if !message.contains(&text) {
+            message += if message.is_empty() { "" } else { ": " };
+            message += &text;
+        }
+    }
+    eprintln!("error: {message}");
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}

@@ -1,0 +1,38 @@
+//! The `llada` program: arguments, progress and tables over the library crates.
+//!
+//! stdout is data, stderr is progress and messages. Exit codes: 0 ok, 1 failed, 2 bad usage or input.
+
+mod args;
+mod commands;
+mod failure;
+mod ui;
+mod worked_sums;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    llada_tensor::Isa::from_env().map_err(failure::usage)?;
+    let pool = ui::thread_pool(cli.threads)?;
+    // Kernels enter the pool once here; handing every small operation over to it would cost more than the work.
+    pool.install(|| match cli.command {
+        Command::Demo(args) => commands::demo::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
+        Command::Train(args) => commands::train::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Sums(args) => commands::sums::run(&args),
+    })
+}

@@ -1,0 +1,31 @@
+//! Configuration, weights and the transformer of the LLaDA2 family and its dense parents.
+//!
+//! A checkpoint directory becomes a [`Config`] (every key checked once, then trusted) and
+//! [`Weights`] (one tree of parameters under their Hub names). The parent families Llama, Qwen2 and
+//! Qwen3 are the same model with every layer dense; only the names in their files differ.
+//!
+//! The crate does not know ranks, text, optimisers or cache policy.
+
+mod bytes;
+mod config;
+mod count;
+mod error;
+mod init;
+mod kv_cache;
+mod load;
+mod names;
+mod parity;
+mod save;
+mod shards;
+mod transformer;
+mod weights;
+
+pub use config::{BlockRouting, Config, Family, MoeConfig, RopeConfig, RopeScaling, StorageDtype};
+pub use count::ParameterCounts;
+pub use error::Error;
+pub use kv_cache::KvCache;
+pub use load::{KeepDtype, Loaded, load};
+pub use parity::forward_parity;
+pub use save::{ExpertLayout, PartialDir, SaveOptions, save, write_model};
+pub use transformer::{Activations, Gradients, Input, Model, Tape};
+pub use weights::{LayerWeights, Mlp, Moe, ParamKind, ParamSpec, Swiglu, Weights};

@@ -1,0 +1,121 @@
+//! The attention half of a layer: norm, fused QKV, QK-norm, rotation, range attention, projection.
+
+use llada_tensor::{
+    Attended, Heads, Tensor, attention, bias_backward, join_columns, linear, linear_backward_input,
+    linear_backward_weight, rms_norm, rms_norm_backward, rope, rope_backward, split_columns,
+};
+
+use super::{Model, Rows};
+use crate::{Config, KvCache, LayerWeights};
+
+/// What the backward needs beside the layer's input.
+#[derive(Debug)]
+pub(super) struct AttentionSaved {
+    /// Input of the QKV product, [N, D].
+    normed: Tensor,
+    /// Queries and keys before QK-norm, [R, H*P] and [N, G*P]; absent without QK-norm.
+    unnormed: Option<(Tensor, Tensor)>,
+    /// Rotated queries, [R, H*P].
+    q: Tensor,
+    /// Rotated keys, [N, G*P].
+    k: Tensor,
+    /// [N, G*P].
+    v: Tensor,
+    attended: Attended,
+}
+
+/// x [N, D] -> [R, D], without the residual.
+pub(super) fn attention_forward(
+    model: &Model,
+    index: usize,
+    x: &Tensor,
+    rows: &Rows<'_>,
+    cache: Option<&mut KvCache>,
+) -> (Tensor, AttentionSaved) {
+    let (config, layer) = (&model.config, &model.weights.layers[index]);
+    let normed = rms_norm(x, layer.input_norm.values(), config.rms_norm_eps);
+    let qkv = linear(&normed, &layer.qkv, layer.qkv_bias.as_ref().map(|b| b.values()));
+    let [q, mut k, v] = split_columns(&qkv, widths(config));
+    let mut q = rows.select(&q).into_owned();
+    let unnormed = match (&layer.query_norm, &layer.key_norm) {
+        (Some(query_norm), Some(key_norm)) => {
+            let normed_q = rms_norm(&q, query_norm.values(), config.rms_norm_eps);
+            let normed_k = rms_norm(&k, key_norm.values(), config.rms_norm_eps);
+            Some((std::mem::replace(&mut q, normed_q), std::mem::replace(&mut k, normed_k)))
+        }
+        _ => None,
+    };
+    rope(&mut q, config.head_dim, &rows.query_rotation);
+    rope(&mut k, config.head_dim, &rows.key_rotation);
+    let (heads, scale) = heads(config);
+    let attended = match cache {
+        Some(cache) => {
+            let (keys, values) = cache.write(index, &k, &v);
+            attention(&q, keys, values, &rows.ranges, heads, scale)
+        }
+        None => attention(&q, &k, &v, &rows.ranges, heads, scale),
+    };
+    let out =
+        linear(&attended.out, &layer.dense, layer.dense_bias.as_ref().map(|b| b.values()));
+    (out, AttentionSaved { normed, unnormed, q, k, v, attended })
+}
+
+/// dout [R, D] -> dx [N, D], without the residual.
+pub(super) fn attention_backward(
+    model: &Model,
+    index: usize,
+    x: &Tensor,
+    rows: &Rows<'_>,
+    saved: AttentionSaved,
+    dout: &Tensor,
+    grads: &mut LayerWeights<Tensor>,
+) -> Tensor {
+    let (config, layer) = (&model.config, &model.weights.layers[index]);
+    let eps = config.rms_norm_eps;
+    let dattended = linear_backward_input(dout, &layer.dense);
+    let precision = layer.dense.precision();
+    linear_backward_weight(&saved.attended.out, dout, precision, &mut grads.dense);
+    if let Some(dbias) = &mut grads.dense_bias {
+        bias_backward(dout, dbias);
+    }
+    let (heads, scale) = heads(config);
+    let (mut dq, mut dk, dv) = llada_tensor::attention_backward(
+        &saved.q, &saved.k, &saved.v, &rows.ranges, heads, scale, &saved.attended, &dattended,
+    );
+    rope_backward(&mut dq, config.head_dim, &rows.query_rotation);
+    rope_backward(&mut dk, config.head_dim, &rows.key_rotation);
+    if let (Some((q, k)), Some(query_norm), Some(key_norm), Some(dquery_norm), Some(dkey_norm)) = (
+        &saved.unnormed,
+        &layer.query_norm,
+        &layer.key_norm,
+        &mut grads.query_norm,
+        &mut grads.key_norm,
+    ) {
+        dq = rms_norm_backward(q, query_norm.values(), eps, &dq, dquery_norm);
+        dk = rms_norm_backward(k, key_norm.values(), eps, &dk, dkey_norm);
+    }
+    let dq = rows.unselect(dq, x.dims2()[0]);
+    let dqkv = join_columns(&[&dq, &dk, &dv]);
+    linear_backward_weight(&saved.normed, &dqkv, layer.qkv.precision(), &mut grads.qkv);
+    if let Some(dbias) = &mut grads.qkv_bias {
+        bias_backward(&dqkv, dbias);
+    }
+    let dnormed = linear_backward_input(&dqkv, &layer.qkv);
+    rms_norm_backward(x, layer.input_norm.values(), eps, &dnormed, &mut grads.input_norm)
+}
+
+/// Returns the numbers of heads and the factor on the scores.
+fn heads(config: &Config) -> (Heads, f32) {
+    let heads = Heads {
+        query: config.num_attention_heads,
+        key_value: config.num_key_value_heads,
+        dim: config.head_dim,
+    };
+    (heads, 1.0 / (config.head_dim as f32).sqrt())
+}
+
+/// Returns the widths of queries, keys and values in the fused projection.
+fn widths(config: &Config) -> [usize; 3] {
+    let key_value = config.num_key_value_heads * config.head_dim;
+    [config.num_attention_heads * config.head_dim, key_value, key_value]
+}

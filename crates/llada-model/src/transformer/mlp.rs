@@ -1,0 +1,156 @@
+//! The MLP half of a layer: dense SwiGLU, or routed experts with a shared one (`model.md` 6).
+
+use llada_tensor::{
+    ExpertGrads, ExpertWeights, ExpertsSaved, RouterConfig, Routing, Tensor, Weight, add_assign,
+    experts, experts_backward, linear, linear_backward_input, linear_backward_weight, route,
+    route_backward, swiglu, swiglu_backward,
+};
+
+use crate::{Config, Mlp, Moe, Swiglu};
+
+/// What the backward needs beside the MLP's input.
+#[derive(Debug)]
+pub(super) enum MlpSaved {
+    Dense(SwigluSaved),
+    Moe(Box<MoeSaved>),
+}
+
+#[derive(Debug)]
+pub(super) struct SwigluSaved {
+    /// [N, F].
+    gate: Tensor,
+    /// [N, F].
+    up: Tensor,
+    /// Input of the down projection, [N, F].
+    inner: Tensor,
+}
+
+#[derive(Debug)]
+pub(super) struct MoeSaved {
+    /// [N, E].
+    router_logits: Tensor,
+    routing: Routing,
+    experts: ExpertsSaved,
+    shared: Option<SwigluSaved>,
+}
+
+/// x [N, D] -> [N, D].
+pub(super) fn mlp_forward(config: &Config, mlp: &Mlp<Weight>, x: &Tensor) -> (Tensor, MlpSaved) {
+    match mlp {
+        Mlp::Dense(swiglu) => {
+            let (y, saved) = swiglu_forward(swiglu, x);
+            (y, MlpSaved::Dense(saved))
+        }
+        Mlp::Moe(moe) => {
+            let (y, saved) = moe_forward(&router_config(config), moe, x);
+            (y, MlpSaved::Moe(Box::new(saved)))
+        }
+    }
+}
+
+/// dy [N, D] -> dx [N, D].
+///
+/// # Panics
+/// If weights, record and gradients are not of one kind: they come from one model.
+pub(super) fn mlp_backward(
+    config: &Config,
+    mlp: &Mlp<Weight>,
+    x: &Tensor,
+    saved: &MlpSaved,
+    dy: &Tensor,
+    grads: &mut Mlp<Tensor>,
+) -> Tensor {
+    match (mlp, saved, grads) {
+        (Mlp::Dense(swiglu), MlpSaved::Dense(saved), Mlp::Dense(grads)) => {
+            swiglu_mlp_backward(swiglu, x, saved, dy, grads)
+        }
+        (Mlp::Moe(moe), MlpSaved::Moe(saved), Mlp::Moe(grads)) => {
+            moe_backward(&router_config(config), moe, x, saved, dy, grads)
+        }
+        _ => panic!("weights, record and gradients of different models"),
+    }
+}
+
+fn swiglu_forward(weights: &Swiglu<Weight>, x: &Tensor) -> (Tensor, SwigluSaved) {
+    let gate = linear(x, &weights.gate, None);
+    let up = linear(x, &weights.up, None);
+    let inner = swiglu(&gate, &up);
+    let y = linear(&inner, &weights.down, None);
+    (y, SwigluSaved { gate, up, inner })
+}
+
+fn swiglu_mlp_backward(
+    weights: &Swiglu<Weight>,
+    x: &Tensor,
+    saved: &SwigluSaved,
+    dy: &Tensor,
+    grads: &mut Swiglu<Tensor>,
+) -> Tensor {
+    let precision = weights.down.precision();
+    linear_backward_weight(&saved.inner, dy, precision, &mut grads.down);
+    let dinner = linear_backward_input(dy, &weights.down);
+    let (dgate, dup) = swiglu_backward(&saved.gate, &saved.up, &dinner);
+    linear_backward_weight(x, &dgate, precision, &mut grads.gate);
+    linear_backward_weight(x, &dup, precision, &mut grads.up);
+    let mut dx = linear_backward_input(&dgate, &weights.gate);
+    add_assign(&mut dx, &linear_backward_input(&dup, &weights.up));
+    dx
+}
+
+fn moe_forward(config: &RouterConfig, moe: &Moe<Weight>, x: &Tensor) -> (Tensor, MoeSaved) {
+    let router_logits = linear(x, &moe.router, None);
+    let routing = route(&router_logits, moe.expert_bias.values(), config);
+    let (mut y, experts) = experts(x, &routing, &expert_weights(moe));
+    let shared = moe.shared.as_ref().map(|shared| {
+        let (out, saved) = swiglu_forward(shared, x);
+        add_assign(&mut y, &out);
+        saved
+    });
+    (y, MoeSaved { router_logits, routing, experts, shared })
+}
+
+fn moe_backward(
+    config: &RouterConfig,
+    moe: &Moe<Weight>,
+    x: &Tensor,
+    saved: &MoeSaved,
+    dy: &Tensor,
+    grads: &mut Moe<Tensor>,
+) -> Tensor {
+    let weights = expert_weights(moe);
+    let mut expert_grads: Vec<_> = grads.experts.iter_mut().map(expert_grads).collect();
+    let (mut dx, dweights) =
+        experts_backward(x, &saved.routing, &weights, &saved.experts, dy, &mut expert_grads);
+    let dlogits = route_backward(&saved.router_logits, &saved.routing, config, &dweights);
+    linear_backward_weight(x, &dlogits, moe.router.precision(), &mut grads.router);
+    add_assign(&mut dx, &linear_backward_input(&dlogits, &moe.router));
+    if let (Some(shared), Some(saved), Some(grads)) = (&moe.shared, &saved.shared, &mut grads.shared)
+    {
+        add_assign(&mut dx, &swiglu_mlp_backward(shared, x, saved, dy, grads));
+    }
+    dx
+}
+
+/// # Panics
+/// If the model has no experts; called for MoE layers only.
+fn router_config(config: &Config) -> RouterConfig {
+    let moe = config.moe.as_ref().expect("a model with MoE layers has their settings");
+    RouterConfig {
+        top_k: moe.num_experts_per_tok,
+        num_groups: moe.n_group,
+        groups_kept: moe.topk_group,
+        normalise: moe.norm_topk_prob,
+        routed_scaling: moe.routed_scaling_factor,
+    }
+}
+
+fn expert_weights(moe: &Moe<Weight>) -> Vec<ExpertWeights<'_>> {
+    moe.experts
+        .iter()
+        .map(|e| ExpertWeights { gate: &e.gate, up: &e.up, down: &e.down })
+        .collect()
+}
+
+fn expert_grads(grads: &mut Swiglu<Tensor>) -> ExpertGrads<'_> {
+    ExpertGrads { gate: &mut grads.gate, up: &mut grads.up, down: &mut grads.down }
+}
