@@ -43,13 +43,21 @@ pub fn adamw_step(
     }
     let factors = Factors::new(config, grad_scale);
     let task = rows_per_task(param.len(), 4);
-    let moments = first.f32s_mut().par_chunks_mut(task).zip(second.f32s_mut().par_chunks_mut(task));
-    let params = param.f32s_mut().par_chunks_mut(task).zip(grad.f32s().par_chunks(task));
-    params.zip(moments).for_each(|((param, grad), (first, second))| {
-        for i in 0..grad.len() {
-            factors.update(&mut param[i], grad[i], &mut first[i], &mut second[i]);
-        }
-    });
+    let moments = first
+        .f32s_mut()
+        .par_chunks_mut(task)
+        .zip(second.f32s_mut().par_chunks_mut(task));
+    let params = param
+        .f32s_mut()
+        .par_chunks_mut(task)
+        .zip(grad.f32s().par_chunks(task));
+    params
+        .zip(moments)
+        .for_each(|((param, grad), (first, second))| {
+            for i in 0..grad.len() {
+                factors.update(&mut param[i], grad[i], &mut first[i], &mut second[i]);
+            }
+        });
 }
 
 /// Returns the sum of squares in f64, in a fixed order.
@@ -74,7 +82,10 @@ struct Factors {
 
 impl Factors {
     fn new(config: &AdamW, grad_scale: f32) -> Self {
-        let (lr, decay) = (f64::from(config.learning_rate), f64::from(config.weight_decay));
+        let (lr, decay) = (
+            f64::from(config.learning_rate),
+            f64::from(config.weight_decay),
+        );
         let correction = |beta: f32| 1.0 - f64::from(beta).powf(config.step_num as f64);
         Self {
             grad_scale,
@@ -103,7 +114,11 @@ impl Factors {
 fn chunk_sum_of_squares(x: &[f32]) -> f64 {
     let mut sums = [0.0; 8];
     let xs = x.chunks_exact(8);
-    let tail: f64 = xs.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let tail: f64 = xs
+        .remainder()
+        .iter()
+        .map(|&x| f64::from(x) * f64::from(x))
+        .sum();
     for x in xs {
         for (sum, &x) in sums.iter_mut().zip(x) {
             *sum += f64::from(x) * f64::from(x);

@@ -1,4 +1,6 @@
-//! When work is handed to other threads.
+//! When work is handed to other threads, and how they write to one array.
+
+use std::marker::PhantomData;
 
 /// Element operations worth one task: some tens of microseconds, ten times what a hand-off costs.
 const TASK_OPS: usize = 1 << 17;
@@ -9,4 +11,45 @@ const TASK_OPS: usize = 1 << 17;
 /// thread: decoding a few rows never waits for another thread.
 pub(crate) fn rows_per_task(rows: usize, ops_per_row: usize) -> usize {
     (TASK_OPS / ops_per_row.max(1)).clamp(1, rows.max(1))
+}
+
+/// An array of which tasks write interleaved parts, such as the columns of some heads.
+#[derive(Debug)]
+pub(crate) struct Shared<'a> {
+    values: *mut f32,
+    len: usize,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the array is borrowed mutably for 'a, nothing reads it through this type, and whoever writes
+// promises that no other thread writes the same elements.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    /// Borrows the array for writing.
+    pub(crate) fn new(values: &'a mut [f32]) -> Self {
+        Self {
+            values: values.as_mut_ptr(),
+            len: values.len(),
+            lifetime: PhantomData,
+        }
+    }
+
+    /// Copies `values` to the elements from `start` on.
+    ///
+    /// # Safety
+    /// No other thread writes these elements while `self` lives.
+    pub(crate) unsafe fn write(&self, start: usize, values: &[f32]) {
+        assert!(
+            start <= self.len && values.len() <= self.len - start,
+            "write past the end"
+        );
+        // SAFETY: the target lies inside the array, as asserted; it does not overlap `values`, because
+        // the array is borrowed mutably; the caller keeps other writers away.
+        unsafe {
+            self.values
+                .add(start)
+                .copy_from_nonoverlapping(values.as_ptr(), values.len());
+        }
+    }
 }

@@ -28,7 +28,11 @@ impl Rotation {
                 sin.push(s * scale);
             }
         }
-        Self { half: inv_freq.len(), cos, sin }
+        Self {
+            half: inv_freq.len(),
+            cos,
+            sin,
+        }
     }
 }
 
@@ -46,25 +50,41 @@ pub fn rope_backward(dx: &mut Tensor, head_dim: usize, rotation: &Rotation) {
 fn rotate(x: &mut Tensor, head_dim: usize, rotation: &Rotation, sine: impl Fn(f32) -> f32 + Sync) {
     let [rows, columns] = x.dims2();
     let half = rotation.half;
-    assert!(head_dim > 0 && columns % head_dim == 0, "rope: {columns} columns, head {head_dim}");
-    assert!(2 * half <= head_dim, "rope: {half} frequencies, head {head_dim}");
-    assert_eq!(rotation.cos.len(), rows * half, "rope: rotation of other rows");
+    assert!(
+        head_dim > 0 && columns % head_dim == 0,
+        "rope: {columns} columns, head {head_dim}"
+    );
+    assert!(
+        2 * half <= head_dim,
+        "rope: {half} frequencies, head {head_dim}"
+    );
+    assert_eq!(
+        rotation.cos.len(),
+        rows * half,
+        "rope: rotation of other rows"
+    );
     if half == 0 {
         return;
     }
     let task = rows_per_task(rows, columns);
-    let angles = rotation.cos.par_chunks(task * half).zip(rotation.sin.par_chunks(task * half));
-    x.f32s_mut().par_chunks_mut(task * columns).zip(angles).for_each(|(x, (cos, sin))| {
-        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-        for (row, (cos, sin)) in x.chunks_exact_mut(columns).zip(angles) {
-            for head in row.chunks_exact_mut(head_dim) {
-                let (low, high) = head[..2 * half].split_at_mut(half);
-                for i in 0..half {
-                    let (u, w, sin) = (low[i], high[i], sine(sin[i]));
-                    low[i] = u * cos[i] - w * sin;
-                    high[i] = w * cos[i] + u * sin;
+    let angles = rotation
+        .cos
+        .par_chunks(task * half)
+        .zip(rotation.sin.par_chunks(task * half));
+    x.f32s_mut()
+        .par_chunks_mut(task * columns)
+        .zip(angles)
+        .for_each(|(x, (cos, sin))| {
+            let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+            for (row, (cos, sin)) in x.chunks_exact_mut(columns).zip(angles) {
+                for head in row.chunks_exact_mut(head_dim) {
+                    let (low, high) = head[..2 * half].split_at_mut(half);
+                    for i in 0..half {
+                        let (u, w, sin) = (low[i], high[i], sine(sin[i]));
+                        low[i] = u * cos[i] - w * sin;
+                        high[i] = w * cos[i] + u * sin;
+                    }
                 }
             }
-        }
-    });
+        });
 }

@@ -41,7 +41,11 @@ const TAKEN: f32 = f32::NEG_INFINITY;
 /// If `num_groups` does not divide E, or fewer than `top_k` experts are left by the group limit.
 pub fn route(logits: &Tensor, bias: &Tensor, config: &RouterConfig) -> Routing {
     let [rows, num_experts] = logits.dims2();
-    assert_eq!(bias.len(), num_experts, "route: bias of {num_experts} experts");
+    assert_eq!(
+        bias.len(),
+        num_experts,
+        "route: bias of {num_experts} experts"
+    );
     check(config, num_experts);
     let mut routing = Routing {
         top_k: config.top_k,
@@ -78,12 +82,19 @@ pub fn route_backward(
     let [rows, num_experts] = logits.dims2();
     let top_k = routing.top_k;
     assert_eq!(dweights.len(), rows * top_k, "route_backward: dweights");
-    assert_eq!(routing.experts.len(), rows * top_k, "route_backward: routing");
+    assert_eq!(
+        routing.experts.len(),
+        rows * top_k,
+        "route_backward: routing"
+    );
     let mut dlogits = Tensor::zeros(&[rows, num_experts]);
     let mut scores = vec![0.0; top_k];
     for row in 0..rows {
         let slots = row * top_k..(row + 1) * top_k;
-        let (experts, weights) = (&routing.experts[slots.clone()], &routing.weights[slots.clone()]);
+        let (experts, weights) = (
+            &routing.experts[slots.clone()],
+            &routing.weights[slots.clone()],
+        );
         for (score, &expert) in scores.iter_mut().zip(experts) {
             *score = sigmoid(logits.row(row)[expert as usize]);
         }
@@ -102,10 +113,22 @@ pub fn route_backward(
 
 fn check(config: &RouterConfig, num_experts: usize) {
     let groups = config.num_groups.max(1);
-    assert_eq!(num_experts % groups, 0, "route: {num_experts} experts in {groups} groups");
-    let kept = if groups > 1 { config.groups_kept.min(groups) } else { 1 };
+    assert_eq!(
+        num_experts % groups,
+        0,
+        "route: {num_experts} experts in {groups} groups"
+    );
+    let kept = if groups > 1 {
+        config.groups_kept.min(groups)
+    } else {
+        1
+    };
     let candidates = num_experts / groups * kept;
-    assert!(config.top_k <= candidates, "route: top {} of {candidates} experts", config.top_k);
+    assert!(
+        config.top_k <= candidates,
+        "route: top {} of {candidates} experts",
+        config.top_k
+    );
 }
 
 /// Sets the scores outside the best groups to -inf. A group's score is the sum of its two largest.
@@ -114,7 +137,10 @@ fn limit_to_groups(biased: &mut [f32], config: &RouterConfig) {
         return;
     }
     let group_size = biased.len() / config.num_groups;
-    let mut group_scores: Vec<f32> = biased.chunks_exact(group_size).map(sum_of_best_two).collect();
+    let mut group_scores: Vec<f32> = biased
+        .chunks_exact(group_size)
+        .map(sum_of_best_two)
+        .collect();
     for _ in 0..config.groups_kept {
         take_largest(&mut group_scores);
     }
@@ -134,7 +160,11 @@ fn sum_of_best_two(group: &[f32]) -> f32 {
             second = score;
         }
     }
-    if group.len() > 1 { first + second } else { first }
+    if group.len() > 1 {
+        first + second
+    } else {
+        first
+    }
 }
 
 /// Returns the index of the largest score, the lowest of equal ones, and marks it as taken.
@@ -150,7 +180,11 @@ fn take_largest(scores: &mut [f32]) -> usize {
 }
 
 fn scale_weights(weights: &mut [f32], config: &RouterConfig) {
-    let total = if normalises(config) { score_sum(weights) } else { 1.0 };
+    let total = if normalises(config) {
+        score_sum(weights)
+    } else {
+        1.0
+    };
     for weight in weights {
         *weight = *weight / total * config.routed_scaling;
     }

@@ -31,7 +31,11 @@ pub fn scatter_add_rows(x: &mut Tensor, rows: &[u32], y: &Tensor) {
 /// Cuts the columns of `x` into matrices of the given widths, which sum to its own. # Shapes: x [N, sum].
 pub fn split_columns<const K: usize>(x: &Tensor, widths: [usize; K]) -> [Tensor; K] {
     let [rows, columns] = x.dims2();
-    assert_eq!(widths.iter().sum::<usize>(), columns, "split_columns: {widths:?}");
+    assert_eq!(
+        widths.iter().sum::<usize>(),
+        columns,
+        "split_columns: {widths:?}"
+    );
     let mut start = 0;
     widths.map(|width| {
         let mut values = Vec::with_capacity(rows * width);
@@ -47,7 +51,10 @@ pub fn split_columns<const K: usize>(x: &Tensor, widths: [usize; K]) -> [Tensor;
 pub fn join_columns(parts: &[&Tensor]) -> Tensor {
     let rows = parts.first().map_or(0, |part| part.dims2()[0]);
     let columns = parts.iter().map(|part| part.dims2()[1]).sum();
-    assert!(parts.iter().all(|part| part.dims2()[0] == rows), "join_columns: rows differ");
+    assert!(
+        parts.iter().all(|part| part.dims2()[0] == rows),
+        "join_columns: rows differ"
+    );
     let mut values = Vec::with_capacity(rows * columns);
     for row in 0..rows {
         for part in parts {

@@ -1,0 +1,100 @@
+//! Prints how fast attention runs on the shapes of training and decoding.
+//!
+//! `cargo run --release -p llada-tensor --example attention_speed`
+#![expect(clippy::print_stdout, reason = "a measurement for people")]
+
+use std::time::{Duration, Instant};
+
+use llada_tensor::{Heads, KeyRanges, Tensor, attention, attention_backward};
+
+const HEADS: Heads = Heads {
+    query: 8,
+    key_value: 4,
+    dim: 16,
+};
+
+fn main() {
+    println!("{HEADS:?}");
+    for block in [8, 32] {
+        measure(
+            &format!("train, block {block}"),
+            &training_rows(4096, 200, block),
+        );
+    }
+    measure(
+        "train, causal",
+        &(0..4096)
+            .map(|i| [i / 200 * 200, i + 1, 0, 0])
+            .collect::<Vec<_>>(),
+    );
+    for rows in [32, 1] {
+        measure(
+            &format!("decode, {rows} x 200 keys"),
+            &vec![[0, 200 - rows, 200 - rows, 200]; rows as usize],
+        );
+    }
+}
+
+/// Returns the ranges of documents stored as clean rows, then noisy rows.
+fn training_rows(rows: u32, document: u32, block: u32) -> Vec<KeyRanges> {
+    let row = |i: u32| {
+        let (clean, at) = (i / (2 * document) * 2 * document, i % (2 * document));
+        let begin = at % document / block * block;
+        let end = (begin + block).min(document);
+        let noisy = clean + document;
+        match at < document {
+            true => [clean, clean + end, 0, 0],
+            false => [clean, clean + begin, noisy + begin, noisy + end],
+        }
+    };
+    (0..rows).map(row).collect()
+}
+
+fn measure(name: &str, ranges: &[KeyRanges]) {
+    let num_keys = ranges.iter().flatten().max().map_or(0, |&end| end as usize);
+    let (query_shape, key_shape) = (
+        [ranges.len(), HEADS.query * HEADS.dim],
+        [num_keys, HEADS.key_value * HEADS.dim],
+    );
+    let [q, dout] = [1, 2].map(|seed| matrix(seed, query_shape));
+    let [keys, values] = [3, 4].map(|seed| matrix(seed, key_shape));
+    let forward = || attention(&q, &keys, &values, ranges, HEADS, 0.25);
+    let saved = forward();
+    let backward = || attention_backward(&q, &keys, &values, ranges, HEADS, 0.25, &saved, &dout);
+    let pairs: u32 = ranges
+        .iter()
+        .map(|[a0, a1, b0, b1]| a1 - a0 + b1 - b0)
+        .sum();
+    let flops = 2.0 * f64::from(pairs) * (HEADS.query * HEADS.dim) as f64;
+    report(&format!("{name}, forward"), 2.0 * flops, best_time(forward));
+    report(
+        &format!("{name}, backward"),
+        5.0 * flops,
+        best_time(backward),
+    );
+}
+
+fn report(name: &str, flops: f64, time: Duration) {
+    let (micros, rate) = (time.as_secs_f64() * 1e6, flops / time.as_secs_f64() / 1e9);
+    println!("{name:32} {micros:9.1} us {rate:7.1} GFLOP/s");
+}
+
+/// Returns the shortest time of a call within half a second.
+fn best_time<T>(call: impl Fn() -> T) -> Duration {
+    let start = Instant::now();
+    let mut best = Duration::MAX;
+    while start.elapsed() < Duration::from_millis(500) {
+        let call_start = Instant::now();
+        std::hint::black_box(call());
+        best = best.min(call_start.elapsed());
+    }
+    best
+}
+
+fn matrix(seed: u32, shape: [usize; 2]) -> Tensor {
+    let value = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) ^ seed) as f32 / u32::MAX as f32;
+    Tensor::from_f32(
+        &shape,
+        (0..shape[0] * shape[1]).map(|i| value(i) - 0.5).collect(),
+    )
+}
