@@ -11,15 +11,22 @@ use std::time::Instant;
 use llada_tensor::{Isa, Precision, Tensor, Weight, linear, linear_backward_weight};
 
 /// (rows, outputs, inputs): decoding one row and one block, large layers, a small model's training.
-const SHAPES: [[usize; 3]; 5] =
-    [[1, 128, 384], [32, 128, 384], [32, 2048, 2048], [1024, 2048, 2048], [4096, 384, 128]];
+const SHAPES: [[usize; 3]; 5] = [
+    [1, 128, 384],
+    [32, 128, 384],
+    [32, 2048, 2048],
+    [1024, 2048, 2048],
+    [4096, 384, 128],
+];
 
 /// Time spent on one measurement.
 const SECONDS: f64 = 0.5;
 
 /// Returns an array without zeros or special values.
 fn filled(shape: [usize; 2]) -> Tensor {
-    let values = (0..shape[0] * shape[1]).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
+    let values = (0..shape[0] * shape[1])
+        .map(|i| (i % 97) as f32 / 97.0 - 0.5)
+        .collect();
     Tensor::from_f32(&shape, values)
 }
 
@@ -54,7 +61,9 @@ fn main() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     pool.expect("one thread can be started").install(|| {
         for precision in [Precision::F32, Precision::Bf16] {
-            SHAPES.into_iter().for_each(|shape| measure(precision, shape));
+            SHAPES
+                .into_iter()
+                .for_each(|shape| measure(precision, shape));
         }
     });
 }

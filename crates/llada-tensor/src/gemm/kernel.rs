@@ -158,7 +158,10 @@ fn multiply_block<S: Simd, F: Format>(
     let [m, n] = c.shape();
     let k = a.shape()[1];
     let tall = m - m % tile_rows::<S>();
-    for (rows, height) in [(0..tall, tile_rows::<S>()), (tall..m, low_tile_rows::<S>(m - tall))] {
+    for (rows, height) in [
+        (0..tall, tile_rows::<S>()),
+        (tall..m, low_tile_rows::<S>(m - tall)),
+    ] {
         let packed = pack_left::<F>(a.block(rows.clone(), 0..k), height, b.words, buffer);
         let c = c.block(rows, 0..n);
         match (S::LANES, height) {
@@ -223,11 +226,12 @@ fn multiply_tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     mut c: Target<'_>,
 ) {
     let [m, _] = c.shape();
+    // Loops over constants with a condition inside, so that `acc` stays in registers.
     let mut acc = [[s.splat(0.0); VECTORS]; ROWS];
-    for i in 0..ROWS {
-        for j in 0..VECTORS {
+    for (i, acc) in acc.iter_mut().enumerate() {
+        for (j, acc) in acc.iter_mut().enumerate() {
             if i < m {
-                acc[i][j] = s.load_or(c.row_from(i, j * S::LANES), 0.0);
+                *acc = s.load_or(c.row_from(i, j * S::LANES), 0.0);
             }
         }
     }
@@ -238,17 +242,17 @@ fn multiply_tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
         for j in 0..VECTORS {
             b[j] = s.load(&panels[j][p].0[j * S::LANES % PANEL..]);
         }
-        for i in 0..ROWS {
-            let a = s.splat(a[i]);
-            for j in 0..VECTORS {
-                acc[i][j] = F::multiply(s, a, b[j], acc[i][j]);
+        for (acc, &a) in acc.iter_mut().zip(a) {
+            let a = s.splat(a);
+            for (acc, &b) in acc.iter_mut().zip(&b) {
+                *acc = F::multiply(s, a, b, *acc);
             }
         }
     }
-    for i in 0..ROWS {
-        for j in 0..VECTORS {
+    for (i, acc) in acc.iter().enumerate() {
+        for (j, acc) in acc.iter().enumerate() {
             if i < m {
-                s.store_some(acc[i][j], c.row_from(i, j * S::LANES));
+                s.store_some(*acc, c.row_from(i, j * S::LANES));
             }
         }
     }

@@ -14,7 +14,9 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
-    (0..8).for_each(|_| drop(next()));
+    for _ in 0..8 {
+        next(); // the first values of similar seeds are similar
+    }
     (0..len).map(|_| next()).collect()
 }
 
@@ -69,6 +71,23 @@ pub(crate) fn with_threads<T: Send>(threads: usize, body: impl FnOnce() -> T + S
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
-        .unwrap();
+        .expect("threads can be started");
     pool.install(|| with_isa(isa, body))
+}
+
+/// Returns the central differences of `f` at `x`.
+pub(crate) fn differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    const STEP: f64 = 1e-5;
+    let len = x.len();
+    let mut x = x.to_vec();
+    let mut shifted = |i: usize, by: f64| {
+        let saved = x[i];
+        x[i] += by;
+        let value = f(&x);
+        x[i] = saved;
+        value
+    };
+    (0..len)
+        .map(|i| (shifted(i, STEP) - shifted(i, -STEP)) / (2.0 * STEP))
+        .collect()
 }

@@ -1,0 +1,148 @@
+//! Rows in the order of their experts, and the products of all experts.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::gemm::{Matrix, Right, gemm};
+use crate::parallel::rows_per_task;
+use crate::{Isa, Precision, Routing, Tensor};
+
+/// Multiply-adds of a product that cost as much as one element operation.
+const MULTIPLY_ADDS_PER_OP: usize = 16;
+
+/// Where the (row, slot) pairs of a routing lie when sorted by expert: a pair has one *position* in
+/// 0..S, and an expert's positions are consecutive, in the order of the rows.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// First position of every expert, and the end.
+    starts: Vec<usize>,
+    /// Row of every position, [S].
+    pub(super) rows: Vec<u32>,
+    /// Position of every pair, [N, A].
+    pub(super) positions: Vec<usize>,
+}
+
+impl Plan {
+    /// Sorts by counting. Panics if an expert does not exist.
+    pub(super) fn new(routing: &Routing, num_experts: usize) -> Self {
+        let mut starts = vec![0; num_experts + 1];
+        for &expert in &routing.experts {
+            starts[expert as usize + 1] += 1;
+        }
+        for expert in 0..num_experts {
+            starts[expert + 1] += starts[expert];
+        }
+        let mut next = starts.clone();
+        let mut rows = vec![0; routing.experts.len()];
+        let mut positions = Vec::with_capacity(routing.experts.len());
+        for (pair, &expert) in routing.experts.iter().enumerate() {
+            let position = &mut next[expert as usize];
+            rows[*position] = (pair / routing.top_k) as u32;
+            positions.push(*position);
+            *position += 1;
+        }
+        Self {
+            starts,
+            rows,
+            positions,
+        }
+    }
+
+    /// Returns the positions of an expert.
+    fn range(&self, expert: usize) -> Range<usize> {
+        self.starts[expert]..self.starts[expert + 1]
+    }
+
+    /// Views the rows of an expert.
+    fn part<'a>(&self, x: &'a Tensor, expert: usize) -> Matrix<'a> {
+        let (range, [_, width]) = (self.range(expert), x.dims2());
+        Matrix::new(&x.f32s()[range.start * width..range.end * width], width)
+    }
+
+    /// Cuts a matrix into the rows of every expert.
+    fn parts<'a>(&self, x: &'a mut Tensor) -> Vec<&'a mut [f32]> {
+        let [_, width] = x.dims2();
+        let mut rest = x.f32s_mut();
+        let mut cut = |expert| {
+            let (part, others) =
+                std::mem::take(&mut rest).split_at_mut(self.range(expert).len() * width);
+            rest = others;
+            part
+        };
+        (0..self.starts.len() - 1).map(&mut cut).collect()
+    }
+
+    /// Adds to the rows of every expert in `y` the product of its rows in `x` and its matrix.
+    /// # Shapes: x [S, I], matrices [I, O], y [S, O].
+    pub(super) fn multiply<'w>(
+        &self,
+        isa: Isa,
+        x: &Tensor,
+        matrix: impl Fn(usize) -> (Right<'w>, Precision) + Sync,
+        y: &mut Tensor,
+    ) {
+        let task = self.experts_per_task(x, y.dims2()[1]);
+        let parts = self.parts(y).into_par_iter().enumerate().with_min_len(task);
+        parts
+            .filter(|(_, y)| !y.is_empty())
+            .for_each(|(expert, y)| {
+                let (right, precision) = matrix(expert);
+                gemm(isa, precision, self.part(x, expert), right, y);
+            });
+    }
+
+    /// Adds to every expert's gradient the product of its rows in `dy` and `x`.
+    /// # Shapes: dy [S, O], x [S, I], dw [O, I] each.
+    pub(super) fn multiply_transposed(
+        &self,
+        isa: Isa,
+        dy: &Tensor,
+        x: &Tensor,
+        precision: impl Fn(usize) -> Precision + Sync,
+        dw: Vec<&mut Tensor>,
+    ) {
+        let ([_, outputs], [_, inputs]) = (dy.dims2(), x.dims2());
+        let dw = dw
+            .into_par_iter()
+            .enumerate()
+            .with_min_len(self.experts_per_task(x, outputs));
+        dw.filter(|(expert, _)| !self.range(*expert).is_empty())
+            .for_each(|(expert, dw)| {
+                assert_eq!(dw.shape(), [outputs, inputs], "gradient of an expert");
+                let (dy, x) = (
+                    self.part(dy, expert).transposed(),
+                    Right::Plain(self.part(x, expert)),
+                );
+                gemm(isa, precision(expert), dy, x, dw.f32s_mut());
+            });
+    }
+
+    /// Returns how many experts one task should process when `x` is multiplied to `width` columns.
+    fn experts_per_task(&self, x: &Tensor, width: usize) -> usize {
+        let experts = self.starts.len() - 1;
+        rows_per_task(
+            experts,
+            x.len() * width / (experts * MULTIPLY_ADDS_PER_OP).max(1),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_sorted_by_expert_then_row() {
+        let routing = Routing {
+            top_k: 2,
+            experts: vec![3, 0, 0, 1, 3, 1],
+            weights: vec![1.0; 6],
+        };
+        let plan = Plan::new(&routing, 5);
+        assert_eq!(plan.rows, [0, 1, 1, 2, 0, 2]);
+        assert_eq!(plan.positions, [4, 0, 1, 2, 5, 3]);
+        let ranges: Vec<_> = (0..5).map(|expert| plan.range(expert)).collect();
+        assert_eq!(ranges, [0..2, 2..4, 4..4, 4..6, 6..6]);
+    }
+}
