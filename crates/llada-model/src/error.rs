@@ -51,7 +51,7 @@ pub enum Error {
         problem: String,
     },
     /// The tensors in the files are not those that the config calls for.
-    #[error("the weights do not fit config.json{}", describe(&[
+    #[error("the weights do not fit config.json (are both of one checkpoint?){}", describe(&[
         ("missing", missing), ("unexpected", unexpected), ("of the wrong form", misshapen),
     ]))]
     Tensors {

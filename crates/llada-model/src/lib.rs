@@ -20,7 +20,9 @@ mod shards;
 mod transformer;
 mod weights;
 
-pub use config::{BlockRouting, Config, Family, MoeConfig, RopeConfig, RopeScaling, StorageDtype};
+pub use config::{
+    BlockRouting, Config, Family, Llama3, MoeConfig, RopeConfig, RopeScaling, StorageDtype, Yarn,
+};
 pub use count::ParameterCounts;
 pub use error::Error;
 pub use kv_cache::KvCache;

@@ -213,11 +213,7 @@ impl<'a> Plan<'a> {
         else {
             return;
         };
-        let embedding = if self.config.family.is_dense_parent() {
-            "model.embed_tokens.weight"
-        } else {
-            "model.word_embeddings.weight"
-        };
+        let embedding = names::embedding(self.config.family);
         let same = |stored| self.shards.bytes(stored) == self.shards.bytes(head);
         if !self.shards.get(embedding).is_some_and(same) {
             self.misshapen.push(format!(

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Config, ParamSpec};
+use crate::{Config, Family, ParamSpec};
 
 /// Part of a parameter that has a name of its own in files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,14 @@ fn dense_parent_name(name: &str) -> String {
         .replace(".attention.dense.", ".self_attn.o_proj.")
         .replace(".attention.query_layernorm.", ".self_attn.q_norm.")
         .replace(".attention.key_layernorm.", ".self_attn.k_norm.")
+}
+
+/// Returns the name of the embedding in files of a family.
+pub(crate) fn embedding(family: Family) -> &'static str {
+    match family.is_dense_parent() {
+        true => "model.embed_tokens.weight",
+        false => "model.word_embeddings.weight",
+    }
 }
 
 /// Removes the prefixes of multimodal packagings. Returns `None` for tensors that are no parameters.

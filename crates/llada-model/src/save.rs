@@ -46,7 +46,7 @@ impl Default for SaveOptions {
 pub enum ExpertLayout {
     /// Three tensors per expert, as on the Hub.
     Split,
-    /// Three tensors per layer, [E, F, D] or [E, D, F], as in VeOmni.
+    /// Three tensors per layer, `[E, F, D]` or `[E, D, F]`, as in VeOmni.
     Merged,
 }
 

@@ -14,34 +14,34 @@ use crate::Config;
 /// All parameters of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights<T> {
-    /// Token embedding, [V, D].
+    /// Token embedding, `[V, D]`.
     pub embedding: T,
     /// Layers, first to last.
     pub layers: Vec<LayerWeights<T>>,
-    /// Final norm, [D].
+    /// Final norm, `[D]`.
     pub norm: T,
-    /// Output head, [V, D]; `None` when it is the embedding.
+    /// Output head, `[V, D]`; `None` when it is the embedding.
     pub head: Option<T>,
 }
 
 /// Parameters of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerWeights<T> {
-    /// Norm before attention, [D].
+    /// Norm before attention, `[D]`.
     pub input_norm: T,
-    /// Fused projection, [(H + 2G) * P, D]: rows of all query heads, then key, then value heads.
+    /// Fused projection, `[(H + 2G) * P, D]`: rows of all query heads, then key, then value heads.
     pub qkv: T,
-    /// Bias of the fused projection, [(H + 2G) * P].
+    /// Bias of the fused projection, `[(H + 2G) * P]`.
     pub qkv_bias: Option<T>,
-    /// Norm of each query head, [P].
+    /// Norm of each query head, `[P]`.
     pub query_norm: Option<T>,
-    /// Norm of each key head, [P].
+    /// Norm of each key head, `[P]`.
     pub key_norm: Option<T>,
-    /// Output projection of attention, [D, H * P].
+    /// Output projection of attention, `[D, H * P]`.
     pub dense: T,
-    /// Bias of the output projection, [D].
+    /// Bias of the output projection, `[D]`.
     pub dense_bias: Option<T>,
-    /// Norm before the feed-forward part, [D].
+    /// Norm before the feed-forward part, `[D]`.
     pub post_norm: T,
     /// Feed-forward part.
     pub mlp: Mlp<T>,
@@ -59,20 +59,20 @@ pub enum Mlp<T> {
 /// `down(silu(gate x) * up x)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Swiglu<T> {
-    /// Gate projection, [F, D].
+    /// Gate projection, `[F, D]`.
     pub gate: T,
-    /// Up projection, [F, D].
+    /// Up projection, `[F, D]`.
     pub up: T,
-    /// Down projection, [D, F].
+    /// Down projection, `[D, F]`.
     pub down: T,
 }
 
 /// Router, routed experts and the shared expert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moe<T> {
-    /// Router, [E, D].
+    /// Router, `[E, D]`.
     pub router: T,
-    /// Bias that takes part in the choice of experts only, [E]. A buffer: it has no gradient.
+    /// Bias that takes part in the choice of experts only, `[E]`. A buffer: it has no gradient.
     pub expert_bias: T,
     /// Routed experts.
     pub experts: Vec<Swiglu<T>>,

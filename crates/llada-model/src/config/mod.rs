@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::Error;
 pub use family::Family;
 pub use moe::{BlockRouting, MoeConfig};
-pub use rope::{RopeConfig, RopeScaling};
+pub use rope::{Llama3, RopeConfig, RopeScaling, Yarn};
 
 /// A validated model configuration. Field names are those of the Hub's `config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +53,7 @@ pub struct Config {
     pub use_qk_norm: bool,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Whether the stored head has to be normalised over the vocabulary. [`crate::load`] does it and
+    /// Whether the stored head has to be normalised over the vocabulary. [`crate::load()`] does it and
     /// clears the flag.
     pub norm_head: bool,
     /// Added to the mean square in norms.
@@ -134,7 +134,7 @@ impl Config {
             .filter(|_| layer >= self.first_k_dense_replace)
     }
 
-    /// Returns the rotary frequencies, [R / 2], and the factor on the rotated dimensions.
+    /// Returns the rotary frequencies, `[R / 2]`, and the factor on the rotated dimensions.
     pub fn inv_freq(&self) -> (Vec<f32>, f32) {
         self.rope.inv_freq(self.rotary_dim)
     }

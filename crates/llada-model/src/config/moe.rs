@@ -97,7 +97,7 @@ fn groups(keys: Keys<'_>, num_experts: usize, top_k: usize) -> Result<(usize, us
     let divides = format!("a divisor of `num_experts` ({num_experts}) that leaves 2 or more each");
     let group_size = num_experts / n_group;
     keys.require(
-        num_experts % n_group == 0 && group_size >= 2,
+        num_experts.is_multiple_of(n_group) && group_size >= 2,
         "n_group",
         divides,
     )?;

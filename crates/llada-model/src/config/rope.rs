@@ -19,75 +19,71 @@ pub struct RopeConfig {
 pub enum RopeScaling {
     /// Not at all.
     None,
-    /// YaRN, arXiv:2309.00071.
-    Yarn {
-        /// Ratio of the new to the native window.
-        factor: f64,
-        /// Native window in tokens.
-        original_max_position_embeddings: usize,
-        /// Rotations over the native window above which a frequency is kept.
-        beta_fast: f64,
-        /// Rotations over the native window below which a frequency is divided by the factor.
-        beta_slow: f64,
-        /// Factor on the rotated dimensions.
-        attention_factor: f64,
-    },
-    /// Llama 3.1 and later.
-    Llama3 {
-        /// Divisor of the low frequencies.
-        factor: f64,
-        /// Native window over this is the wavelength above which a frequency is divided.
-        low_freq_factor: f64,
-        /// Native window over this is the wavelength below which a frequency is kept.
-        high_freq_factor: f64,
-        /// Native window in tokens.
-        original_max_position_embeddings: usize,
-    },
+    /// By YaRN, arXiv:2309.00071.
+    Yarn(Yarn),
+    /// As Llama 3.1 and later do.
+    Llama3(Llama3),
+}
+
+/// Settings of YaRN.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Yarn {
+    /// Ratio of the new to the native window.
+    pub factor: f64,
+    /// Native window in tokens.
+    pub original_max_position_embeddings: usize,
+    /// Rotations over the native window above which a frequency is kept.
+    pub beta_fast: f64,
+    /// Rotations over the native window below which a frequency is divided by the factor.
+    pub beta_slow: f64,
+    /// Factor on the rotated dimensions.
+    pub attention_factor: f64,
+}
+
+/// Settings of Llama 3's scaling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Llama3 {
+    /// Divisor of the low frequencies.
+    pub factor: f64,
+    /// Rotations over the native window below which a frequency is divided by the factor.
+    pub low_freq_factor: f64,
+    /// Rotations over the native window above which a frequency is kept.
+    pub high_freq_factor: f64,
+    /// Native window in tokens.
+    pub original_max_position_embeddings: usize,
 }
 
 impl RopeConfig {
-    /// Returns the frequencies, [rotary_dim / 2], and the factor on cos and sin.
+    /// Returns the frequencies, `[rotary_dim / 2]`, and the factor on cos and sin.
     pub(super) fn inv_freq(&self, rotary_dim: usize) -> (Vec<f32>, f32) {
-        let width = rotary_dim as f64;
-        let plain = |i: usize| self.theta.powf(-2.0 * i as f64 / width);
-        let indices = 0..rotary_dim / 2;
-        match self.scaling {
-            RopeScaling::None => (indices.map(|i| plain(i) as f32).collect(), 1.0),
-            RopeScaling::Yarn {
-                factor,
-                attention_factor,
-                ..
-            } => {
-                let (low, high) = self.yarn_bounds(rotary_dim);
-                let scaled = |i: usize| {
-                    let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
-                    (plain(i) * ((1.0 - ramp) + ramp / factor)) as f32
-                };
-                (indices.map(scaled).collect(), attention_factor as f32)
-            }
-            RopeScaling::Llama3 { .. } => {
-                (indices.map(|i| self.llama3(plain(i)) as f32).collect(), 1.0)
+        let exponent = |i: usize| -2.0 * i as f64 / rotary_dim as f64;
+        let plain = (0..rotary_dim / 2).map(|i| self.theta.powf(exponent(i)));
+        match &self.scaling {
+            RopeScaling::None => (plain.map(|f| f as f32).collect(), 1.0),
+            RopeScaling::Llama3(llama3) => (plain.map(|f| llama3.scale(f) as f32).collect(), 1.0),
+            RopeScaling::Yarn(yarn) => {
+                let (low, high) = yarn.bounds(self.theta, rotary_dim);
+                let ramp = |i: usize| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                let scaled = plain
+                    .enumerate()
+                    .map(|(i, f)| yarn.scale(f, ramp(i)) as f32);
+                (scaled.collect(), yarn.attention_factor as f32)
             }
         }
     }
+}
 
-    /// Returns the frequency indices between which YaRN's ramp rises from 0 to 1.
-    fn yarn_bounds(&self, rotary_dim: usize) -> (f64, f64) {
-        let RopeScaling::Yarn {
-            original_max_position_embeddings,
-            beta_fast,
-            beta_slow,
-            ..
-        } = self.scaling
-        else {
-            return (0.0, 1.0);
-        };
-        let (width, window) = (rotary_dim as f64, original_max_position_embeddings as f64);
-        let index = |rotations: f64| {
-            width * (window / (2.0 * PI * rotations)).ln() / (2.0 * self.theta.ln())
-        };
-        let low = index(beta_fast).floor().max(0.0);
-        let high = index(beta_slow).ceil().min(width - 1.0);
+impl Yarn {
+    /// Returns the frequency indices between which the ramp rises from 0 to 1.
+    fn bounds(&self, theta: f64, rotary_dim: usize) -> (f64, f64) {
+        let (width, window) = (
+            rotary_dim as f64,
+            self.original_max_position_embeddings as f64,
+        );
+        let index =
+            |rotations: f64| width * (window / (2.0 * PI * rotations)).ln() / (2.0 * theta.ln());
+        let low = index(self.beta_fast).floor().max(0.0);
+        let high = index(self.beta_slow).ceil().min(width - 1.0);
         if high == low {
             (low, high + 0.001)
         } else {
@@ -95,20 +91,18 @@ impl RopeConfig {
         }
     }
 
-    fn llama3(&self, frequency: f64) -> f64 {
-        let RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        } = self.scaling
-        else {
-            return frequency;
-        };
-        let rotations = original_max_position_embeddings as f64 * frequency / (2.0 * PI);
-        let keep = (rotations - low_freq_factor) / (high_freq_factor - low_freq_factor);
-        let keep = keep.clamp(0.0, 1.0);
-        keep * frequency + (1.0 - keep) * frequency / factor
+    /// Divides the share `ramp` of a frequency by the factor.
+    fn scale(&self, frequency: f64, ramp: f64) -> f64 {
+        frequency * ((1.0 - ramp) + ramp / self.factor)
+    }
+}
+
+impl Llama3 {
+    fn scale(&self, frequency: f64) -> f64 {
+        let rotations = self.original_max_position_embeddings as f64 * frequency / (2.0 * PI);
+        let span = self.high_freq_factor - self.low_freq_factor;
+        let kept = ((rotations - self.low_freq_factor) / span).clamp(0.0, 1.0);
+        frequency * (kept + (1.0 - kept) / self.factor)
     }
 }
 
@@ -213,13 +207,13 @@ fn yarn(keys: Keys<'_>, max_positions: usize) -> Result<RopeScaling, Error> {
         "beta_slow",
         format!("below `beta_fast` ({beta_fast})"),
     )?;
-    Ok(RopeScaling::Yarn {
+    Ok(RopeScaling::Yarn(Yarn {
         factor,
         original_max_position_embeddings: original,
         beta_fast,
         beta_slow,
         attention_factor: attention_factor(keys, factor)?,
-    })
+    }))
 }
 
 fn attention_factor(keys: Keys<'_>, factor: f64) -> Result<f64, Error> {
@@ -242,12 +236,12 @@ fn llama3(keys: Keys<'_>, max_positions: usize) -> Result<RopeScaling, Error> {
         "low_freq_factor",
         format!("below `high_freq_factor` ({high})"),
     )?;
-    Ok(RopeScaling::Llama3 {
+    Ok(RopeScaling::Llama3(Llama3 {
         factor: factor(keys)?,
         low_freq_factor: low,
         high_freq_factor: high,
         original_max_position_embeddings: original_window(keys, max_positions)?,
-    })
+    }))
 }
 
 fn factor(keys: Keys<'_>) -> Result<f64, Error> {

@@ -11,23 +11,23 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 /// Tensors of a file: element type, shape and bytes by name.
-pub type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub(crate) type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-pub fn golden() -> PathBuf {
+pub(crate) fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/model")
 }
 
-pub fn tinystories() -> PathBuf {
+pub(crate) fn tinystories() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tinystories-656k")
 }
 
 /// Loads for training: everything in f32.
-pub fn load_f32(dir: &Path) -> Result<Loaded, String> {
+pub(crate) fn load_f32(dir: &Path) -> Result<Loaded, String> {
     load(dir, Precision::F32, KeepDtype::F32).map_err(|error| error.to_string())
 }
 
 /// Reads every tensor of every safetensors file in `dir`.
-pub fn read_tensors(dir: &Path) -> Tensors {
+pub(crate) fn read_tensors(dir: &Path) -> Tensors {
     let mut tensors = Tensors::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -46,7 +46,7 @@ pub fn read_tensors(dir: &Path) -> Tensors {
 }
 
 /// Returns the bytes of a file with these tensors.
-pub fn serialise(tensors: &Tensors) -> Vec<u8> {
+pub(crate) fn serialise(tensors: &Tensors) -> Vec<u8> {
     let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
         (
             name.clone(),
@@ -57,7 +57,7 @@ pub fn serialise(tensors: &Tensors) -> Vec<u8> {
 }
 
 /// Makes a checkpoint directory of one file.
-pub fn checkpoint(config: &str, tensors: &Tensors) -> tempfile::TempDir {
+pub(crate) fn checkpoint(config: &str, tensors: &Tensors) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("config.json"), config).unwrap();
     std::fs::write(dir.path().join("model.safetensors"), serialise(tensors)).unwrap();
@@ -65,7 +65,7 @@ pub fn checkpoint(config: &str, tensors: &Tensors) -> tempfile::TempDir {
 }
 
 /// Makes a copy of the golden checkpoint in one file, after a change to its tensors.
-pub fn golden_with(change: impl FnOnce(&mut Tensors)) -> tempfile::TempDir {
+pub(crate) fn golden_with(change: impl FnOnce(&mut Tensors)) -> tempfile::TempDir {
     let mut tensors = read_tensors(&golden());
     change(&mut tensors);
     checkpoint(
@@ -75,7 +75,7 @@ pub fn golden_with(change: impl FnOnce(&mut Tensors)) -> tempfile::TempDir {
 }
 
 /// Random weights for a config that has been changed from that of tinystories.
-pub fn tiny(architecture: &str, changes: serde_json::Value) -> (Config, Weights<Weight>) {
+pub(crate) fn tiny(architecture: &str, changes: serde_json::Value) -> (Config, Weights<Weight>) {
     let text = std::fs::read_to_string(tinystories().join("config.json")).unwrap();
     let mut object: serde_json::Value = serde_json::from_str(&text).unwrap();
     object["architectures"] = serde_json::json!([architecture]);
@@ -88,7 +88,7 @@ pub fn tiny(architecture: &str, changes: serde_json::Value) -> (Config, Weights<
 }
 
 /// Lists all values as f32 with their names.
-pub fn values(weights: &Weights<Weight>) -> Vec<(String, Vec<f32>)> {
+pub(crate) fn values(weights: &Weights<Weight>) -> Vec<(String, Vec<f32>)> {
     let list = weights.params().into_iter();
     list.map(|(name, weight)| (name, weight.values().to_f32().f32s().to_vec()))
         .collect()
