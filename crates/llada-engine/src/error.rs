@@ -1,0 +1,69 @@
+//! Why a request cannot be served.
+
+/// A request that does not fit the model, or a model that produced no usable numbers.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of the request is out of range.
+    #[error("`{field}` is {found}; expected {expected}")]
+    Field {
+        /// Name of the field.
+        field: &'static str,
+        /// The value given.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// The first token cannot be predicted from nothing.
+    #[error("`prompt` is empty; this model needs at least one token, such as its start token")]
+    EmptyPrompt,
+    /// A token id is not in the vocabulary.
+    #[error(
+        "`{field}` holds id {id} at index {index}; expected ids below the vocabulary size {vocab_size}"
+    )]
+    UnknownId {
+        /// Name of the field.
+        field: &'static str,
+        /// Place of the id in the field.
+        index: usize,
+        /// The id given.
+        id: u32,
+        /// Number of ids there are.
+        vocab_size: usize,
+    },
+    /// Prompt and answer are longer than the model's context.
+    #[error(
+        "`prompt` of {prompt_len} tokens and `max_new_tokens` {max_new_tokens} exceed the context of \
+         {limit} tokens; shorten one of them"
+    )]
+    Context {
+        /// Tokens of the prompt.
+        prompt_len: usize,
+        /// Tokens asked for.
+        max_new_tokens: usize,
+        /// Longest context of the model.
+        limit: usize,
+    },
+    /// The checkpoint does not name its MASK token.
+    #[error(
+        "the checkpoint does not say its MASK token; pass --mask-id (or decode a causal model with --ar)"
+    )]
+    NoMaskId,
+    /// The checkpoint does not name a token that ends a text.
+    #[error(
+        "the checkpoint does not say its end-of-text token; pass --eos-id, or ask to ignore it"
+    )]
+    NoEosId,
+    /// Neither the checkpoint nor the request gives a block length.
+    #[error("the checkpoint does not say its block size; pass --block-length")]
+    NoBlockLength,
+    /// The model produced NaN or infinity; deciding a token from it would be a guess.
+    #[error("logits for position {position} are not finite; check the weights")]
+    NotFinite {
+        /// Position that was to be decided.
+        position: usize,
+    },
+    /// The method's own checks refused the request.
+    #[error(transparent)]
+    Diffusion(#[from] llada_diffusion::Error),
+}

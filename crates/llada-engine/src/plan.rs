@@ -1,0 +1,207 @@
+//! A request checked against the model: afterwards nothing in it can be wrong.
+
+use llada_diffusion::{
+    Acceptance, BlockSize, DenoiseStep, FinishReason, LabelAlignment, Predictor, Quota, Sequence,
+    finished,
+};
+use llada_model::Config;
+
+use crate::{Error, Options, Request, Schedule};
+
+/// Settings of a block-diffusion request, all resolved.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) block_size: BlockSize,
+    pub(crate) mask_token_id: u32,
+    pub(crate) acceptance: Acceptance,
+    pub(crate) schedule: Schedule,
+    pub(crate) stop_ids: Vec<u32>,
+    alignment: LabelAlignment,
+}
+
+impl Plan {
+    pub(crate) fn new(
+        request: &Request,
+        options: &Options,
+        config: &Config,
+    ) -> Result<Self, Error> {
+        let mask_token_id = options.mask_token_id.ok_or(Error::NoMaskId)?;
+        check_common(request, options, config)?;
+        if options.label_alignment == LabelAlignment::Shifted && request.prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if !request.threshold.is_finite() {
+            return Err(field("threshold", request.threshold, "a finite number"));
+        }
+        Ok(Self {
+            block_size: block_size(request, options, config)?,
+            mask_token_id,
+            acceptance: Acceptance {
+                confidence_threshold: request.threshold,
+                quota: quota(request)?,
+            },
+            schedule: request.schedule,
+            stop_ids: stop_ids(request, options)?,
+            alignment: options.label_alignment,
+        })
+    }
+
+    pub(crate) fn is_stop(&self, id: u32) -> bool {
+        self.stop_ids.contains(&id)
+    }
+
+    /// Returns the position of the row that predicts `position`.
+    pub(crate) fn predicting_row(&self, position: usize) -> usize {
+        let predictor = self.alignment.predictor(position, self.block_size);
+        match predictor.expect("position 0 of shifted labels is in the prompt") {
+            Predictor::Noisy(row) | Predictor::Clean(row) => row,
+        }
+    }
+
+    /// Returns why decoding ends after `step`, or `None` if it goes on.
+    pub(crate) fn end(&self, sequence: &Sequence, step: &DenoiseStep) -> Option<FinishReason> {
+        let is_stop = |id| self.is_stop(id);
+        let leaves = match self.schedule {
+            Schedule::Exact => true,
+            Schedule::Reference { eos_early_stop } => {
+                let tokens = sequence.tokens();
+                let wrote_stop = || step.written.iter().any(|&i| is_stop(tokens[i]));
+                let is_finished =
+                    || finished(tokens, sequence.open(), sequence.prompt_len(), is_stop).is_some();
+                step.block_filled || (eos_early_stop && wrote_stop() && is_finished())
+            }
+        };
+        step.finish.filter(|_| leaves)
+    }
+}
+
+/// Checks what block diffusion and autoregression have in common.
+pub(crate) fn check_common(
+    request: &Request,
+    options: &Options,
+    config: &Config,
+) -> Result<(), Error> {
+    check_ids("prompt", &request.prompt, config)?;
+    check_ids("stop_ids", &request.stop_ids, config)?;
+    check_ids("eos_token_ids", &options.eos_token_ids, config)?;
+    check_ids("mask_token_id", options.mask_token_id.as_slice(), config)?;
+    check_mask(request, options, config)?;
+    check_length(request, config)?;
+    check_sampling(request)
+}
+
+fn check_ids(field: &'static str, ids: &[u32], config: &Config) -> Result<(), Error> {
+    let vocab_size = config.vocab_size;
+    match ids.iter().position(|&id| id as usize >= vocab_size) {
+        Some(index) => Err(Error::UnknownId {
+            field,
+            index,
+            id: ids[index],
+            vocab_size,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses MASK in the prompt, where it would look like a position still to be filled, and as the
+/// only token there is.
+fn check_mask(request: &Request, options: &Options, config: &Config) -> Result<(), Error> {
+    let Some(mask_token_id) = options.mask_token_id else {
+        return Ok(());
+    };
+    if config.vocab_size == 1 {
+        return Err(llada_diffusion::Error::NoToken { found: 1 }.into());
+    }
+    let mut prompt = request.prompt.iter();
+    match prompt.position(|&id| id == mask_token_id) {
+        Some(position) => Err(llada_diffusion::Error::MaskInPrompt {
+            mask_token_id,
+            position,
+        }
+        .into()),
+        None => Ok(()),
+    }
+}
+
+fn check_length(request: &Request, config: &Config) -> Result<(), Error> {
+    let (prompt_len, max_new_tokens) = (request.prompt.len(), request.max_new_tokens);
+    if max_new_tokens == 0 {
+        return Err(field("max_new_tokens", max_new_tokens, "at least 1"));
+    }
+    let limit = config.max_position_embeddings;
+    if prompt_len.saturating_add(max_new_tokens) > limit {
+        return Err(Error::Context {
+            prompt_len,
+            max_new_tokens,
+            limit,
+        });
+    }
+    Ok(())
+}
+
+fn check_sampling(request: &Request) -> Result<(), Error> {
+    let sampling = request.sampling;
+    if !(sampling.temperature >= 0.0 && sampling.temperature.is_finite()) {
+        return Err(field(
+            "temperature",
+            sampling.temperature,
+            "a finite number from 0",
+        ));
+    }
+    if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
+        return Err(field(
+            "top_p",
+            sampling.top_p,
+            "a number above 0, at most 1",
+        ));
+    }
+    Ok(())
+}
+
+fn block_size(request: &Request, options: &Options, config: &Config) -> Result<BlockSize, Error> {
+    let size = request
+        .block_length
+        .or(options.block_size)
+        .ok_or(Error::NoBlockLength)?;
+    // A block longer than the context would only add rows that no answer can use.
+    let limit = config.max_position_embeddings;
+    match BlockSize::new(size) {
+        Ok(block_size) if size <= limit => Ok(block_size),
+        _ => Err(field(
+            "block_length",
+            size,
+            &format!("1 to {limit}, the model's context"),
+        )),
+    }
+}
+
+fn quota(request: &Request) -> Result<Quota, Error> {
+    match request.quota {
+        Quota::MinTransfer(0) => Err(field("min_transfer", 0, "at least 1")),
+        Quota::Steps(0) => Err(field("steps", 0, "at least 1")),
+        Quota::Steps(steps) if request.schedule != Schedule::Exact => {
+            Ok(Quota::Steps(steps.min(request.max_new_tokens)))
+        }
+        quota => Ok(quota),
+    }
+}
+
+/// Returns the ids that end the text.
+pub(crate) fn stop_ids(request: &Request, options: &Options) -> Result<Vec<u32>, Error> {
+    let mut ids = request.stop_ids.clone();
+    if !request.ignore_eos {
+        ids.extend(&options.eos_token_ids);
+        if ids.is_empty() {
+            return Err(Error::NoEosId);
+        }
+    }
+    Ok(ids)
+}
+
+fn field(field: &'static str, found: impl ToString, expected: &str) -> Error {
+    Error::Field {
+        field,
+        found: found.to_string(),
+        expected: expected.to_owned(),
+    }
+}

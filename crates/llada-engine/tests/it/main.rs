@@ -1,0 +1,14 @@
+//! The engine against golden decodes, against its oracle, and against the contract of decoding.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that cannot go on fails the test"
+)]
+
+mod equivalence;
+mod golden;
+mod invariants;
+mod model_contract;
+mod refusals;
+mod support;
+mod tinystories;

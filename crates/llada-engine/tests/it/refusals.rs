@@ -1,0 +1,180 @@
+//! Requests that cannot be served are refused with the field at fault.
+
+use llada_engine::{Engine, Error, LabelAlignment, Options, Quota, Request, Sampling};
+use llada_model::Model;
+use llada_tensor::{Precision, Tensor, Weight};
+
+use crate::support::{DENSE, MASK, options, prompt};
+
+fn refusal(change: impl Fn(&mut Request, &mut Options)) -> String {
+    let mut request = Request::new(prompt(5, 1), 8);
+    let mut options = options(LabelAlignment::Same);
+    change(&mut request, &mut options);
+    Engine::new(&DENSE, options)
+        .generate(&request, &mut |_| {})
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn a_prompt_with_mask_is_refused() {
+    let message = refusal(|request, _| request.prompt[3] = MASK);
+    assert_eq!(
+        message,
+        "prompt holds the MASK id 511 at position 3; remove it"
+    );
+}
+
+#[test]
+fn ids_outside_the_vocabulary_are_refused() {
+    let message = refusal(|request, _| request.prompt[2] = 512);
+    let expected = "`prompt` holds id 512 at index 2; expected ids below the vocabulary size 512";
+    assert_eq!(message, expected);
+    assert!(refusal(|request, _| request.stop_ids = vec![999]).starts_with("`stop_ids` holds id"));
+    assert!(refusal(|_, options| options.mask_token_id = Some(512)).starts_with("`mask_token_id`"));
+    assert!(
+        refusal(|_, options| options.eos_token_ids = vec![9000]).starts_with("`eos_token_ids`")
+    );
+}
+
+#[test]
+fn a_context_overflow_is_refused() {
+    let expected = "`prompt` of 5 tokens and `max_new_tokens` 252 exceed the context of 256 tokens; \
+                    shorten one of them";
+    assert_eq!(refusal(|request, _| request.max_new_tokens = 252), expected);
+    assert!(refusal(|request, _| request.max_new_tokens = usize::MAX).contains("context"));
+}
+
+#[test]
+fn the_last_position_of_the_context_can_be_used() {
+    let request = Request {
+        ignore_eos: true,
+        ..Request::new(prompt(250, 1), 6)
+    };
+    let options = Options {
+        block_size: Some(24),
+        ..options(LabelAlignment::Same)
+    };
+    let answer = Engine::new(&DENSE, options)
+        .generate(&request, &mut |_| {})
+        .unwrap();
+    assert_eq!(answer.output_ids.len(), 6);
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_by_name() {
+    let sampling = |sampling: Sampling| refusal(move |request, _| request.sampling = sampling);
+    let start = Sampling::default();
+    for (message, field) in [
+        (
+            refusal(|request, _| request.max_new_tokens = 0),
+            "max_new_tokens",
+        ),
+        (
+            refusal(|request, _| request.threshold = f32::NAN),
+            "threshold",
+        ),
+        (
+            refusal(|request, _| request.threshold = f32::INFINITY),
+            "threshold",
+        ),
+        (
+            refusal(|request, _| request.block_length = Some(0)),
+            "block_length",
+        ),
+        (
+            refusal(|request, _| request.block_length = Some(usize::MAX)),
+            "block_length",
+        ),
+        (
+            refusal(|request, _| request.quota = Quota::MinTransfer(0)),
+            "min_transfer",
+        ),
+        (
+            refusal(|request, _| request.quota = Quota::Steps(0)),
+            "steps",
+        ),
+        (
+            sampling(Sampling {
+                temperature: -1.0,
+                ..start
+            }),
+            "temperature",
+        ),
+        (
+            sampling(Sampling {
+                temperature: f32::NAN,
+                ..start
+            }),
+            "temperature",
+        ),
+        (
+            sampling(Sampling {
+                top_p: 0.0,
+                ..start
+            }),
+            "top_p",
+        ),
+        (
+            sampling(Sampling {
+                top_p: 1.5,
+                ..start
+            }),
+            "top_p",
+        ),
+        (
+            sampling(Sampling {
+                top_p: f32::NAN,
+                ..start
+            }),
+            "top_p",
+        ),
+    ] {
+        assert!(message.starts_with(&format!("`{field}` is ")), "{message}");
+        assert!(message.contains("; expected "), "{message}");
+    }
+}
+
+#[test]
+fn what_the_checkpoint_does_not_say_must_be_given() {
+    assert!(refusal(|_, options| options.mask_token_id = None).contains("--mask-id"));
+    assert!(refusal(|_, options| options.eos_token_ids.clear()).contains("--eos-id"));
+    assert!(refusal(|_, options| options.block_size = None).contains("--block-length"));
+}
+
+#[test]
+fn shifted_and_causal_decoding_need_a_first_token() {
+    let empty = Request::new(vec![], 4);
+    let mut engine = Engine::new(&DENSE, options(LabelAlignment::Shifted));
+    assert_eq!(
+        engine.generate(&empty, &mut |_| {}),
+        Err(Error::EmptyPrompt)
+    );
+    assert_eq!(
+        engine.generate_causal(&empty, &mut |_| {}),
+        Err(Error::EmptyPrompt)
+    );
+}
+
+#[test]
+fn logits_that_are_not_numbers_fail_the_request() {
+    let mut weights = DENSE.weights.clone();
+    let width = DENSE.config.hidden_size;
+    let nan = Tensor::from_f32(&[width], vec![f32::NAN; width]);
+    weights.norm = Weight::new(nan, Precision::F32);
+    let model = Model::new(DENSE.config.clone(), weights);
+    let warm = Sampling {
+        temperature: 1.0,
+        ..Sampling::default()
+    };
+    for sampling in [Sampling::default(), warm] {
+        let request = Request {
+            sampling,
+            ..Request::new(prompt(5, 1), 8)
+        };
+        let mut engine = Engine::new(&model, options(LabelAlignment::Same));
+        let error = engine.generate(&request, &mut |_| {}).unwrap_err();
+        assert_eq!(error, Error::NotFinite { position: 5 });
+        assert_eq!(engine.generate_causal(&request, &mut |_| {}), Err(error));
+    }
+}
