@@ -1,5 +1,7 @@
 //! Why a request cannot be served.
 
+use std::path::PathBuf;
+
 /// A request that does not fit the model, or a model that produced no usable numbers.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -62,6 +64,14 @@ pub enum Error {
     NotFinite {
         /// Position that was to be decided.
         position: usize,
+    },
+    /// Recorded decodes, or the model beside them, cannot be read.
+    #[error("`{}`: {problem}", path.display())]
+    Recorded {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
     },
     /// The method's own checks refused the request.
     #[error(transparent)]

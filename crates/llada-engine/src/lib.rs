@@ -9,7 +9,8 @@
 //! [`Engine::generate_causal`] is autoregression, for the parents. [`mod@reference`] is the slow definition
 //! of the first, without a cache; tests compare the two.
 //!
-//! The engine speaks token ids: no text, no files, no clock. Its state between forwards is plain data
+//! The engine speaks token ids: no text, no clock, and no files but the recorded decodes of
+//! [`generate_parity`]. Its state between forwards is plain data
 //! and its decisions are the pure functions of [`llada_diffusion`].
 
 mod batch;
@@ -17,6 +18,7 @@ mod causal;
 mod decode;
 mod error;
 mod options;
+mod parity;
 mod plan;
 pub mod reference;
 mod request;
@@ -27,6 +29,7 @@ use llada_model::{KvCache, Model};
 pub use error::Error;
 pub use llada_diffusion::{FinishReason, LabelAlignment, Quota};
 pub use options::{CommitMode, Options};
+pub use parity::{GenerateParity, generate_parity};
 pub use request::{Answer, Forwards, Request, Sampling, Schedule, TraceStep};
 
 use batch::Batch;

@@ -3,10 +3,12 @@
 //! The reference does not exclude MASK from its choices, the engine does. In these runs MASK is the
 //! maximum of none of the 12,600 open rows, so the two agree.
 
-use llada_engine::{Answer, FinishReason, LabelAlignment, Quota, Request, Schedule, reference};
+use llada_engine::{
+    Answer, FinishReason, LabelAlignment, Quota, Request, Schedule, generate_parity, reference,
+};
 use serde_json::Value;
 
-use crate::support::{EOS, GOLDEN, MASK, generate, ids, options, read_json};
+use crate::support::{EOS, GOLDEN, MASK, generate, ids, options, read_json, root};
 
 fn runs() -> Vec<Value> {
     read_json("testdata/golden/generate.json")
@@ -105,4 +107,33 @@ fn early_stop_gives_the_reference_text_in_no_more_forwards() {
         assert!(!answer.output_ids.contains(&MASK));
     }
     assert!(saved > 0);
+}
+
+#[test]
+fn the_parity_report_counts_only_decodes_that_are_equal_in_everything() {
+    let golden = root().join("testdata/golden");
+    let report = generate_parity(&golden).unwrap();
+    assert_eq!((report.equal, report.of), (48, 48));
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("model")).unwrap();
+    for file in golden.join("model").read_dir().unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), dir.path().join("model").join(file.file_name())).unwrap();
+    }
+    let mut runs = runs();
+    runs.truncate(4);
+    runs[0]["output"][3] = 7.into();
+    runs[1]["forwards"] = 1.into();
+    runs[2]["trace"][4]["state"][0] = 9.into();
+    let file = dir.path().join("generate.json");
+    std::fs::write(&file, Value::from(runs).to_string()).unwrap();
+    let report = generate_parity(dir.path()).unwrap();
+    assert_eq!((report.equal, report.of), (1, 4));
+
+    std::fs::write(&file, "[").unwrap();
+    let message = generate_parity(dir.path()).unwrap_err().to_string();
+    assert!(
+        message.contains("generate.json`: EOF while parsing"),
+        "{message}"
+    );
 }
