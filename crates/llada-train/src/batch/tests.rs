@@ -1,0 +1,264 @@
+use llada_diffusion::{Band, MaskDraw, RateScope};
+use llada_model::{Activations, Gradients, Model};
+use llada_tensor::Tensor;
+use proptest::prelude::*;
+
+use super::*;
+use crate::step::accumulate;
+use crate::testing::{EOS, MASK, assembly, corpus, drawn, model};
+
+/// Loss and gradients of a batch, in one forward pass per micro-batch.
+fn loss_and_gradients(model: &Model, batch: &Batch) -> (f64, Gradients) {
+    let mut grads = model.zero_gradients();
+    let loss = accumulate(model, batch, Activations::Keep, &mut grads).loss;
+    (loss, grads)
+}
+
+fn assert_close(actual: &(f64, Gradients), expected: &(f64, Gradients)) {
+    assert!(
+        (actual.0 / expected.0 - 1.0).abs() < 1e-5,
+        "{} and {}",
+        actual.0,
+        expected.0
+    );
+    for ((name, actual), (_, expected)) in actual.1.params().iter().zip(expected.1.params()) {
+        let largest = |tensor: &Tensor| tensor.f32s().iter().fold(0.0, |m, x| f32::max(m, x.abs()));
+        let mut difference: Tensor = (*actual).clone();
+        difference
+            .f32s_mut()
+            .iter_mut()
+            .zip(expected.f32s())
+            .for_each(|(a, b)| *a -= b);
+        let bound = 2e-5 * largest(expected).max(1e-3);
+        assert!(
+            largest(&difference) <= bound,
+            "{name}: {}",
+            largest(&difference)
+        );
+    }
+}
+
+fn diffusion(assembly: &mut Assembly) -> &mut Diffusion {
+    match &mut assembly.task {
+        Task::Diffusion(diffusion) => diffusion,
+        Task::Causal { .. } => unreachable!("the test assembly denoises"),
+    }
+}
+
+fn size(tokens: usize) -> BlockSize {
+    BlockSize::new(tokens).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn loss_and_gradients_do_not_depend_on_micro_batches_or_order(
+        micro_batch_rows in 1_usize..80,
+        order in Just(drawn()).prop_shuffle(),
+        block in 1_usize..9,
+        shifted in any::<bool>(),
+        twins in any::<bool>(),
+        which in 0_usize..3,
+    ) {
+        let alignment = if shifted { LabelAlignment::Shifted } else { LabelAlignment::Same };
+        let normalisations =
+            [Normalisation::ElboToken, Normalisation::MaskedMean, Normalisation::Sequence];
+        let mut whole = assembly(alignment, Elision::On);
+        whole.normalisation = normalisations[which];
+        diffusion(&mut whole).complementary = twins;
+        let split = Assembly { micro_batch_rows, ..whole.clone() };
+        let model = model(alignment);
+        let expected = whole.batch(&corpus(), drawn(), size(block));
+        let actual = split.batch(&corpus(), order, size(block));
+        prop_assert_eq!(actual.counts, expected.counts);
+        assert_close(&loss_and_gradients(&model, &actual), &loss_and_gradients(&model, &expected));
+    }
+}
+
+#[test]
+fn elision_and_recomputation_change_no_gradient() {
+    for alignment in [LabelAlignment::Same, LabelAlignment::Shifted] {
+        for block in [1, 3, 4, 100] {
+            let model = model(alignment);
+            let batch =
+                |elision| assembly(alignment, elision).batch(&corpus(), drawn(), size(block));
+            let (elided, full) = (batch(Elision::On), batch(Elision::Off));
+            assert!(elided.num_rows() < full.num_rows());
+            let expected = loss_and_gradients(&model, &full);
+            assert_close(&loss_and_gradients(&model, &elided), &expected);
+            let mut grads = model.zero_gradients();
+            let loss = accumulate(&model, &elided, Activations::Recompute, &mut grads).loss;
+            assert_close(&(loss, grads), &expected);
+        }
+    }
+}
+
+#[test]
+fn a_block_as_long_as_the_document_is_full_sequence_diffusion() {
+    let model = model(LabelAlignment::Same);
+    let mut whole = assembly(LabelAlignment::Same, Elision::On);
+    diffusion(&mut whole).noise.scope = RateScope::Document;
+    diffusion(&mut whole).fill = None;
+    let blocks = whole.batch(&corpus(), drawn(), size(64));
+    diffusion(&mut whole).objective = Objective::Mdlm;
+    let documents = whole.batch(&corpus(), drawn(), size(2));
+    assert!(
+        documents.micro_batches[0]
+            .rows
+            .rows
+            .iter()
+            .all(|row| !row.clean)
+    );
+    assert_eq!(
+        documents.micro_batches[0].rows,
+        blocks.micro_batches[0].rows
+    );
+    assert_eq!(
+        loss_and_gradients(&model, &documents),
+        loss_and_gradients(&model, &blocks)
+    );
+}
+
+#[test]
+fn shifted_blocks_of_one_masked_token_are_the_causal_loss() {
+    let model = model(LabelAlignment::Shifted);
+    let mut denoising = assembly(LabelAlignment::Shifted, Elision::On);
+    diffusion(&mut denoising).noise = NoiseSchedule {
+        scope: RateScope::Block,
+        band: Band::new(1.0, 1.0).unwrap(),
+        draw: MaskDraw::Independent,
+    };
+    let mut causal = denoising.clone();
+    causal.task = Task::Causal {
+        loss_on_prompt: false,
+    };
+    let [denoising, causal] =
+        [denoising, causal].map(|a| a.batch(&corpus(), drawn(), BlockSize::ONE));
+    assert_close(
+        &loss_and_gradients(&model, &denoising),
+        &loss_and_gradients(&model, &causal),
+    );
+}
+
+#[test]
+fn a_prompt_is_never_masked_and_never_scored() {
+    let mut assembly = assembly(LabelAlignment::Same, Elision::Off);
+    diffusion(&mut assembly).noise.band = Band::new(1.0, 1.0).unwrap();
+    let answer = vec![Drawn {
+        epoch: 0,
+        document: 3,
+    }];
+    let batch = assembly.batch(&corpus(), answer, size(4));
+    let rows = &batch.micro_batches[0].rows;
+    let prompt = (0..rows.len()).filter(|&row| rows.rows[row].pos < 5);
+    assert!(prompt.clone().count() > 0);
+    assert!(prompt.clone().all(|row| rows.ids[row] != MASK));
+    assert!(rows.loss_rows.iter().all(|row| row.position >= 5));
+}
+
+#[test]
+fn an_answer_is_filled_with_eos_to_the_end_of_its_block_and_learns_it() {
+    let batch = |fill| {
+        let mut assembly = assembly(LabelAlignment::Same, Elision::On);
+        diffusion(&mut assembly).fill = fill;
+        diffusion(&mut assembly).noise.band = Band::new(1.0, 1.0).unwrap();
+        assembly.batch(
+            &corpus(),
+            vec![Drawn {
+                epoch: 0,
+                document: 3,
+            }],
+            size(4),
+        )
+    };
+    let filled = batch(Some(EOS));
+    let targets: Vec<u32> = filled.micro_batches[0]
+        .rows
+        .loss_rows
+        .iter()
+        .map(|row| row.target)
+        .collect();
+    assert_eq!(
+        targets,
+        [13, 20, 27, 5, 12, EOS, EOS],
+        "positions 5 to 11, the text ends at 9"
+    );
+    assert_eq!(filled.counts.supervised, 7);
+    assert_eq!(batch(None).counts.supervised, 5);
+}
+
+#[test]
+fn twins_score_every_supervised_token_once() {
+    let mut assembly = assembly(LabelAlignment::Same, Elision::On);
+    diffusion(&mut assembly).complementary = true;
+    assembly.normalisation = Normalisation::MaskedMean;
+    let batch = assembly.batch(&corpus(), drawn(), size(4));
+    assert_eq!(
+        batch.counts.masked * 2,
+        batch.counts.supervised,
+        "each copy counts all tokens"
+    );
+    let mut scored: Vec<_> = batch.micro_batches[0]
+        .rows
+        .loss_rows
+        .iter()
+        .map(|row| (row.doc, row.position))
+        .collect();
+    scored.sort_unstable();
+    let num_scored = scored.len();
+    scored.dedup();
+    assert_eq!(scored.len(), num_scored);
+    assert_eq!(num_scored as u64, batch.counts.masked);
+}
+
+#[test]
+fn noise_belongs_to_the_document_and_not_to_its_neighbours() {
+    let assembly = assembly(LabelAlignment::Same, Elision::On);
+    let targets = |drawn: Vec<Drawn>, doc: u32| -> Vec<u32> {
+        let batch = assembly.batch(&corpus(), drawn, size(4));
+        let rows = batch.micro_batches[0].rows.loss_rows.clone();
+        rows.into_iter()
+            .filter(|row| row.doc == doc)
+            .map(|row| row.position)
+            .collect()
+    };
+    let first = Drawn {
+        epoch: 0,
+        document: 0,
+    };
+    let last_of_batch = drawn().into_iter().rev().collect();
+    assert_eq!(targets(last_of_batch, 3), targets(vec![first], 0));
+    let later = Drawn { epoch: 1, ..first };
+    assert_ne!(targets(vec![first], 0), targets(vec![later], 0));
+}
+
+#[test]
+fn causal_prompts_are_scored_only_on_request() {
+    let answer = vec![Drawn {
+        epoch: 0,
+        document: 3,
+    }];
+    let num_scored = |loss_on_prompt| {
+        let mut assembly = assembly(LabelAlignment::Same, Elision::On);
+        assembly.task = Task::Causal { loss_on_prompt };
+        let batch = assembly.batch(&corpus(), answer.clone(), BlockSize::ONE);
+        assert_eq!(
+            batch.counts.masked,
+            batch.micro_batches[0].rows.loss_rows.len() as u64
+        );
+        batch.counts.masked
+    };
+    assert_eq!(num_scored(false), 5);
+    assert_eq!(num_scored(true), 9);
+}
+
+#[test]
+fn a_batch_in_which_nothing_is_masked_has_no_forward_pass() {
+    let mut assembly = assembly(LabelAlignment::Same, Elision::On);
+    assembly.normalisation = Normalisation::MaskedMean;
+    diffusion(&mut assembly).noise.band = Band::new(1e-6, 1e-6).unwrap();
+    let batch = assembly.batch(&corpus(), drawn(), size(4));
+    assert_eq!(batch.counts.masked, 0);
+    assert!(batch.micro_batches.is_empty());
+}

@@ -1,0 +1,211 @@
+//! Checkpoints of a run: enough to go on as if nothing had happened.
+//!
+//! ```text
+//! checkpoints/step-000100/
+//!   config.json, model.safetensors, tokenizer files    the model, weights in f32
+//!   optimizer.safetensors                              both moments, by parameter name
+//!   state.json                                         counters and the place in the data
+//! ```
+//!
+//! A directory appears under its name when it is complete, so a run that is killed while saving
+//! leaves its older checkpoints and, at worst, a `.partial` that the next start removes.
+
+use std::path::{Path, PathBuf};
+
+use llada_model::{
+    KeepDtype, Model, PartialDir, SaveOptions, StorageDtype, Weights, load as load_model,
+    write_model,
+};
+use llada_tensor::{Precision, Tensor};
+use llada_text::Tokenizer;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use crate::data::Cursor;
+use crate::error::{Error, Result};
+use crate::optimizer::{AdamWSettings, Optimizer};
+use crate::step::Learner;
+
+const MOMENTS: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// Counters of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State {
+    /// Steps taken, those without a scored token included.
+    pub(crate) step: u64,
+    /// Steps without a scored token.
+    pub(crate) skipped_steps: u64,
+    /// Tokens of the documents trained on.
+    pub(crate) tokens: u64,
+    /// Place in the data.
+    pub(crate) cursor: Cursor,
+    /// Time spent, in seconds.
+    pub(crate) seconds: f64,
+    /// Updates that the optimiser made.
+    pub(crate) optimizer_steps: u64,
+}
+
+/// The checkpoints of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoints {
+    dir: PathBuf,
+}
+
+impl Checkpoints {
+    /// Opens the directory, and removes what an interrupted save left behind.
+    pub(crate) fn open(dir: PathBuf) -> Result<Self> {
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        let checkpoints = Self { dir };
+        for path in checkpoints.list(|name| name.ends_with(".partial"))? {
+            std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        }
+        Ok(checkpoints)
+    }
+
+    /// Returns the newest checkpoint.
+    pub(crate) fn latest(&self) -> Result<Option<PathBuf>> {
+        Ok(self.complete()?.pop())
+    }
+
+    /// Writes a checkpoint, then removes all but the newest `keep_last`.
+    pub(crate) fn save(
+        &self,
+        learner: &Learner,
+        tokenizer: Option<&Tokenizer>,
+        state: &State,
+        keep_last: usize,
+    ) -> Result<()> {
+        let dir = self.dir.join(format!("step-{:06}", state.step));
+        if dir.exists() {
+            return Ok(()); // a step has one result, and it is there
+        }
+        let partial = PartialDir::create(&dir)?;
+        write_to(partial.path(), learner, tokenizer, state)?;
+        partial.commit()?;
+        let complete = self.complete()?;
+        for path in &complete[..complete.len().saturating_sub(keep_last)] {
+            std::fs::remove_dir_all(path).map_err(Error::io("remove", path))?;
+        }
+        Ok(())
+    }
+
+    /// Lists complete checkpoints, oldest first.
+    fn complete(&self) -> Result<Vec<PathBuf>> {
+        let step = |name: &str| name.strip_prefix("step-")?.parse::<u64>().ok();
+        let mut paths = self.list(|name| step(name).is_some())?;
+        paths.sort_by_key(|path| path.file_name().and_then(|name| step(name.to_str()?)));
+        Ok(paths)
+    }
+
+    fn list(&self, matches: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))?;
+        let mut paths = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(Error::io("read", &self.dir))?;
+            if entry.file_name().to_str().is_some_and(&matches) {
+                paths.push(entry.path());
+            }
+        }
+        Ok(paths)
+    }
+}
+
+fn write_to(
+    dir: &Path,
+    learner: &Learner,
+    tokenizer: Option<&Tokenizer>,
+    state: &State,
+) -> Result<()> {
+    let Learner {
+        model, optimizer, ..
+    } = learner;
+    let options = SaveOptions {
+        dtype: Some(StorageDtype::F32),
+        ..SaveOptions::default()
+    };
+    write_model(dir, &model.config, &model.weights, &options)?;
+    if let Some(tokenizer) = tokenizer {
+        tokenizer.save(dir)?;
+    }
+    write_moments(&dir.join(MOMENTS), optimizer)?;
+    let state = State {
+        optimizer_steps: optimizer.num_steps,
+        ..*state
+    };
+    let text = serde_json::to_string_pretty(&state).expect("counters can be written");
+    write_synced(&dir.join(STATE), text.as_bytes())
+}
+
+/// Loads a checkpoint of a run.
+pub(crate) fn load(
+    dir: &Path,
+    precision: Precision,
+    settings: AdamWSettings,
+) -> Result<(Learner, State)> {
+    let loaded = load_model(dir, precision, KeepDtype::F32)?;
+    let path = dir.join(STATE);
+    let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let state: State = serde_json::from_slice(&text)
+        .map_err(|e| Error::unsuitable(&path, format!("is damaged: {e}")))?;
+    let mut optimizer = Optimizer::new(&loaded.config, settings);
+    optimizer.num_steps = state.optimizer_steps;
+    read_moments(&dir.join(MOMENTS), &mut optimizer)?;
+    let model = Model::new(loaded.config, loaded.weights);
+    Ok((Learner::new(model, optimizer), state))
+}
+
+fn write_moments(path: &Path, optimizer: &Optimizer) -> Result<()> {
+    let damaged = |e| Error::unsuitable(path, format!("cannot be written: {e}"));
+    let moments = [("first", &optimizer.first), ("second", &optimizer.second)];
+    let mut views = Vec::new();
+    for (moment, weights) in moments {
+        for (name, tensor) in weights.params() {
+            let bytes = bytemuck::cast_slice(tensor.f32s());
+            let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytes);
+            views.push((format!("{moment}.{name}"), view.map_err(damaged)?));
+        }
+    }
+    let bytes = safetensors::serialize(views, None).map_err(damaged)?;
+    write_synced(path, &bytes)
+}
+
+fn read_moments(path: &Path, optimizer: &mut Optimizer) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let damaged = |e| Error::unsuitable(path, format!("is damaged: {e}"));
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+    read_moment(path, &file, "first", &mut optimizer.first)?;
+    read_moment(path, &file, "second", &mut optimizer.second)
+}
+
+fn read_moment(
+    path: &Path,
+    file: &SafeTensors<'_>,
+    moment: &str,
+    weights: &mut Weights<Tensor>,
+) -> Result<()> {
+    for (name, tensor) in weights.params_mut() {
+        let name = format!("{moment}.{name}");
+        let view = file
+            .tensor(&name)
+            .ok()
+            .filter(|view| view.dtype() == Dtype::F32 && view.shape() == tensor.shape())
+            .ok_or_else(|| Error::unsuitable(path, format!("lacks a fitting `{name}`")))?;
+        let words = view.data().chunks_exact(4);
+        for (value, word) in tensor.f32s_mut().iter_mut().zip(words) {
+            *value = f32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+        }
+    }
+    Ok(())
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = std::fs::File::create(path)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.sync_all() // a rename must not outrun the data it names
+    };
+    write().map_err(Error::io("write", path))
+}

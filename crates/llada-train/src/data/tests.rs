@@ -1,0 +1,170 @@
+use super::*;
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::characters("abcdefgh ", &["<|end|>", "<|mask|>"]).unwrap()
+}
+
+fn read(text: &[u8], change: impl FnOnce(&mut Reader<'_>)) -> Result<Corpus> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    std::fs::write(&path, text).unwrap();
+    let tokenizer = tokenizer();
+    let mut reader = Reader {
+        tokenizer: Some(&tokenizer),
+        vocab_size: 11,
+        mask_token_id: Some(10),
+        eos_token_id: Some(9),
+        append_eos: true,
+        max_len: 6,
+        overflow: Overflow::Cut,
+    };
+    change(&mut reader);
+    reader.read(&[path])
+}
+
+fn ids(corpus: &Corpus) -> Vec<&[u32]> {
+    corpus
+        .documents
+        .iter()
+        .map(|document| &document.ids[..])
+        .collect()
+}
+
+#[test]
+fn every_form_of_a_row_is_read() {
+    let rows = br#"{"text": "abc", "source": "elsewhere"}
+{"input_ids": [3, 4, 5]}
+
+{"input_ids": [3, 4, 5], "prompt_lengths": 2}
+{"prompt": "ab", "response": "cd"}
+"#;
+    let corpus = read(rows, |_| ()).unwrap();
+    assert_eq!(
+        ids(&corpus),
+        [&[0, 1, 2, 9][..], &[3, 4, 5], &[3, 4, 5], &[0, 1, 2, 3, 9]]
+    );
+    let supervised = corpus.documents.iter().map(|document| {
+        document
+            .supervised()
+            .iter()
+            .filter(|&&supervised| supervised)
+            .count()
+    });
+    assert!(
+        supervised.eq([3, 2, 1, 3]),
+        "never the first token, never a prompt"
+    );
+    assert_eq!(
+        (corpus.num_tokens(), corpus.num_cut, corpus.num_dropped),
+        (15, 0, 0)
+    );
+}
+
+#[test]
+fn long_text_is_cut_and_long_answers_are_truncated() {
+    let rows = br#"{"text": "abcdefgh"}
+{"prompt": "abc", "response": "defgh"}
+{"prompt": "abcdefgh", "response": "a"}
+"#;
+    let corpus = read(rows, |_| ()).unwrap();
+    let expected = [&[0, 1, 2, 3, 4, 5][..], &[6, 7, 9], &[0, 1, 2, 3, 4, 5]];
+    assert_eq!(ids(&corpus), expected);
+    assert!(!corpus.documents[2].is_answer, "its end is missing");
+    assert_eq!((corpus.num_cut, corpus.num_dropped), (3, 1));
+    let corpus = read(br#"{"text": "abcdefgh"}"#, |reader| {
+        reader.overflow = Overflow::Truncate;
+        reader.append_eos = false;
+    });
+    assert_eq!(ids(&corpus.unwrap()), [&[0, 1, 2, 3, 4, 5]]);
+}
+
+#[test]
+fn bad_rows_are_named_by_file_and_line() {
+    for (row, problem) in [
+        (&b"{\"text\": \"\xff\"}"[..], "not UTF-8"),
+        (b"{\"text\": ", "expected a JSON object"),
+        (b"[1, 2]", "expected a JSON object"),
+        (b"{\"text\": 5}", "`text` must be a text, found 5"),
+        (b"{\"text\": \"\"}", "empty"),
+        (b"{\"prompt\": \"a\"}", "`prompt` and `response`"),
+        (b"{\"messages\": []}", "`messages` cannot be trained on yet"),
+        (b"{\"input_ids\": [1, -2]}", "list of token ids"),
+        (
+            b"{\"input_ids\": [1, 2], \"prompt_lengths\": 3}",
+            "`prompt_lengths`",
+        ),
+        (
+            b"{\"input_ids\": [1, 11]}",
+            "id 11 is not below the model's vocab_size 11",
+        ),
+        (b"{\"input_ids\": [1, 10]}", "holds the MASK id 10"),
+        (b"{\"text\": \"z\"}", "cannot represent 'z'"),
+    ] {
+        let rows = [b"{\"text\": \"ab\"}\n", row].concat();
+        let message = read(&rows, |_| ()).unwrap_err().to_string();
+        assert!(message.contains("rows.jsonl` line 2"), "{message}");
+        assert!(message.contains(problem), "{message}");
+    }
+}
+
+#[test]
+fn files_without_a_token_to_learn_are_refused() {
+    for rows in [&b""[..], b"\n\n", b"{\"input_ids\": [1]}"] {
+        let message = read(rows, |_| ()).unwrap_err().to_string();
+        assert!(
+            message.contains("no document with a token to predict"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn text_that_spells_the_mask_token_is_text() {
+    let result = read(br#"{"text": "<|mask|>"}"#, |_| ());
+    let message = result.unwrap_err().to_string();
+    assert!(
+        message.contains("cannot represent '<'"),
+        "this alphabet lacks the sign: {message}"
+    );
+}
+
+#[test]
+fn an_answer_without_an_eos_token_is_refused() {
+    let rows = br#"{"prompt": "a", "response": "b"}"#;
+    let message = read(rows, |reader| reader.eos_token_id = None)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("no EOS token"), "{message}");
+}
+
+#[test]
+fn every_epoch_is_another_order_of_all_documents() {
+    let drawn: Vec<_> = Shuffle::new(20, 7, Cursor::default()).take(60).collect();
+    for (epoch, pass) in (0..).zip(drawn.chunks(20)) {
+        assert!(pass.iter().all(|drawn| drawn.epoch == epoch));
+        let mut documents: Vec<_> = pass.iter().map(|drawn| drawn.document).collect();
+        documents.sort_unstable();
+        assert_eq!(documents, (0..20).collect::<Vec<_>>());
+    }
+    let order = |epoch: usize| {
+        drawn[20 * epoch..20 * (epoch + 1)]
+            .iter()
+            .map(|d| d.document)
+    };
+    assert!(!order(0).eq(order(1)) && !order(1).eq(order(2)));
+    assert!(
+        !order(0).eq(Shuffle::new(20, 8, Cursor::default())
+            .take(20)
+            .map(|d| d.document))
+    );
+}
+
+#[test]
+fn a_sequence_goes_on_where_its_cursor_stood() {
+    let mut whole = Shuffle::new(5, 7, Cursor::default());
+    for used in 0..12 {
+        let rest: Vec<_> = Shuffle::new(5, 7, whole.cursor()).take(12 - used).collect();
+        assert!(whole.clone().take(12 - used).eq(rest));
+        whole.next();
+    }
+}

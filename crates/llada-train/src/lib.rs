@@ -1,0 +1,34 @@
+//! Training: data -> batches -> objective -> optimiser, with checkpoints that resume bit by bit.
+//!
+//! Where to start: [`Learner::train_step`] is one step, [`train`] the loop around it, [`Recipe`]
+//! everything that a user can decide. The method itself is in `llada-diffusion`, the transformer in
+//! `llada-model`; this crate brings documents to the one and gradients to the other.
+//!
+//! * [`data`] reads JSONL rows, [`batch`] turns documents into forward passes.
+//! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
+//! * [`evaluate`] measures likelihoods, [`convert`] makes a diffusion model of a parent.
+//! * [`parity`] compares all of it with recorded values of an independent implementation.
+//!
+//! The crate knows neither decoding nor HTTP.
+
+pub mod batch;
+mod checkpoint;
+pub mod convert;
+pub mod data;
+mod error;
+pub mod evaluate;
+pub mod objective;
+pub mod optimizer;
+pub mod parity;
+pub mod recipe;
+pub mod step;
+#[cfg(test)]
+mod testing;
+pub mod trainer;
+
+pub use convert::{ConvertOptions, Converted, MaskChoice, convert};
+pub use error::{Error, Result};
+pub use evaluate::{Mode, NllResult, nll};
+pub use recipe::Recipe;
+pub use step::{Learner, StepReport};
+pub use trainer::{Ending, Metrics, Outcome, Resume, train};

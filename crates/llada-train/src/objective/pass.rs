@@ -1,0 +1,125 @@
+//! A forward pass over training rows, kept until its loss is known.
+
+use llada_diffusion::{LossRow, TrainRows};
+use llada_model::{Activations, Gradients, Input, Model, Tape};
+use llada_tensor::{HeadRow, Tensor, gather_rows, scatter_add_rows};
+
+/// A recorded forward pass, and what the head says of each loss row.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    model: &'a Model,
+    rows: &'a TrainRows,
+    outputs: Outputs,
+    tape: Tape,
+    /// Hidden states of the loss rows, [loss rows, D].
+    hidden: Tensor,
+    targets: Vec<u32>,
+    head: Vec<HeadRow>,
+}
+
+impl<'a> Pass<'a> {
+    /// Computes the rows and scores the loss rows.
+    pub fn forward(model: &'a Model, rows: &'a TrainRows, activations: Activations) -> Self {
+        let outputs = Outputs::of(&rows.loss_rows);
+        let (hidden, tape) = model.forward_recorded(&outputs.input(rows), activations);
+        let hidden = gather_rows(&hidden, &outputs.slots);
+        let targets: Vec<u32> = rows.loss_rows.iter().map(|row| row.target).collect();
+        let head = model.head_rows(&hidden, Some(&targets), None);
+        Self {
+            model,
+            rows,
+            outputs,
+            tape,
+            hidden,
+            targets,
+            head,
+        }
+    }
+
+    /// Returns what the head says, per loss row.
+    pub fn head(&self) -> &[HeadRow] {
+        &self.head
+    }
+
+    /// Returns whether each loss row's best guess is right.
+    pub fn correct(&self) -> Vec<bool> {
+        self.head
+            .iter()
+            .zip(&self.targets)
+            .map(|(row, &target)| row.argmax == target)
+            .collect()
+    }
+
+    /// Returns the negative log-likelihoods of the loss rows, in nats.
+    pub fn nlls(&self) -> impl Iterator<Item = f64> {
+        self.head.iter().map(nll)
+    }
+
+    /// Adds the gradient of the sum of weighted negative log-likelihoods and entropies to `grads`.
+    ///
+    /// # Panics
+    /// Unless there is a weight per loss row.
+    pub fn backward(
+        self,
+        nll_weights: &[f32],
+        entropy_weights: Option<&[f32]>,
+        grads: &mut Gradients,
+    ) {
+        let (hidden, targets, head) = (&self.hidden, &self.targets, &self.head);
+        let drows =
+            self.model
+                .head_backward(hidden, targets, head, nll_weights, entropy_weights, grads);
+        let [_, width] = drows.dims2();
+        let mut dhidden = Tensor::zeros(&[self.outputs.rows.len(), width]);
+        scatter_add_rows(&mut dhidden, &self.outputs.slots, &drows);
+        self.model
+            .backward(&self.outputs.input(self.rows), self.tape, &dhidden, grads);
+    }
+}
+
+/// Computes the rows without recording, and returns what the head says of each loss row.
+pub fn score(model: &Model, rows: &TrainRows) -> Vec<HeadRow> {
+    let outputs = Outputs::of(&rows.loss_rows);
+    let hidden = gather_rows(&model.forward(&outputs.input(rows), None), &outputs.slots);
+    let targets: Vec<u32> = rows.loss_rows.iter().map(|row| row.target).collect();
+    model.head_rows(&hidden, Some(&targets), None)
+}
+
+/// Returns a row's negative log-likelihood in nats.
+pub(crate) fn nll(row: &HeadRow) -> f64 {
+    f64::from(row.lse - row.target_logit)
+}
+
+/// The rows whose hidden states are scored: each once and in order, however often it is scored.
+#[derive(Debug)]
+struct Outputs {
+    rows: Vec<u32>,
+    /// Place in `rows` of each loss row.
+    slots: Vec<u32>,
+}
+
+impl Outputs {
+    fn of(loss_rows: &[LossRow]) -> Self {
+        let mut rows: Vec<u32> = loss_rows.iter().map(|row| row.row).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let slot = |row: &LossRow| rows.partition_point(|&other| other < row.row) as u32;
+        let slots = loss_rows.iter().map(slot).collect();
+        Self { rows, slots }
+    }
+
+    fn input<'a>(&'a self, rows: &'a TrainRows) -> Input<'a> {
+        let TrainRows {
+            ids,
+            positions,
+            ranges,
+            ..
+        } = rows;
+        Input {
+            ids,
+            positions,
+            ranges,
+            outputs: &self.rows,
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The recipe: everything that decides a training run, in one strict TOML file.
+//!
+//! Unknown keys are errors with line and column. [`Recipe::parse`] applies overrides to the text
+//! before it is read, so an override is checked like the file. A parsed recipe has every default
+//! filled in; [`Recipe::to_toml`] writes it, and reading that gives the same recipe.
+//!
+//! Paths are relative to the working directory.
+
+mod by_name;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+pub use self::sections::{
+    Blocks, Compute, Data, ExportDtype, Init, KeepActivations, Model, Objective, Optimizer, Paths,
+    Stage, Train,
+};
+use crate::error::{Error, Result};
+
+/// A validated recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Which weights the run starts from.
+    pub model: Model,
+    /// What it is trained and validated on.
+    pub data: Data,
+    /// What it is trained to do.
+    pub objective: Objective,
+    /// How weights are updated.
+    pub optimizer: Optimizer,
+    /// How long, in which batches, and what is written when.
+    pub train: Train,
+}
+
+impl Recipe {
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// If the text is not TOML, has an unknown or missing key, or a value is out of range.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        Self::parse(text, &[])
+    }
+
+    /// Reads a recipe with overrides of the form `section.key=value`, applied before anything is
+    /// checked. A value that is not TOML is taken as a string, so paths need no quotes.
+    ///
+    /// # Errors
+    /// As [`Recipe::from_toml`], and if an override is malformed.
+    pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
+        let recipe: Self = if overrides.is_empty() {
+            toml::from_str(text)? // errors point into the text as the user wrote it
+        } else {
+            toml::from_str(&with_overrides(text, overrides)?)?
+        };
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// Writes the recipe with every default filled in.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe has only tables, numbers, texts and lists of them")
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.model.init()?;
+        self.data.validate()?;
+        self.objective.validate()?;
+        self.optimizer.schedule(self.train.steps)?;
+        self.optimizer.validate()?;
+        self.train.validate()
+    }
+}
+
+fn with_overrides(text: &str, overrides: &[String]) -> Result<String> {
+    let mut table: Table = toml::from_str(text)?;
+    overrides
+        .iter()
+        .try_for_each(|given| apply(&mut table, given))?;
+    Ok(toml::to_string(&table).expect("a table that was read can be written"))
+}
+
+fn apply(table: &mut Table, given: &str) -> Result<()> {
+    let refuse = |problem: &str| Error::Override {
+        given: given.into(),
+        problem: problem.into(),
+    };
+    let (path, value) = given
+        .split_once('=')
+        .ok_or_else(|| refuse("there is no `=`"))?;
+    let (section, key) = path
+        .trim()
+        .split_once('.')
+        .ok_or_else(|| refuse("no section is named"))?;
+    let section = table
+        .entry(section)
+        .or_insert_with(|| Value::Table(Table::new()));
+    let section = section
+        .as_table_mut()
+        .ok_or_else(|| refuse("this is not a section"))?;
+    section.insert(key.to_owned(), override_value(value.trim()));
+    Ok(())
+}
+
+fn override_value(text: &str) -> Value {
+    let parsed = toml::from_str::<Table>(&format!("value = {text}")).ok();
+    let value = parsed.and_then(|mut table| table.remove("value"));
+    value.unwrap_or_else(|| Value::String(text.to_owned()))
+}

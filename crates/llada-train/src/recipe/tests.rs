@@ -1,0 +1,124 @@
+use super::*;
+
+const SMALL: &str = r#"
+[model]
+path = "parent"
+[data]
+train = "train.jsonl"
+[objective]
+kind = "bdlm"
+block_size = 8
+[optimizer]
+lr = 1e-3
+[train]
+steps = 10
+batch_documents = 4
+"#;
+
+fn with(overrides: &[&str]) -> Result<Recipe> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    Recipe::parse(SMALL, &overrides)
+}
+
+fn message(result: Result<Recipe>) -> String {
+    result.expect_err("the recipe is invalid").to_string()
+}
+
+#[test]
+fn a_resolved_recipe_reads_back_as_itself() {
+    let recipe = with(&[
+        "objective.block_schedule=[{block=1, steps=2}, {block=8, steps=3}]",
+        "train.max_seconds=2.5",
+    ]);
+    assert!(
+        recipe.is_err(),
+        "a size and a schedule contradict each other"
+    );
+    let recipe = Recipe::from_toml(SMALL).unwrap();
+    assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
+    let text = SMALL.replace("block_size = 8", "block_schedule = [{block=1, steps=2}]");
+    let recipe = Recipe::parse(&text, &["train.max_seconds=2.5".into()]).unwrap();
+    assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line() {
+    let text = SMALL.replace("lr = 1e-3", "lr = 1e-3\nlr_max = 2");
+    let message = message(Recipe::from_toml(&text));
+    assert!(message.contains("unknown field `lr_max`"), "{message}");
+    assert!(message.contains("line 11"), "{message}");
+}
+
+#[test]
+fn a_wrong_name_lists_the_right_ones() {
+    let message = message(with(&["objective.kind=diffusion"]));
+    assert!(
+        message.contains("expected one of `ar`, `bdlm`, `mdlm`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn overrides_take_toml_values_and_bare_words() {
+    let recipe = with(&[
+        "model.path=a/b-c",
+        "train.steps=7",
+        "objective.mask_ratio_band=[0.2, 0.8]",
+        "optimizer.schedule=linear",
+        "data.train=[\"x\", \"y\"]",
+    ])
+    .unwrap();
+    assert_eq!(
+        recipe.model.path.as_deref(),
+        Some(std::path::Path::new("a/b-c"))
+    );
+    assert_eq!(recipe.train.steps, 7);
+    assert_eq!(recipe.objective.mask_ratio_band, [0.2, 0.8]);
+    assert_eq!(recipe.data.train.0.len(), 2);
+}
+
+#[test]
+fn malformed_overrides_are_refused() {
+    for given in ["train.steps", "steps=3", "train.unknown=1"] {
+        assert!(with(&[given]).is_err(), "{given}");
+    }
+}
+
+#[test]
+fn contradictions_are_refused_by_key() {
+    for (overrides, key) in [
+        (&["model.config=config.json"][..], "model.path"),
+        (&["train.batch_tokens=5"], "train.batch_documents"),
+        (&["train.steps=0"], "train.steps"),
+        (&["objective.kind=ar"], "objective.block_size"),
+        (
+            &["objective.loss_on_prompt=true"],
+            "objective.loss_on_prompt",
+        ),
+        (&["objective.complementary=true"], "objective.normalisation"),
+        (&["optimizer.clip=0.0"], "optimizer.clip"),
+        (&["data.max_len=1"], "data.max_len"),
+    ] {
+        let message = message(with(overrides));
+        assert!(message.contains(key), "{overrides:?}: {message}");
+    }
+    assert!(with(&["objective.mask_ratio_band=[0.5, 0.2]"]).is_err());
+    assert!(with(&["optimizer.warmup_steps=11"]).is_err());
+}
+
+#[test]
+fn stages_are_counted_in_steps_or_in_tokens_but_not_both() {
+    let schedule = |stages: &str| {
+        let text = SMALL.replace("block_size = 8", &format!("block_schedule = [{stages}]"));
+        Recipe::from_toml(&text)?.objective.blocks()
+    };
+    let steps = schedule("{block=1, steps=2}, {block=8, steps=1}").unwrap();
+    assert_eq!(
+        [0, 1, 2, 9].map(|step| steps.at(step, 1000).get()),
+        [1, 1, 8, 8]
+    );
+    let tokens = schedule("{block=1, tokens=50}, {block=4, tokens=1}").unwrap();
+    assert_eq!([0, 49, 50].map(|seen| tokens.at(9, seen).get()), [1, 1, 4]);
+    assert!(schedule("{block=1, tokens=50}, {block=4, steps=1}").is_err());
+    assert!(schedule("{block=1}").is_err());
+}

@@ -1,0 +1,123 @@
+//! One optimiser step: forward and backward over the micro-batches, clip, update.
+
+use llada_model::{Activations, Gradients, Model};
+
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::objective::{Sums, weighted_nll};
+use crate::optimizer::{Optimizer, gradient_norm};
+
+/// A model in training.
+#[derive(Debug)]
+pub struct Learner {
+    /// The model; its weights are f32.
+    pub model: Model,
+    /// The moments of its weights.
+    pub optimizer: Optimizer,
+    gradients: Gradients,
+}
+
+/// How one step is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct StepSettings {
+    /// Learning rate of this step.
+    pub learning_rate: f32,
+    /// Largest global gradient norm.
+    pub clip: f32,
+    /// What is kept for the backward pass.
+    pub activations: Activations,
+}
+
+/// What one step measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The loss, normalised as the recipe says, in nats.
+    pub loss: f64,
+    /// Mean negative log-likelihood of scored tokens, in nats.
+    pub nll: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+}
+
+impl Learner {
+    /// Returns a learner with gradients of zero.
+    pub fn new(model: Model, optimizer: Optimizer) -> Self {
+        let gradients = model.zero_gradients();
+        Self {
+            model,
+            optimizer,
+            gradients,
+        }
+    }
+
+    /// Updates the model once. A batch without a scored token changes nothing and returns `None`.
+    ///
+    /// # Errors
+    /// If loss or gradient is not finite; the weights are left as they were.
+    pub fn train_step(
+        &mut self,
+        batch: &Batch,
+        settings: &StepSettings,
+    ) -> Result<Option<StepReport>> {
+        if batch.micro_batches.is_empty() {
+            return Ok(None);
+        }
+        let Self {
+            model,
+            optimizer,
+            gradients,
+        } = self;
+        gradients.for_each_mut(|_, gradient| gradient.f32s_mut().fill(0.0));
+        let sums = accumulate(model, batch, settings.activations, gradients);
+        let grad_norm = gradient_norm(gradients);
+        let step = optimizer.num_steps + 1;
+        require_finite("the loss", sums.loss, step, batch)?;
+        require_finite("the gradient norm", grad_norm, step, batch)?;
+        let grad_scale = (f64::from(settings.clip) / grad_norm).min(1.0) as f32;
+        optimizer.update(
+            &mut model.weights,
+            gradients,
+            grad_scale,
+            settings.learning_rate,
+        );
+        let nll = sums.nll / batch.counts.masked as f64;
+        Ok(Some(StepReport {
+            loss: sums.loss,
+            nll,
+            grad_norm,
+        }))
+    }
+}
+
+/// Adds the gradient of a batch's loss to `grads` and returns the sums over its loss rows.
+pub fn accumulate(
+    model: &Model,
+    batch: &Batch,
+    activations: Activations,
+    grads: &mut Gradients,
+) -> Sums {
+    let mut sums = Sums::default();
+    for micro_batch in &batch.micro_batches {
+        sums += weighted_nll(model, micro_batch, activations, grads);
+    }
+    sums
+}
+
+fn require_finite(what: &'static str, value: f64, step: u64, batch: &Batch) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    let documents = batch
+        .drawn
+        .iter()
+        .map(|drawn| drawn.document as u64)
+        .collect();
+    let epoch = batch.drawn.last().map_or(0, |drawn| drawn.epoch);
+    Err(Error::NonFinite {
+        step,
+        what,
+        value,
+        documents,
+        epoch,
+    })
+}

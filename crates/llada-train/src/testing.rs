@@ -1,0 +1,79 @@
+//! Small models and documents for tests.
+
+use llada_diffusion::{
+    Band, Elision, LabelAlignment, NoiseSchedule, Normalisation, Objective, RateScope,
+};
+use llada_model::{Config, Model, Weights};
+use llada_tensor::Precision;
+
+use crate::batch::{Assembly, Diffusion, Reading, Task};
+use crate::data::{Document, Drawn};
+
+pub(crate) const MASK: u32 = 30;
+pub(crate) const EOS: u32 = 31;
+
+/// A dense diffusion model of two layers and 32 tokens.
+pub(crate) fn config(alignment: LabelAlignment) -> Config {
+    let text = format!(
+        r#"{{"architectures": ["LlamaForCausalLM"], "vocab_size": 32, "hidden_size": 16,
+        "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": true, "initializer_range": 0.2, "torch_dtype": "float32",
+        "eos_token_id": {EOS}, "mask_token_id": {MASK}, "block_size": 4,
+        "label_alignment": "{alignment}"}}"#
+    );
+    Config::from_json(&text).expect("the test config is valid")
+}
+
+pub(crate) fn model(alignment: LabelAlignment) -> Model {
+    let config = config(alignment);
+    let weights = Weights::random(&config, 1, Precision::F32);
+    Model::new(config, weights)
+}
+
+/// Documents of different lengths, the last one an answer to a prompt of 5 tokens.
+pub(crate) fn corpus() -> Vec<Document> {
+    let ids = |len: u32, step: u32| (0..len).map(|i| (i * step + step) % 29).collect();
+    let plain = |ids| Document {
+        ids,
+        prompt_len: 0,
+        is_answer: false,
+    };
+    vec![
+        plain(ids(13, 3)),
+        plain(ids(7, 5)),
+        plain(ids(4, 11)),
+        Document {
+            ids: ids(10, 7),
+            prompt_len: 5,
+            is_answer: true,
+        },
+    ]
+}
+
+/// Block denoising with one rate per block, all documents in one forward pass.
+pub(crate) fn assembly(alignment: LabelAlignment, elision: Elision) -> Assembly {
+    Assembly {
+        task: Task::Diffusion(Diffusion {
+            objective: Objective::Bdlm,
+            noise: NoiseSchedule::new(RateScope::Block, Band::new(0.2, 0.8).expect("a band")),
+            complementary: false,
+            fill: Some(EOS),
+            reading: Reading {
+                mask_token_id: MASK,
+                alignment,
+            },
+        }),
+        normalisation: Normalisation::ElboToken,
+        seed: 5,
+        micro_batch_rows: 1000,
+        elision,
+    }
+}
+
+/// Every document of [`corpus`], in order.
+pub(crate) fn drawn() -> Vec<Drawn> {
+    (0..corpus().len())
+        .map(|document| Drawn { epoch: 0, document })
+        .collect()
+}
