@@ -167,14 +167,14 @@ impl Reader<'_> {
             text("prompt")?,
             text("response")?,
         ) {
-            (Some(text), None, None, None) => self.from_text(text),
-            (None, Some(ids), None, None) => from_ids(ids, row.get("prompt_lengths")),
-            (None, None, Some(prompt), Some(response)) => self.from_answer(prompt, response),
+            (Some(text), None, None, None) => self.text_document(text),
+            (None, Some(ids), None, None) => id_document(ids, row.get("prompt_lengths")),
+            (None, None, Some(prompt), Some(response)) => self.answer_document(prompt, response),
             _ => Err("expected `text`, `input_ids`, or `prompt` and `response`".into()),
         }
     }
 
-    fn from_text(&self, text: &str) -> std::result::Result<Document, String> {
+    fn text_document(&self, text: &str) -> std::result::Result<Document, String> {
         let mut ids = self.tokenizer()?.encode(text).map_err(|e| e.to_string())?;
         if ids.is_empty() {
             return Err("`text` is empty; remove the row".into());
@@ -190,7 +190,11 @@ impl Reader<'_> {
     }
 
     /// Encodes prompt and response apart, as in generation: no token spans the two.
-    fn from_answer(&self, prompt: &str, response: &str) -> std::result::Result<Document, String> {
+    fn answer_document(
+        &self,
+        prompt: &str,
+        response: &str,
+    ) -> std::result::Result<Document, String> {
         let tokenizer = self.tokenizer()?;
         let mut ids = tokenizer.encode(prompt).map_err(|e| e.to_string())?;
         let prompt_len = ids.len();
@@ -243,7 +247,7 @@ impl Reader<'_> {
     }
 }
 
-fn from_ids(ids: &Value, prompt_len: Option<&Value>) -> std::result::Result<Document, String> {
+fn id_document(ids: &Value, prompt_len: Option<&Value>) -> std::result::Result<Document, String> {
     let ids = id_list(ids).ok_or("`input_ids` must be a list of token ids")?;
     let prompt_len = match prompt_len {
         None => 0,

@@ -87,7 +87,7 @@ pub fn score(model: &Model, rows: &TrainRows) -> Vec<HeadRow> {
 
 /// Returns a row's negative log-likelihood in nats.
 pub(crate) fn nll(row: &HeadRow) -> f64 {
-    f64::from(row.lse - row.target_logit)
+    f64::from(row.lse) - f64::from(row.target_logit)
 }
 
 /// The rows whose hidden states are scored: each once and in order, however often it is scored.

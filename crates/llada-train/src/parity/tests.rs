@@ -6,7 +6,10 @@ fn every_recorded_loss_and_gradient_is_reproduced() {
     let cases = train_parity(&golden).unwrap();
     assert_eq!(cases.len(), 8);
     for (name, parity) in cases {
-        assert!(parity.loss_rel < 1e-5, "{name}: {parity:?}");
+        // The preference loss is the difference of four sums near 470 that are recorded in f32: the
+        // recorded margin is itself uncertain by 1e-4, which is 7e-6 of the loss.
+        let loss_bound = if name == "dpo" { 2e-5 } else { 1e-5 };
+        assert!(parity.loss_rel < loss_bound, "{name}: {parity:?}");
         assert!(parity.grad_norm_rel < 1e-4, "{name}: {parity:?}");
         assert!(parity.grad_rel < 1e-4, "{name}: {parity:?}");
     }

@@ -7,17 +7,22 @@
 //! Paths are relative to the working directory.
 
 mod by_name;
-mod sections;
+mod data;
+mod model;
+mod objective;
+mod optimizer;
 #[cfg(test)]
 mod tests;
+mod train;
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-pub use self::sections::{
-    Blocks, Compute, Data, ExportDtype, Init, KeepActivations, Model, Objective, Optimizer, Paths,
-    Stage, Train,
-};
+pub use self::data::{Data, Paths};
+pub use self::model::{Compute, Init, Model};
+pub use self::objective::{Blocks, Objective, Stage};
+pub use self::optimizer::Optimizer;
+pub use self::train::{ExportDtype, KeepActivations, Train};
 use crate::error::{Error, Result};
 
 /// A validated recipe.
@@ -109,4 +114,20 @@ fn override_value(text: &str) -> Value {
     let parsed = toml::from_str::<Table>(&format!("value = {text}")).ok();
     let value = parsed.and_then(|mut table| table.remove("value"));
     value.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn check(holds: bool, key: &'static str, problem: &str) -> Result<()> {
+    if holds { Ok(()) } else { refuse(key, problem) }
+}
+
+fn refuse<T>(key: &'static str, problem: &str) -> Result<T> {
+    Err(Error::Setting {
+        key,
+        problem: problem.into(),
+    })
+}
+
+/// The default of what is on unless it is turned off.
+fn yes() -> bool {
+    true
 }

@@ -1,8 +1,9 @@
 use llada_diffusion::LabelAlignment;
-use llada_model::save;
+use llada_model::{KeepDtype, Weights, load, save};
 use llada_tensor::Precision;
 use tempfile::TempDir;
 
+use super::log::step_of;
 use super::*;
 use crate::testing;
 

@@ -9,25 +9,28 @@
 //! final/           the trained model, as the Hub lays out checkpoints
 //! ```
 
+mod log;
+mod setup;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use llada_diffusion::{BlockSize, Elision, LearningRate, Objective};
-use llada_model::{Config, KeepDtype, Model, PartialDir, SaveOptions, Weights, load, write_model};
+use llada_diffusion::{BlockSize, LearningRate};
+use llada_model::{Model, PartialDir, SaveOptions, write_model};
 use llada_text::Tokenizer;
 use serde::Serialize;
 
-use crate::batch::{Assembly, Batch, Diffusion, Reading, Task};
-use crate::checkpoint::{self, Checkpoints, State};
-use crate::data::{Corpus, Document, Overflow, Reader, Shuffle};
+use self::log::Log;
+use self::setup::Validation;
+use crate::batch::{Assembly, Batch};
+use crate::checkpoint::{Checkpoints, State};
+use crate::data::{Corpus, Drawn, Shuffle};
 use crate::error::{Error, Result};
-use crate::evaluate::{Mode, nll};
-use crate::optimizer::{AdamWSettings, Optimizer};
-use crate::recipe::{Blocks, Init, Recipe};
+use crate::recipe::{Blocks, Recipe};
 use crate::step::{Learner, StepReport, StepSettings};
 
 /// Whether a run begins or goes on.
@@ -162,12 +165,6 @@ struct Run<'a> {
     warnings: Vec<String>,
 }
 
-/// What is validated on, and how.
-struct Validation {
-    documents: Vec<Document>,
-    modes: Vec<(String, Mode)>,
-}
-
 impl<'a> Run<'a> {
     fn open(recipe: &'a Recipe, dir: &'a Path, resume: Resume) -> Result<Self> {
         let began = Instant::now();
@@ -175,27 +172,16 @@ impl<'a> Run<'a> {
             require_unused(dir)?;
         }
         let (learner, state, mut warnings) = match resume {
-            Resume::No => begin(recipe)?,
-            Resume::Yes => go_on(recipe, dir)?,
+            Resume::No => setup::begin(recipe)?,
+            Resume::Yes => setup::go_on(recipe, dir)?,
         };
         let config = &learner.model.config;
-        let tokenizer = tokenizer(recipe, config)?;
-        let corpus = reader(recipe, config, tokenizer.as_ref()).read(&recipe.data.train.0)?;
-        if corpus.num_cut > 0 {
-            warnings.push(format!(
-                "{} texts are longer than data.max_len ({} tokens); text is cut into several \
-                 documents, answers lose their end",
-                corpus.num_cut, recipe.data.max_len
-            ));
-        }
-        if corpus.num_dropped > 0 {
-            warnings.push(format!(
-                "{} documents have nothing to learn",
-                corpus.num_dropped
-            ));
-        }
-        let validation = validation(recipe, config, tokenizer.as_ref())?;
-        let assembly = assembly(recipe, config, tokenizer.as_ref())?;
+        let tokenizer = setup::tokenizer(recipe, config)?;
+        let corpus =
+            setup::reader(recipe, config, tokenizer.as_ref()).read(&recipe.data.train.0)?;
+        warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
+        let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
+        let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
         // Everything has been checked: only now does the run leave traces.
         let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;
         let config_path = dir.join("config.toml");
@@ -253,7 +239,7 @@ impl<'a> Run<'a> {
     }
 
     /// Takes the documents of one step from the shuffled corpus.
-    fn draw(&mut self) -> Vec<crate::data::Drawn> {
+    fn draw(&mut self) -> Vec<Drawn> {
         let train = &self.recipe.train;
         let max_documents = train.batch_documents.unwrap_or(usize::MAX);
         let max_tokens = train.batch_tokens.unwrap_or(usize::MAX);
@@ -302,16 +288,7 @@ impl<'a> Run<'a> {
         let Some(validation) = self.validation.as_ref().filter(|_| is_due) else {
             return Ok(BTreeMap::new());
         };
-        let measure = |(name, mode): &(String, Mode)| {
-            let result = nll(
-                &self.learner.model,
-                &validation.documents,
-                *mode,
-                train.eval_draws,
-            )?;
-            Ok((name.clone(), result.nll_per_token))
-        };
-        validation.modes.iter().map(measure).collect()
+        validation.measure(&self.learner.model, train.eval_draws)
     }
 
     fn checkpoint_if_due(&mut self) -> Result<()> {
@@ -368,130 +345,6 @@ fn require_unused(dir: &Path) -> Result<()> {
     Err(Error::unsuitable(dir, problem))
 }
 
-fn begin(recipe: &Recipe) -> Result<(Learner, State, Vec<String>)> {
-    let precision = recipe.model.precision.into();
-    let (config, weights, warnings) = match recipe.model.init()? {
-        Init::Checkpoint(path) => {
-            let loaded = load(path, precision, KeepDtype::F32)?;
-            (loaded.config, loaded.weights, loaded.warnings)
-        }
-        Init::Random(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-            let config = Config::from_json(&text)?;
-            let weights = Weights::random(&config, recipe.model.seed, precision);
-            (config, weights, Vec::new())
-        }
-    };
-    let optimizer = Optimizer::new(&config, adamw_settings(recipe));
-    let learner = Learner::new(Model::new(config, weights), optimizer);
-    Ok((learner, State::default(), warnings))
-}
-
-fn go_on(recipe: &Recipe, dir: &Path) -> Result<(Learner, State, Vec<String>)> {
-    let latest = match dir.join("checkpoints") {
-        checkpoints if checkpoints.is_dir() => Checkpoints::open(checkpoints)?.latest()?,
-        _ => None,
-    };
-    let problem = "has no checkpoint to resume from; start the run without resuming";
-    let latest = latest.ok_or_else(|| Error::unsuitable(dir, problem))?;
-    let precision = recipe.model.precision.into();
-    let (learner, state) = checkpoint::load(&latest, precision, adamw_settings(recipe))?;
-    Ok((learner, state, Vec::new()))
-}
-
-fn adamw_settings(recipe: &Recipe) -> AdamWSettings {
-    let optimizer = &recipe.optimizer;
-    AdamWSettings {
-        betas: optimizer.betas,
-        eps: optimizer.eps,
-        weight_decay: optimizer.weight_decay,
-    }
-}
-
-fn tokenizer(recipe: &Recipe, config: &Config) -> Result<Option<Tokenizer>> {
-    let Some(dir) = recipe.model.tokenizer_dir() else {
-        return Ok(None);
-    };
-    let tokenizer = Tokenizer::load(dir)?;
-    tokenizer.check_vocab_size(config.vocab_size)?;
-    Ok(Some(tokenizer))
-}
-
-fn reader<'t>(recipe: &Recipe, config: &Config, tokenizer: Option<&'t Tokenizer>) -> Reader<'t> {
-    Reader {
-        tokenizer,
-        vocab_size: config.vocab_size,
-        mask_token_id: config.mask_token_id,
-        eos_token_id: eos_token_id(config, tokenizer),
-        append_eos: recipe.data.append_eos,
-        max_len: recipe.data.max_len,
-        overflow: Overflow::Cut,
-    }
-}
-
-/// Returns the id that ends a text, from the config or else the tokenizer.
-pub(crate) fn eos_token_id(config: &Config, tokenizer: Option<&Tokenizer>) -> Option<u32> {
-    let from_tokenizer = || tokenizer.and_then(|tokenizer| tokenizer.specials().eos);
-    config
-        .eos_token_ids
-        .first()
-        .copied()
-        .or_else(from_tokenizer)
-}
-
-fn validation(
-    recipe: &Recipe,
-    config: &Config,
-    tokenizer: Option<&Tokenizer>,
-) -> Result<Option<Validation>> {
-    let paths = &recipe.data.valid.0;
-    let block_mode = |&size: &usize| {
-        let mode = Mode::Block(BlockSize::new(size)?);
-        Ok((format!("block_{size}"), mode))
-    };
-    let blocks = recipe.train.eval_block_sizes.iter().map(block_mode);
-    let mut modes = blocks.collect::<Result<Vec<_>>>()?;
-    if recipe.objective.kind == Objective::Ar {
-        modes.push(("ar".into(), Mode::Ar));
-    }
-    if paths.is_empty() || modes.is_empty() {
-        return Ok(None);
-    }
-    let reader = Reader {
-        append_eos: false,
-        overflow: Overflow::Truncate,
-        ..reader(recipe, config, tokenizer)
-    };
-    let mut documents = reader.read(paths)?.documents;
-    if recipe.train.eval_documents > 0 {
-        documents.truncate(recipe.train.eval_documents);
-    }
-    Ok(Some(Validation { documents, modes }))
-}
-
-fn assembly(recipe: &Recipe, config: &Config, tokenizer: Option<&Tokenizer>) -> Result<Assembly> {
-    let objective = &recipe.objective;
-    let task = match objective.kind {
-        Objective::Ar => Task::Causal {
-            loss_on_prompt: objective.loss_on_prompt,
-        },
-        kind => Task::Diffusion(Diffusion {
-            objective: kind,
-            noise: objective.noise()?,
-            complementary: objective.complementary,
-            fill: eos_token_id(config, tokenizer).filter(|_| objective.eos_fill),
-            reading: Reading::of(config)?,
-        }),
-    };
-    Ok(Assembly {
-        task,
-        normalisation: objective.normalisation,
-        seed: recipe.train.seed,
-        micro_batch_rows: recipe.train.micro_batch_rows,
-        elision: Elision::On,
-    })
-}
-
 fn mask_row_norm(model: &Model) -> Option<f64> {
     let row = model
         .weights
@@ -505,52 +358,3 @@ fn mask_row_norm(model: &Model) -> Option<f64> {
             .sqrt(),
     )
 }
-
-/// `metrics.jsonl`.
-struct Log {
-    path: PathBuf,
-    writer: BufWriter<File>,
-}
-
-impl Log {
-    /// Opens the file and drops what an earlier session wrote after step `step`.
-    fn open(path: PathBuf, step: u64) -> Result<Self> {
-        let earlier = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(Error::io("read", &path)(error)),
-        };
-        let is_kept = |line: &&str| step_of(line).is_some_and(|logged| logged <= step);
-        let kept: String = earlier
-            .lines()
-            .filter(is_kept)
-            .map(|line| line.to_owned() + "\n")
-            .collect();
-        let file = File::create(&path).map_err(Error::io("write", &path))?;
-        let mut writer = BufWriter::new(file);
-        writer
-            .write_all(kept.as_bytes())
-            .map_err(Error::io("write", &path))?;
-        Ok(Self { path, writer })
-    }
-
-    fn write(&mut self, metrics: &Metrics) -> Result<()> {
-        let line = serde_json::to_string(metrics).expect("numbers and texts can be written");
-        writeln!(self.writer, "{line}").map_err(Error::io("write", &self.path))?;
-        self.flush() // another program may be watching
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.writer.flush().map_err(Error::io("write", &self.path))
-    }
-}
-
-fn step_of(line: &str) -> Option<u64> {
-    serde_json::from_str::<serde_json::Value>(line)
-        .ok()?
-        .get("step")?
-        .as_u64()
-}
-
-#[cfg(test)]
-mod tests;
