@@ -172,18 +172,17 @@ fn python_like_environment() -> Result<Environment<'static>> {
 fn open_generation_blocks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let end = rest[start..]
-            .find("%}")
-            .map_or(rest.len(), |len| start + len);
-        let tag = &rest[start..end];
-        out.push_str(&rest[..start]);
-        match tag[2..].trim_matches(['-', '+', ' ', '\n']) {
+    while let Some((before, tag_and_after)) = rest.split_once("{%") {
+        let len = tag_and_after.find("%}").unwrap_or(tag_and_after.len());
+        let (tag, after) = tag_and_after.split_at(len);
+        out.push_str(before);
+        out.push_str("{%");
+        match tag.trim_matches(['-', '+', ' ', '\n']) {
             "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
             "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
             _ => out.push_str(tag),
         }
-        rest = &rest[end..];
+        rest = after;
     }
     out.push_str(rest);
     out

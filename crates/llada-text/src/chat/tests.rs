@@ -160,10 +160,12 @@ fn a_template_that_never_ends_runs_out_of_fuel() {
 
 #[test]
 fn a_malformed_template_is_an_error() {
-    assert!(matches!(
-        ChatTemplate::new("{% if %}"),
-        Err(Error::Template(_))
-    ));
+    for source in ["{% if %}", "{%}", "{%", "{{ messages"] {
+        assert!(
+            matches!(ChatTemplate::new(source), Err(Error::Template(_))),
+            "{source}"
+        );
+    }
 }
 
 #[test]
