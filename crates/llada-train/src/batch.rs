@@ -90,7 +90,7 @@ impl Reading {
 pub struct MicroBatch {
     /// Rows to compute.
     pub rows: TrainRows,
-    /// Weight of each loss row in the loss, denominators included, [loss rows].
+    /// Weight of each loss row in the loss, denominators included, `[loss rows]`.
     pub weights: Vec<f32>,
 }
 

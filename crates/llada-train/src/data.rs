@@ -30,7 +30,7 @@ const UNSUPPORTED: [&str; 4] = ["messages", "chosen", "rejected", "loss_spans"];
 /// The tokens of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// Token ids, [L].
+    /// Token ids, `[L]`.
     pub ids: Vec<u32>,
     /// Leading tokens that are given, not learned; 0 for plain text.
     pub prompt_len: usize,
@@ -39,7 +39,7 @@ pub struct Document {
 }
 
 impl Document {
-    /// Returns whether each token is learned, [L]: all after the prompt, and never the first, which
+    /// Returns whether each token is learned, `[L]`: all after the prompt, and never the first, which
     /// has nothing before it.
     pub fn supervised(&self) -> Vec<bool> {
         (0..self.ids.len())

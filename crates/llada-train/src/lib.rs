@@ -6,7 +6,7 @@
 //!
 //! * [`data`] reads JSONL rows, [`batch`] turns documents into forward passes.
 //! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
-//! * [`evaluate`] measures likelihoods, [`convert`] makes a diffusion model of a parent.
+//! * [`evaluate`] measures likelihoods, [`mod@convert`] makes a diffusion model of a parent.
 //! * [`parity`] compares all of it with recorded values of an independent implementation.
 //!
 //! The crate knows neither decoding nor HTTP.

@@ -2,7 +2,7 @@
 //!
 //! A loss only decides the weights that a row's negative log-likelihood and entropy have; the rest
 //! is [`Pass`]. Next-token, block and document denoising are one weighted sum ([`weighted_nll`]);
-//! confidence-aware training ([`cap`]) adds entropies, preference training ([`dpo`]) joins two
+//! confidence-aware training ([`cap()`]) adds entropies, preference training ([`dpo()`]) joins two
 //! passes.
 
 mod cap;

@@ -11,7 +11,7 @@ pub struct Pass<'a> {
     rows: &'a TrainRows,
     outputs: Outputs,
     tape: Tape,
-    /// Hidden states of the loss rows, [loss rows, D].
+    /// Hidden states of the loss rows, `[loss rows, D]`.
     hidden: Tensor,
     targets: Vec<u32>,
     head: Vec<HeadRow>,
