@@ -10,9 +10,9 @@ use crate::Isa;
 use crate::simd::{Kernel, Simd};
 
 /// A multiple of the height of every tile.
-pub(super) const TALL: usize = 24;
-/// Words along k of a block: a tile's panels of B stay in the L1 cache.
-const BLOCK_WORDS: usize = 256;
+pub(super) const TALL: usize = 8;
+/// Words along k of a block: a tile's panels of B stay in the L1 or L2 cache.
+const BLOCK_WORDS: usize = 512;
 /// Rows of a block of A, a multiple of [`TALL`]: the packed block stays in the L2 cache.
 const BLOCK_ROWS: usize = 192;
 /// Columns of a block of B, which stays in the L3 cache.
@@ -113,7 +113,7 @@ fn multiply<S: Simd, F: Format>(s: S, block: Block<'_>, buffers: &mut Buffers) {
             let b = match b {
                 Right::Plain(b) => {
                     let columns = first_column + columns.start..first_column + columns.end;
-                    pack_right::<F>(b.block(depth.clone(), columns), &mut buffers.b)
+                    pack_right::<S, F>(s, b.block(depth.clone(), columns), &mut buffers.b)
                 }
                 Right::Packed(panels) => panels.view(
                     first_column + columns.start,
@@ -132,8 +132,8 @@ fn multiply<S: Simd, F: Format>(s: S, block: Block<'_>, buffers: &mut Buffers) {
 /// Rows of the tiles that cover most of a block.
 #[inline(always)]
 fn tile_rows<S: Simd>() -> usize {
-    // 16 and 12 accumulators: half of the 32 registers, three quarters of the 16.
-    if S::LANES == 16 { 8 } else { 6 }
+    // Half of the 32 or of the 16 registers accumulate.
+    if S::LANES == 16 { 8 } else { 4 }
 }
 
 /// Rows of the one tile that covers the rest.
@@ -162,50 +162,31 @@ fn multiply_block<S: Simd, F: Format>(
         (0..tall, tile_rows::<S>()),
         (tall..m, low_tile_rows::<S>(m - tall)),
     ] {
-        let packed = pack_left::<F>(a.block(rows.clone(), 0..k), height, b.words, buffer);
-        let c = c.block(rows, 0..n);
+        let (a, c) = (a.block(rows.clone(), 0..k), c.block(rows, 0..n));
         match (S::LANES, height) {
-            (_, 1) => sweep::<S, F, 1, 8>(s, packed, b, c),
-            (_, 2) => sweep::<S, F, 2, 4>(s, packed, b, c),
-            (16, 4) => sweep::<S, F, 4, 4>(s, packed, b, c),
-            (16, _) => sweep::<S, F, 8, 2>(s, packed, b, c),
-            (_, 4) => sweep::<S, F, 4, 2>(s, packed, b, c),
-            _ => sweep::<S, F, 6, 2>(s, packed, b, c),
+            (_, 1) => sweep::<S, F, 1, 8>(s, a, b, c, buffer),
+            (_, 2) => sweep::<S, F, 2, 4>(s, a, b, c, buffer),
+            (16, 4) => sweep::<S, F, 4, 4>(s, a, b, c, buffer),
+            (16, _) => sweep::<S, F, 8, 2>(s, a, b, c, buffer),
+            _ => sweep::<S, F, 4, 2>(s, a, b, c, buffer),
         }
     }
 }
 
-/// Packs A into panels of `height` rows, each of `words` steps.
-#[inline(always)]
-fn pack_left<'a, F: Format>(
-    a: Matrix<'_>,
-    height: usize,
-    words: usize,
-    buffer: &'a mut Vec<f32>,
-) -> &'a [f32] {
-    let [rows, k] = a.shape();
-    let len = rows.next_multiple_of(height) * words;
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    for (rows, panel) in ranges(rows, height).zip(buffer.chunks_exact_mut(height * words)) {
-        pack_panel::<F>(a.block(rows, 0..k), height, panel);
-    }
-    &buffer[..len]
-}
-
-/// Computes a block of C tile by tile; the panels of B change slowest.
+/// Packs A, then computes C tile by tile; the panels of B change slowest.
 #[inline(always)]
 fn sweep<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     s: S,
-    a: &[f32],
+    a: Matrix<'_>,
     b: PanelsView<'_>,
     mut c: Target<'_>,
+    buffer: &mut Vec<f32>,
 ) {
     let [m, n] = c.shape();
+    let a = pack_left::<S, F, ROWS>(s, a, b.words, buffer);
     let last_panel = n.div_ceil(PANEL).saturating_sub(1);
     for columns in ranges(n, VECTORS * S::LANES) {
-        let mut panels = [b.panel(0); VECTORS];
+        let mut panels = [&[][..]; VECTORS];
         for (j, panel) in panels.iter_mut().enumerate() {
             // Vectors past the end repeat the last panel; their results are not stored.
             *panel = b.panel(((columns.start + j * S::LANES) / PANEL).min(last_panel));
@@ -215,6 +196,25 @@ fn sweep<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
             multiply_tile::<S, F, ROWS, VECTORS>(s, a, panels, c);
         }
     }
+}
+
+/// Packs A into panels of ROWS rows, each of `words` steps.
+#[inline(always)]
+fn pack_left<'a, S: Simd, F: Format, const ROWS: usize>(
+    s: S,
+    a: Matrix<'_>,
+    words: usize,
+    buffer: &'a mut Vec<f32>,
+) -> &'a [f32] {
+    let [rows, k] = a.shape();
+    let len = rows.next_multiple_of(ROWS) * words;
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    for (rows, panel) in ranges(rows, ROWS).zip(buffer.chunks_exact_mut(ROWS * words)) {
+        pack_panel::<S, F, ROWS>(s, a.block(rows, 0..k), panel);
+    }
+    &buffer[..len]
 }
 
 /// Computes one tile of C in registers.

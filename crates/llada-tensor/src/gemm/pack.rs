@@ -99,36 +99,42 @@ impl Element for bf16 {
     }
 }
 
-/// Packs a matrix of at most `width` rows into one panel of that width; missing rows become zeros.
+/// Packs a matrix of at most W rows into one panel; missing rows become zeros.
 #[inline(always)]
-pub(super) fn pack_panel<F: Format>(matrix: Matrix<'_>, width: usize, panel: &mut [f32]) {
+pub(super) fn pack_panel<S: Simd, F: Format, const W: usize>(
+    s: S,
+    matrix: Matrix<'_>,
+    panel: &mut [f32],
+) {
     match matrix.values {
-        Values::F32(values) => pack_values::<F, _>(values, matrix, width, panel),
-        Values::Bf16(values) => pack_values::<F, _>(values, matrix, width, panel),
+        Values::F32(values) => pack_values::<S, F, _, W>(s, values, matrix, panel),
+        Values::Bf16(values) => pack_values::<S, F, _, W>(s, values, matrix, panel),
     }
 }
 
 #[inline(always)]
-fn pack_values<F: Format, E: Element>(
+fn pack_values<S: Simd, F: Format, E: Element, const W: usize>(
+    s: S,
     values: &[E],
     matrix: Matrix<'_>,
-    width: usize,
     panel: &mut [f32],
 ) {
     let [rows, k] = matrix.shape;
-    if rows < width {
-        panel.fill(0.0);
-    }
     let lines = values.chunks(matrix.stride.max(1));
     match matrix.order {
         Order::RowMajor => {
-            for (row, line) in lines.take(rows).enumerate() {
-                scatter_row::<F, E>(&line[..k], width, &mut panel[row..]);
+            let mut row = [&[][..]; W];
+            for (row, line) in row.iter_mut().zip(lines.take(rows)) {
+                *row = &line[..k];
             }
+            interleave_rows::<S, F, E, W>(s, row, panel);
         }
         Order::ColumnMajor => {
+            if rows < W {
+                panel.fill(0.0);
+            }
             let mut lines = lines.take(k).map(|line| &line[..rows]);
-            for words in panel.chunks_exact_mut(width) {
+            for words in panel.chunks_exact_mut(W) {
                 let Some(first) = lines.next() else { break };
                 let next = if F::DEPTH == 2 { lines.next() } else { None };
                 join_columns::<F, E>(first, next, &mut words[..rows]);
@@ -137,13 +143,62 @@ fn pack_values<F: Format, E: Element>(
     }
 }
 
-/// Writes the words of a row of A, `width` apart.
+/// Writes the words of rows of A side by side, a vector of every row at a time. Empty rows become
+/// zeros.
 #[inline(always)]
-fn scatter_row<F: Format, E: Element>(row: &[E], width: usize, panel: &mut [f32]) {
-    let words = panel.iter_mut().step_by(width);
-    for (word, elements) in words.zip(row.chunks(F::DEPTH)) {
-        *word = F::word(elements[0], || elements.get(1).copied().unwrap_or_default());
+fn interleave_rows<S: Simd, F: Format, E: Element, const W: usize>(
+    s: S,
+    rows: [&[E]; W],
+    panel: &mut [f32],
+) {
+    for (index, panel) in panel.chunks_mut(S::LANES * W).enumerate() {
+        let first = index * S::LANES * F::DEPTH;
+        let mut words = [s.splat(0.0); W];
+        for (words, row) in words.iter_mut().zip(rows) {
+            if let Some(row) = row.get(first..) {
+                *words = load_words::<S, F, E>(s, row);
+            }
+        }
+        let words = transposed(s, words);
+        for (words, panel) in words.into_iter().zip(panel.chunks_mut(S::LANES)) {
+            s.store_some(words, panel);
+        }
     }
+}
+
+/// Loads the first words of a row; words past its end are zero.
+#[inline(always)]
+fn load_words<S: Simd, F: Format, E: Element>(s: S, row: &[E]) -> S::V {
+    let mut words = [0.0; PANEL];
+    let words = &mut words[..S::LANES];
+    match row.get(..S::LANES * F::DEPTH) {
+        Some(row) => {
+            for (word, elements) in words.iter_mut().zip(row.chunks_exact(F::DEPTH)) {
+                *word = F::word(elements[0], || elements[F::DEPTH - 1]);
+            }
+        }
+        None => {
+            for (word, elements) in words.iter_mut().zip(row.chunks(F::DEPTH)) {
+                *word = F::word(elements[0], || elements.get(1).copied().unwrap_or_default());
+            }
+        }
+    }
+    s.load(words)
+}
+
+/// Transposes W rows of a vector each; W is a power of two.
+///
+/// Zipping the first half of all elements with the second makes the highest bit of an element's index
+/// the lowest. Once for every bit of the row number, that puts the row last.
+#[inline(always)]
+fn transposed<S: Simd, const W: usize>(s: S, mut rows: [S::V; W]) -> [S::V; W] {
+    for _ in 0..W.ilog2() {
+        let halves = rows;
+        for i in 0..W / 2 {
+            [rows[2 * i], rows[2 * i + 1]] = s.zip(halves[i], halves[i + W / 2]);
+        }
+    }
+    rows
 }
 
 /// Writes the words of the columns `first` and `next` of A, side by side.
@@ -186,7 +241,11 @@ impl<'a> PanelsView<'a> {
 
 /// Packs B [K, N] into `lines`, which grow when they are too few.
 #[inline(always)]
-pub(super) fn pack_right<'a, F: Format>(b: Matrix<'_>, lines: &'a mut Vec<Line>) -> PanelsView<'a> {
+pub(super) fn pack_right<'a, S: Simd, F: Format>(
+    s: S,
+    b: Matrix<'_>,
+    lines: &'a mut Vec<Line>,
+) -> PanelsView<'a> {
     let [k, n] = b.shape;
     let words = k.div_ceil(F::DEPTH);
     let count = words * n.div_ceil(PANEL);
@@ -195,7 +254,7 @@ pub(super) fn pack_right<'a, F: Format>(b: Matrix<'_>, lines: &'a mut Vec<Line>)
     }
     for (index, panel) in lines[..count].chunks_exact_mut(words.max(1)).enumerate() {
         let columns = index * PANEL..n.min((index + 1) * PANEL);
-        pack_panel::<F>(b.block(0..k, columns).transposed(), PANEL, as_words(panel));
+        pack_panel::<S, F, PANEL>(s, b.block(0..k, columns).transposed(), as_words(panel));
     }
     PanelsView {
         lines: &lines[..count],
@@ -267,11 +326,11 @@ impl Kernel for PackAll<'_> {
     type Output = Vec<Line>;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _s: S) -> Vec<Line> {
+    fn run<S: Simd>(self, s: S) -> Vec<Line> {
         let mut lines = Vec::new();
         match self.precision {
-            Precision::F32 => pack_right::<Single>(self.b, &mut lines),
-            Precision::Bf16 => pack_right::<Pair>(self.b, &mut lines),
+            Precision::F32 => pack_right::<S, Single>(s, self.b, &mut lines),
+            Precision::Bf16 => pack_right::<S, Pair>(s, self.b, &mut lines),
         };
         lines
     }

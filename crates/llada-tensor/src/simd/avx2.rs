@@ -115,7 +115,6 @@ impl Simd for Avx2 {
         fn fma(a, b, c) { _mm256_fmadd_ps(a, b, c) }
         fn max(a, b) { _mm256_max_ps(a, b) }
         fn min(a, b) { _mm256_min_ps(a, b) }
-        fn sqrt(a) { _mm256_sqrt_ps(a) }
         fn round(a) { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
         // Two factors, because 2^n alone may leave the range of normal numbers.
         fn scale_pow2(a, n) {{
@@ -127,6 +126,19 @@ impl Simd for Avx2 {
             let ([a0, a1], [b0, b1]) = (unpack_pairs(a), unpack_pairs(b));
             _mm256_fmadd_ps(a1, b1, _mm256_fmadd_ps(a0, b0, acc))
         }}
+    }
+
+    #[inline(always)]
+    fn zip(self, a: __m256, b: __m256) -> [__m256; 2] {
+        // SAFETY: `self` proves that the features exist; no memory is touched.
+        unsafe {
+            let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            // Unpacking works in each half apart: both first halves, then both second halves.
+            [
+                _mm256_permute2f128_ps::<0x20>(low, high),
+                _mm256_permute2f128_ps::<0x31>(low, high),
+            ]
+        }
     }
 
     #[inline(always)]

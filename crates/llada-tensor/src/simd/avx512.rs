@@ -97,12 +97,25 @@ impl Simd for Avx512 {
         fn fma(a, b, c) { _mm512_fmadd_ps(a, b, c) }
         fn max(a, b) { _mm512_max_ps(a, b) }
         fn min(a, b) { _mm512_min_ps(a, b) }
-        fn sqrt(a) { _mm512_sqrt_ps(a) }
         fn round(a) {
             _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
         }
         fn scale_pow2(a, n) { _mm512_scalef_ps(a, n) }
         fn dot_bf16(a, b, acc) { _mm512_dpbf16_ps(acc, pairs(a), pairs(b)) }
+    }
+
+    #[inline(always)]
+    fn zip(self, a: __m512, b: __m512) -> [__m512; 2] {
+        // SAFETY: `self` proves that the features exist; no memory is touched.
+        unsafe {
+            // Lane i of `b` has number 16 + i.
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            [
+                _mm512_permutex2var_ps(a, low, b),
+                _mm512_permutex2var_ps(a, high, b),
+            ]
+        }
     }
 
     #[inline(always)]

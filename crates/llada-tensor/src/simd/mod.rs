@@ -75,14 +75,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// a if a < b, else b; hence b when one is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    /// Square root.
-    fn sqrt(self, a: Self::V) -> Self::V;
     /// Nearest integer, ties to even.
     fn round(self, a: Self::V) -> Self::V;
     /// a * 2^n for integers n in -252..=254.
     fn scale_pow2(self, a: Self::V, n: Self::V) -> Self::V;
     /// Adds to `acc` the products of two bf16 pairs per lane (a lane's low half comes first).
     fn dot_bf16(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
+
+    /// a0 b0 a1 b1 ...: the lanes of both, alternately.
+    fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2];
 
     /// Sum of the lanes, in a fixed order.
     fn reduce_add(self, a: Self::V) -> f32;

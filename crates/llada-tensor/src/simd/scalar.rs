@@ -9,7 +9,7 @@ pub(super) struct Scalar;
 type V = [f32; 8];
 
 #[inline(always)]
-fn zip(a: V, b: V, op: impl Fn(f32, f32) -> f32) -> V {
+fn lanewise(a: V, b: V, op: impl Fn(f32, f32) -> f32) -> V {
     std::array::from_fn(|i| op(a[i], b[i]))
 }
 
@@ -52,22 +52,22 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn add(self, a: V, b: V) -> V {
-        zip(a, b, |a, b| a + b)
+        lanewise(a, b, |a, b| a + b)
     }
 
     #[inline(always)]
     fn sub(self, a: V, b: V) -> V {
-        zip(a, b, |a, b| a - b)
+        lanewise(a, b, |a, b| a - b)
     }
 
     #[inline(always)]
     fn mul(self, a: V, b: V) -> V {
-        zip(a, b, |a, b| a * b)
+        lanewise(a, b, |a, b| a * b)
     }
 
     #[inline(always)]
     fn div(self, a: V, b: V) -> V {
-        zip(a, b, |a, b| a / b)
+        lanewise(a, b, |a, b| a / b)
     }
 
     // `f32::mul_add` without hardware support is a slow library call.
@@ -78,17 +78,12 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn max(self, a: V, b: V) -> V {
-        zip(a, b, |a, b| if a > b { a } else { b })
+        lanewise(a, b, |a, b| if a > b { a } else { b })
     }
 
     #[inline(always)]
     fn min(self, a: V, b: V) -> V {
-        zip(a, b, |a, b| if a < b { a } else { b })
-    }
-
-    #[inline(always)]
-    fn sqrt(self, a: V) -> V {
-        a.map(f32::sqrt)
+        lanewise(a, b, |a, b| if a < b { a } else { b })
     }
 
     #[inline(always)]
@@ -99,7 +94,7 @@ impl Simd for Scalar {
     // Two factors, because 2^n alone may leave the range of normal numbers.
     #[inline(always)]
     fn scale_pow2(self, a: V, n: V) -> V {
-        zip(a, n, |a, n| {
+        lanewise(a, n, |a, n| {
             let n = n as i32;
             a * pow2(n >> 1) * pow2(n - (n >> 1))
         })
@@ -111,6 +106,21 @@ impl Simd for Scalar {
             let ([a0, a1], [b0, b1]) = (unpack_pair(a[i]), unpack_pair(b[i]));
             (acc[i] + a0 * b0) + a1 * b1
         })
+    }
+
+    #[inline(always)]
+    fn zip(self, a: V, b: V) -> [V; 2] {
+        let lane = |i: usize| {
+            if i.is_multiple_of(2) {
+                a[i / 2]
+            } else {
+                b[i / 2]
+            }
+        };
+        [
+            std::array::from_fn(lane),
+            std::array::from_fn(|i| lane(i + 8)),
+        ]
     }
 
     #[inline(always)]
