@@ -3,7 +3,7 @@
 use crate::gemm::{Matrix, Right, gemm};
 use crate::{Isa, Precision, Tensor, Weight};
 
-/// Returns `x W^T (+ bias)`. # Shapes: x [N, I], w [O, I], bias [O] -> [N, O].
+/// Returns `x W^T (+ bias)`. # Shapes: x [N, I], w [O, I], bias `[O]` -> [N, O].
 pub fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>) -> Tensor {
     let ([rows, _], [outputs, _]) = (x.dims2(), w.values().dims2());
     let mut y = match bias {
@@ -42,7 +42,7 @@ pub fn linear_backward_weight(x: &Tensor, dy: &Tensor, precision: Precision, dw:
     gemm(Isa::active(), precision, dy, x, dw.f32s_mut());
 }
 
-/// Adds the column sums of `dy` to `db`, row by row. # Shapes: dy [N, O], db [O].
+/// Adds the column sums of `dy` to `db`, row by row. # Shapes: dy [N, O], db `[O]`.
 pub fn bias_backward(dy: &Tensor, db: &mut Tensor) {
     let [_, outputs] = dy.dims2();
     assert_eq!(db.shape(), [outputs], "gradient of a bias");

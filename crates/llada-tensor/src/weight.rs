@@ -41,7 +41,7 @@ impl Weight {
         self.precision
     }
 
-    /// Builds the packed layout that [`crate::linear`] and [`crate::head_rows`] use. Idempotent.
+    /// Builds the packed layout that [`linear`](crate::linear()) and [`crate::head_rows`] use. Idempotent.
     pub fn pack(&mut self) {
         if self.panels.is_none() {
             let transposed = Matrix::of(&self.values).transposed();

@@ -85,13 +85,13 @@ pub(super) fn dots(isa: Isa, plan: &Plan, top_k: usize, dy: &Tensor, values: &Te
 
 /// Sets `y` to a weighted sum of rows of `values`.
 struct WeightedSum<'a> {
-    /// [D].
+    /// `[D]`.
     y: &'a mut [f32],
     /// [S, D].
     values: &'a [f32],
-    /// Rows of `values`, [A].
+    /// Rows of `values`, `[A]`.
     positions: &'a [usize],
-    /// [A].
+    /// `[A]`.
     weights: &'a [f32],
 }
 

@@ -17,7 +17,7 @@ const MULTIPLY_ADDS_PER_OP: usize = 16;
 pub(super) struct Plan {
     /// First position of every expert, and the end.
     starts: Vec<usize>,
-    /// Row of every position, [S].
+    /// Row of every position, `[S]`.
     pub(super) rows: Vec<u32>,
     /// Position of every pair, [N, A].
     pub(super) positions: Vec<usize>,

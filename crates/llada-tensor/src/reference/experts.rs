@@ -14,7 +14,7 @@ pub struct Expert {
 }
 
 impl Expert {
-    /// Returns the output for one row. # Shapes: x [D] -> [D].
+    /// Returns the output for one row. # Shapes: x `[D]` -> `[D]`.
     fn output(&self, x: &[f64]) -> Vec<f64> {
         let (d, f) = (x.len(), self.gate.len() / x.len());
         let product =
