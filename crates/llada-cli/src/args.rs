@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use llada_diffusion::LabelAlignment;
 
 /// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
 #[derive(Debug, Parser)]
@@ -49,16 +50,18 @@ pub(crate) struct DemoArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  llada convert assets/tinystories-656k runs/child --block-size 8 --label-alignment shifted")]
+#[command(
+    after_help = "Example:\n  llada convert assets/tinystories-656k runs/child --block-size 8 --label-alignment shifted"
+)]
 pub(crate) struct ConvertArgs {
     /// Directory of the AR parent.
     pub parent: PathBuf,
     /// Directory to create.
     pub out: PathBuf,
-    /// Text of the MASK token; reuses its row when the vocabulary has it, otherwise adds one.
-    #[arg(long, conflicts_with = "mask_id", default_value = "<|mask|>")]
-    pub mask_token: String,
-    /// Id of a spare row to use as MASK.
+    /// Text of the MASK token; a new token if there is none (default: the tokenizer's, or <|mask|>).
+    #[arg(long, conflicts_with = "mask_id")]
+    pub mask_token: Option<String>,
+    /// Id of a special token or spare row to use as MASK.
     #[arg(long)]
     pub mask_id: Option<u32>,
     /// Block size written into the checkpoint.
@@ -66,17 +69,13 @@ pub(crate) struct ConvertArgs {
     pub block_size: usize,
     /// Which row predicts a token: `same` position (LLaDA2) or `shifted` as in the parent.
     #[arg(long, default_value = "shifted")]
-    pub label_alignment: Alignment,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Alignment {
-    Same,
-    Shifted,
+    pub label_alignment: LabelAlignment,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  llada train recipes/stories-demo-2core.toml --run-dir runs/stories --set train.steps=200")]
+#[command(
+    after_help = "Example:\n  llada train recipes/stories-demo-2core.toml --run-dir runs/stories --set train.steps=200"
+)]
 pub(crate) struct TrainArgs {
     /// Recipe (TOML).
     pub recipe: PathBuf,
@@ -92,7 +91,9 @@ pub(crate) struct TrainArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  llada generate assets/stories-child --prompt \"Once upon a time\" --threshold 0.7\n  llada generate assets/tinystories-656k --ar --prompt \"Once upon a time\" --json")]
+#[command(
+    after_help = "Examples:\n  llada generate assets/stories-child --prompt \"Once upon a time\" --threshold 0.7\n  llada generate assets/tinystories-656k --ar --prompt \"Once upon a time\" --json"
+)]
 pub(crate) struct GenerateArgs {
     /// Checkpoint directory.
     pub model: PathBuf,
@@ -195,13 +196,19 @@ pub(crate) struct EvalArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum EvalCommand {
     /// Negative log-likelihood: exact for AR models and blocks of 1, an upper bound otherwise.
-    #[command(after_help = "Example:\n  llada eval nll assets/tinystories-656k --data assets/stories/valid.jsonl --mode ar")]
+    #[command(
+        after_help = "Example:\n  llada eval nll assets/tinystories-656k --data assets/stories/valid.jsonl --mode ar"
+    )]
     Nll(NllArgs),
     /// Solves worked sums with a parent and its child: exact answers, speed, tokens per forward.
-    #[command(after_help = "Example:\n  llada eval sums assets/worked-sums/parent assets/worked-sums/child")]
+    #[command(
+        after_help = "Example:\n  llada eval sums assets/worked-sums/parent assets/worked-sums/child"
+    )]
     Sums(EvalSumsArgs),
     /// Writes texts with a parent and its child: speed, tokens per forward, and the parent's NLL of them.
-    #[command(after_help = "Example:\n  llada eval text assets/tinystories-656k assets/stories-child --data assets/stories/valid.jsonl")]
+    #[command(
+        after_help = "Example:\n  llada eval text assets/tinystories-656k assets/stories-child --data assets/stories/valid.jsonl"
+    )]
     Text(EvalTextArgs),
 }
 
@@ -217,7 +224,7 @@ pub(crate) struct NllArgs {
     pub mode: String,
     /// Noise draws per document.
     #[arg(long, default_value_t = 8)]
-    pub draws: u32,
+    pub draws: usize,
     /// Longer documents are cut.
     #[arg(long, default_value_t = 512)]
     pub max_len: usize,
@@ -230,7 +237,9 @@ pub(crate) struct NllArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  llada inspect assets/tinystories-656k --json\n  llada inspect logits assets/tinystories-656k --ids 1,80,147 --visibility causal --out logits.safetensors")]
+#[command(
+    after_help = "Examples:\n  llada inspect assets/tinystories-656k --json\n  llada inspect logits assets/tinystories-656k --ids 1,80,147 --visibility causal --out logits.safetensors"
+)]
 pub(crate) struct InspectArgs {
     /// A config.json or a checkpoint directory.
     pub path: Option<PathBuf>,

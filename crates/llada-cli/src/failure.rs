@@ -21,7 +21,10 @@ pub(crate) fn usage(message: impl Display) -> anyhow::Error {
 }
 
 /// Prints the chain of causes and returns the exit code.
-#[expect(clippy::print_stderr, reason = "the one place where errors reach the user")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where errors reach the user"
+)]
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let mut message = String::new();
     for cause in error.chain() {

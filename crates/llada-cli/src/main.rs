@@ -25,8 +25,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     llada_tensor::Isa::from_env().map_err(failure::usage)?;
     let pool = ui::thread_pool(cli.threads)?;
-    // Kernels enter the pool once here; handing every small operation over to it would cost more than the work.
-    pool.install(|| match cli.command {
+    // Kernels run inside the pool from here on; entering it for every small product costs more than the product.
+    pool.install(|| dispatch(cli.command))
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Demo(args) => commands::demo::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
         Command::Train(args) => commands::train::run(&args),
@@ -34,5 +38,5 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Sums(args) => commands::sums::run(&args),
-    })
+    }
 }

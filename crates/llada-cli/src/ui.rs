@@ -5,7 +5,9 @@ use anyhow::Context;
 /// Builds the pool in which the program runs.
 pub(crate) fn thread_pool(threads: Option<usize>) -> anyhow::Result<rayon::ThreadPool> {
     if threads == Some(0) {
-        return Err(crate::failure::usage("--threads must be at least 1, found 0"));
+        return Err(crate::failure::usage(
+            "--threads must be at least 1, found 0",
+        ));
     }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.unwrap_or(0))
@@ -23,7 +25,10 @@ pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
 }
 
 /// Prints one line of progress to stderr.
-#[expect(clippy::print_stderr, reason = "the one place where progress reaches the user")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where progress reaches the user"
+)]
 pub(crate) fn say(text: impl std::fmt::Display) {
     eprintln!("{text}");
 }
@@ -32,13 +37,20 @@ pub(crate) fn say(text: impl std::fmt::Display) {
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+        cells
+            .chain([header[column].chars().count()])
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
     let render = |cells: &mut dyn Iterator<Item = &str>| {
         let mut text = String::new();
         for (column, (cell, width)) in cells.zip(&widths).enumerate() {
-            text += &if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
+            text += &if column == 0 {
+                format!("{cell:<width$}")
+            } else {
+                format!("  {cell:>width$}")
+            };
         }
         text + "\n"
     };
@@ -47,4 +59,12 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         text += &render(&mut row.iter().map(String::as_str));
     }
     text
+}
+
+/// Starts a progress bar on stderr; it shows nothing when stderr is not a terminal.
+pub(crate) fn bar(len: u64, unit: &str) -> indicatif::ProgressBar {
+    let template = format!("{{bar:40}} {{pos}}/{{len}} {unit}  {{elapsed}} elapsed, {{eta}} left");
+    let style = indicatif::ProgressStyle::with_template(&template)
+        .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    indicatif::ProgressBar::new(len).with_style(style)
 }

@@ -31,9 +31,17 @@ impl Sum {
         let (left, right) = (operand(left), operand(right));
         let subtract = kind % 2 == 1;
         if subtract && left < right {
-            Self { left: right, right: left, subtract }
+            Self {
+                left: right,
+                right: left,
+                subtract,
+            }
         } else {
-            Self { left, right, subtract }
+            Self {
+                left,
+                right,
+                subtract,
+            }
         }
     }
 
@@ -70,7 +78,11 @@ impl Sum {
     }
 
     fn answer(&self) -> u32 {
-        if self.subtract { self.left - self.right } else { self.left + self.right }
+        if self.subtract {
+            self.left - self.right
+        } else {
+            self.left + self.right
+        }
     }
 }
 
@@ -80,20 +92,32 @@ mod tests {
 
     #[test]
     fn an_addition_is_written_out_with_its_carries() {
-        let sum = Sum { left: 527, right: 368, subtract: false };
+        let sum = Sum {
+            left: 527,
+            right: 368,
+            subtract: false,
+        };
         assert_eq!(sum.prompt(), "527+368=");
         assert_eq!(sum.response(), "7+8+0=15,2+6+1=09,5+3+0=08;895");
     }
 
     #[test]
     fn a_subtraction_is_written_out_with_its_borrows() {
-        let sum = Sum { left: 502, right: 487, subtract: true };
+        let sum = Sum {
+            left: 502,
+            right: 487,
+            subtract: true,
+        };
         assert_eq!(sum.response(), "2-7-0=15,0-8-1=11,5-4-1=00;15");
     }
 
     #[test]
     fn a_carry_out_of_the_last_column_shows_in_the_answer() {
-        let sum = Sum { left: 99, right: 10, subtract: false };
+        let sum = Sum {
+            left: 99,
+            right: 10,
+            subtract: false,
+        };
         assert_eq!(sum.response(), "9+0+0=09,9+1+0=10;109");
     }
 

@@ -21,7 +21,11 @@ impl KvCache {
     pub fn new(config: &Config) -> Self {
         let width = config.num_key_value_heads * config.head_dim;
         let empty = || (Tensor::zeros(&[0, width]), Tensor::zeros(&[0, width]));
-        Self { layers: (0..config.num_hidden_layers).map(|_| empty()).collect(), width, len: 0 }
+        Self {
+            layers: (0..config.num_hidden_layers).map(|_| empty()).collect(),
+            width,
+            len: 0,
+        }
     }
 
     /// Returns the number of committed rows.

@@ -30,18 +30,27 @@ pub fn forward_parity(golden: &Path) -> Result<BTreeMap<String, f32>, Error> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|source| Error::Io { action: "read", path: path.into(), source })
+    std::fs::read(path).map_err(|source| Error::Io {
+        action: "read",
+        path: path.into(),
+        source,
+    })
 }
 
 fn malformed(golden: &Path, problem: String) -> Error {
-    Error::Checkpoint { path: golden.into(), problem }
+    Error::Checkpoint {
+        path: golden.into(),
+        problem,
+    }
 }
 
 /// Returns the largest absolute difference of one case.
 fn case(model: &Model, file: &SafeTensors<'_>, name: &str) -> Result<f32, String> {
     let tensor = |suffix: &str| {
         let name = format!("{name}.{suffix}");
-        file.tensor(&name).map(|view| view.data().to_vec()).map_err(|e| format!("{name}: {e}"))
+        file.tensor(&name)
+            .map(|view| view.data().to_vec())
+            .map_err(|e| format!("{name}: {e}"))
     };
     let (ids, positions) = (words(&tensor("ids")?), words(&tensor("pos")?));
     let mask = tensor("mask")?;
@@ -50,16 +59,28 @@ fn case(model: &Model, file: &SafeTensors<'_>, name: &str) -> Result<f32, String
         .map(|row| ranges_of(row).ok_or_else(|| format!("{name}.mask: not two ranges")))
         .collect::<Result<Vec<_>, _>>()?;
     let outputs: Vec<u32> = (0..).take(ids.len()).collect();
-    let input = Input { ids: &ids, positions: &positions, ranges: &ranges, outputs: &outputs };
+    let input = Input {
+        ids: &ids,
+        positions: &positions,
+        ranges: &ranges,
+        outputs: &outputs,
+    };
     let logits = model.logits(&model.forward(&input, None));
     Ok(max_difference(&logits, &tensor("logits")?))
 }
 
 fn max_difference(logits: &Tensor, expected: &[u8]) -> f32 {
     let expected = words(expected).into_iter().map(f32::from_bits);
-    let differences = logits.f32s().iter().zip(expected).map(|(a, b)| (a - b).abs());
+    let differences = logits
+        .f32s()
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs());
     // A NaN anywhere must show, and `f32::max` would drop it.
-    differences.fold(0.0, |worst, d| if d.is_nan() || d > worst { d } else { worst })
+    differences.fold(
+        0.0,
+        |worst, d| if d.is_nan() || d > worst { d } else { worst },
+    )
 }
 
 /// Turns one row of a dense mask into the two ranges it consists of.

@@ -1,6 +1,9 @@
 //! Every row of the configuration table (`model.md` section 2): accepted, defaulted or refused.
 
-#![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that cannot go on fails the test"
+)]
 
 use llada_diffusion::LabelAlignment;
 use llada_model::{BlockRouting, Config, Family, StorageDtype};

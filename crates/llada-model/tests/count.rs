@@ -3,7 +3,9 @@
 use llada_model::Config;
 
 fn counts(text: &str) -> llada_model::ParameterCounts {
-    Config::from_json(text).expect("a published config").parameter_counts()
+    Config::from_json(text)
+        .expect("a published config")
+        .parameter_counts()
 }
 
 #[test]

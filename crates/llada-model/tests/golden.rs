@@ -26,12 +26,19 @@ fn the_real_parent_gives_the_recorded_logits() {
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let words = |name: &str| -> Vec<u32> {
         let data = file.tensor(name).unwrap().data().to_vec();
-        data.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect()
+        data.chunks(4)
+            .map(|c| u32::from_le_bytes(c.try_into().unwrap()))
+            .collect()
     };
     let ids = words("ids");
     let rows: Vec<u32> = (0..ids.len() as u32).collect();
     let ranges: Vec<_> = rows.iter().map(|i| [0, i + 1, 0, 0]).collect();
-    let input = Input { ids: &ids, positions: &rows, ranges: &ranges, outputs: &rows };
+    let input = Input {
+        ids: &ids,
+        positions: &rows,
+        ranges: &ranges,
+        outputs: &rows,
+    };
     let logits = model.logits(&model.forward(&input, None));
     for (ours, theirs) in logits.f32s().iter().zip(words("logits")) {
         assert!((ours - f32::from_bits(theirs)).abs() < 5e-5);

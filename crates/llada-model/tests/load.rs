@@ -1,6 +1,9 @@
 //! Loading: layouts, names, element types, and files that lie.
 
-#![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that cannot go on fails the test"
+)]
 
 mod support;
 

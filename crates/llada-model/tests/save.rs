@@ -1,6 +1,9 @@
 //! Saving: what is written loads again, and nothing is half-written.
 
-#![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that cannot go on fails the test"
+)]
 
 mod support;
 

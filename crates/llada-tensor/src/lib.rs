@@ -44,7 +44,7 @@ pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamW, adamw_step, sum_of_squares};
 pub use rope::{Rotation, rope, rope_backward};
 pub use router::{RouterConfig, Routing, route, route_backward};
-pub use rows::{add_assign, gather_rows, scatter_add_rows, split_columns, join_columns};
+pub use rows::{add_assign, gather_rows, join_columns, scatter_add_rows, split_columns};
 pub use swiglu::{swiglu, swiglu_backward};
 pub use tensor::{DType, Tensor};
 pub use weight::Weight;

@@ -61,8 +61,15 @@ impl Tensor {
     }
 
     fn wrap(shape: &[usize], len: usize, storage: Storage) -> Self {
-        assert_eq!(shape.iter().product::<usize>(), len, "shape {shape:?} for {len} elements");
-        Self { shape: shape.to_vec(), storage }
+        assert_eq!(
+            shape.iter().product::<usize>(),
+            len,
+            "shape {shape:?} for {len} elements"
+        );
+        Self {
+            shape: shape.to_vec(),
+            storage,
+        }
     }
 
     /// Returns the extents, outermost first.

@@ -54,10 +54,16 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
 /// Reads the requests that the arguments name.
 fn rows(args: &GenerateArgs) -> anyhow::Result<Vec<Row>> {
     if let Some(prompt) = &args.source.prompt {
-        return Ok(vec![Row { prompt: Some(prompt.clone()), ..Row::default() }]);
+        return Ok(vec![Row {
+            prompt: Some(prompt.clone()),
+            ..Row::default()
+        }]);
     }
     if let Some(ids) = &args.source.ids {
-        return Ok(vec![Row { ids: Some(ids.clone()), ..Row::default() }]);
+        return Ok(vec![Row {
+            ids: Some(ids.clone()),
+            ..Row::default()
+        }]);
     }
     let path = args.source.requests.as_deref().context("no prompt given")?;
     let text = std::fs::read_to_string(path)
@@ -66,7 +72,11 @@ fn rows(args: &GenerateArgs) -> anyhow::Result<Vec<Row>> {
         serde_json::from_str(line)
             .map_err(|error| failure::usage(format!("{}:{}: {error}", path.display(), number + 1)))
     };
-    text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(parse)
+        .collect()
 }
 
 /// Loads the tokenizer; a directory without one serves requests that give ids.
@@ -79,7 +89,9 @@ fn tokenizer(dir: &Path, rows: &[Row]) -> anyhow::Result<Option<Tokenizer>> {
 }
 
 fn has_tokenizer(dir: &Path) -> bool {
-    ["tokenizer.json", "vocab.json", "encoder.json"].iter().any(|name| dir.join(name).exists())
+    ["tokenizer.json", "vocab.json", "encoder.json"]
+        .iter()
+        .any(|name| dir.join(name).exists())
 }
 
 fn request(
@@ -99,13 +111,18 @@ fn request(
     };
     let quota = match (steps, min_transfer) {
         (Some(_), Some(_)) => {
-            return Err(failure::usage("`steps` and `min_transfer` exclude each other; give one"));
+            return Err(failure::usage(
+                "`steps` and `min_transfer` exclude each other; give one",
+            ));
         }
         (Some(steps), None) => Quota::Steps(steps),
         (None, min_transfer) => Quota::MinTransfer(min_transfer.unwrap_or(1)),
     };
     let eos_early_stop = row.eos_early_stop.unwrap_or(defaults.eos_early_stop);
-    let schedule = if row.reference_schedule.unwrap_or(defaults.reference_schedule) {
+    let schedule = if row
+        .reference_schedule
+        .unwrap_or(defaults.reference_schedule)
+    {
         Schedule::Reference { eos_early_stop }
     } else {
         Schedule::Exact
@@ -122,7 +139,10 @@ fn request(
             seed: row.seed.unwrap_or(defaults.seed),
         },
         trace: row.trace.unwrap_or(defaults.trace),
-        ..Request::new(prompt, row.max_new_tokens.unwrap_or(defaults.max_new_tokens))
+        ..Request::new(
+            prompt,
+            row.max_new_tokens.unwrap_or(defaults.max_new_tokens),
+        )
     })
 }
 
@@ -163,7 +183,9 @@ fn to_json(
     answer: &Answer,
     tokenizer: Option<&Tokenizer>,
 ) -> anyhow::Result<serde_json::Value> {
-    let text = tokenizer.map(|tokenizer| tokenizer.decode(&answer.output_ids)).transpose()?;
+    let text = tokenizer
+        .map(|tokenizer| tokenizer.decode(&answer.output_ids))
+        .transpose()?;
     let trace = answer
         .trace
         .iter()
@@ -195,13 +217,21 @@ impl Stream {
         if let Some(detokenizer) = &mut detokenizer {
             write(&detokenizer.extend(prompt)?)?;
         }
-        Ok(Self { detokenizer, result: Ok(()) })
+        Ok(Self {
+            detokenizer,
+            result: Ok(()),
+        })
     }
 
     fn push(&mut self, ids: &[u32]) {
-        let Some(detokenizer) = &mut self.detokenizer else { return };
+        let Some(detokenizer) = &mut self.detokenizer else {
+            return;
+        };
         if self.result.is_ok() {
-            self.result = detokenizer.extend(ids).map_err(Into::into).and_then(|text| write(&text));
+            self.result = detokenizer
+                .extend(ids)
+                .map_err(Into::into)
+                .and_then(|text| write(&text));
         }
     }
 
@@ -216,5 +246,8 @@ impl Stream {
 
 fn write(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("cannot write to stdout")
 }

@@ -32,13 +32,18 @@ fn describe(path: &Path, as_json: bool) -> anyhow::Result<()> {
     } else {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read `{}`", path.display()))?;
-        (path.parent().unwrap_or(path), Config::from_json(&text).map_err(failure::usage)?)
+        (
+            path.parent().unwrap_or(path),
+            Config::from_json(&text).map_err(failure::usage)?,
+        )
     };
     let description = description(&config, has_weights(dir));
     if as_json {
         return ui::line(serde_json::to_string_pretty(&description)?);
     }
-    let Value::Object(entries) = description else { return Ok(()) };
+    let Value::Object(entries) = description else {
+        return Ok(());
+    };
     for (key, value) in entries.iter().filter(|(key, _)| *key != "tensors") {
         match value {
             Value::Object(inner) => {
@@ -65,14 +70,16 @@ fn plain(value: &Value) -> String {
 }
 
 fn has_weights(dir: &Path) -> bool {
-    ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| dir.join(name).exists())
+    ["model.safetensors", "model.safetensors.index.json"]
+        .iter()
+        .any(|name| dir.join(name).exists())
 }
 
 fn description(config: &Config, has_weights: bool) -> Value {
     let counts = config.parameter_counts();
     let specs = Weights::<ParamSpec>::specs(config);
     json!({
-        "architecture": config.family.name(),
+        "architecture": config.family.architecture(),
         "parameters": {
             "total": counts.total,
             "active": counts.active,
@@ -108,11 +115,18 @@ fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
     let model = load_model(&args.model, Precision::F32)?;
     let vocab_size = model.config.vocab_size;
     if let Some(id) = args.ids.iter().find(|id| **id as usize >= vocab_size) {
-        return Err(failure::usage(format!("--ids: {id} is not below the vocabulary size {vocab_size}")));
+        return Err(failure::usage(format!(
+            "--ids: {id} is not below the vocabulary size {vocab_size}"
+        )));
     }
     let ranges = visibility(&args.visibility, args.ids.len())?;
     let rows: Vec<u32> = (0..).take(args.ids.len()).collect();
-    let input = Input { ids: &args.ids, positions: &rows, ranges: &ranges, outputs: &rows };
+    let input = Input {
+        ids: &args.ids,
+        positions: &rows,
+        ranges: &ranges,
+        outputs: &rows,
+    };
     let logits = model.logits(&model.forward(&input, None));
     let bytes: Vec<u8> = logits.f32s().iter().flat_map(|z| z.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, logits.shape().to_vec(), &bytes)?;
@@ -127,9 +141,14 @@ fn visibility(text: &str, len: usize) -> anyhow::Result<Vec<KeyRanges>> {
         None if text == "full" => Ok(full_ranges(len)),
         Some(("block", size)) => {
             let size: usize = size.parse().map_err(|_| {
-                failure::usage(format!("--visibility block:B: expected a number, found `{size}`"))
+                failure::usage(format!(
+                    "--visibility block:B: expected a number, found `{size}`"
+                ))
             })?;
-            Ok(block_causal_ranges(len, BlockSize::new(size).map_err(failure::usage)?))
+            Ok(block_causal_ranges(
+                len,
+                BlockSize::new(size).map_err(failure::usage)?,
+            ))
         }
         _ => Err(failure::usage(format!(
             "--visibility: expected causal, full or block:B, found `{text}`"
@@ -141,7 +160,11 @@ fn visibility(text: &str, len: usize) -> anyhow::Result<Vec<KeyRanges>> {
 fn parity(args: &ParityArgs) -> anyhow::Result<()> {
     let forward: BTreeMap<String, f32> = llada_model::forward_parity(&args.golden)?;
     let generate = llada_engine::generate_parity(&args.golden)?;
-    let train = llada_train::train_parity(&args.golden)?;
+    let train = llada_train::parity::train_parity(&args.golden)?;
     let report = json!({ "forward": forward, "generate": generate, "train": train });
-    ui::line(if args.json { report.to_string() } else { serde_json::to_string_pretty(&report)? })
+    ui::line(if args.json {
+        report.to_string()
+    } else {
+        serde_json::to_string_pretty(&report)?
+    })
 }

@@ -58,5 +58,6 @@ fn write(args: &SumsWriteArgs) -> anyhow::Result<()> {
         let row = json!({ "prompt": sum.prompt(), "response": sum.response() });
         writeln!(lines, "{row}")?;
     }
-    std::fs::write(&args.out, lines).with_context(|| format!("cannot write `{}`", args.out.display()))
+    std::fs::write(&args.out, lines)
+        .with_context(|| format!("cannot write `{}`", args.out.display()))
 }

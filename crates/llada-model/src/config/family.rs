@@ -34,6 +34,14 @@ impl Family {
             .ok_or_else(|| Self::unknown(format!("`{name}`")))
     }
 
+    /// Returns the entry of `architectures` that names the family.
+    pub fn architecture(self) -> &'static str {
+        let known = KNOWN.iter().find(|(_, family)| *family == self);
+        known
+            .map(|(name, _)| *name)
+            .expect("every family is listed")
+    }
+
     /// The error that lists the known architectures.
     pub(super) fn unknown(found: String) -> Error {
         let names = KNOWN

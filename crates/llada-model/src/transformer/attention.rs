@@ -34,14 +34,21 @@ pub(super) fn attention_forward(
 ) -> (Tensor, AttentionSaved) {
     let (config, layer) = (&model.config, &model.weights.layers[index]);
     let normed = rms_norm(x, layer.input_norm.values(), config.rms_norm_eps);
-    let qkv = linear(&normed, &layer.qkv, layer.qkv_bias.as_ref().map(|b| b.values()));
+    let qkv = linear(
+        &normed,
+        &layer.qkv,
+        layer.qkv_bias.as_ref().map(|b| b.values()),
+    );
     let [q, mut k, v] = split_columns(&qkv, widths(config));
     let mut q = rows.select(&q).into_owned();
     let unnormed = match (&layer.query_norm, &layer.key_norm) {
         (Some(query_norm), Some(key_norm)) => {
             let normed_q = rms_norm(&q, query_norm.values(), config.rms_norm_eps);
             let normed_k = rms_norm(&k, key_norm.values(), config.rms_norm_eps);
-            Some((std::mem::replace(&mut q, normed_q), std::mem::replace(&mut k, normed_k)))
+            Some((
+                std::mem::replace(&mut q, normed_q),
+                std::mem::replace(&mut k, normed_k),
+            ))
         }
         _ => None,
     };
@@ -55,9 +62,22 @@ pub(super) fn attention_forward(
         }
         None => attention(&q, &k, &v, &rows.ranges, heads, scale),
     };
-    let out =
-        linear(&attended.out, &layer.dense, layer.dense_bias.as_ref().map(|b| b.values()));
-    (out, AttentionSaved { normed, unnormed, q, k, v, attended })
+    let out = linear(
+        &attended.out,
+        &layer.dense,
+        layer.dense_bias.as_ref().map(|b| b.values()),
+    );
+    (
+        out,
+        AttentionSaved {
+            normed,
+            unnormed,
+            q,
+            k,
+            v,
+            attended,
+        },
+    )
 }
 
 /// dout [R, D] -> dx [N, D], without the residual.
@@ -80,7 +100,14 @@ pub(super) fn attention_backward(
     }
     let (heads, scale) = heads(config);
     let (mut dq, mut dk, dv) = llada_tensor::attention_backward(
-        &saved.q, &saved.k, &saved.v, &rows.ranges, heads, scale, &saved.attended, &dattended,
+        &saved.q,
+        &saved.k,
+        &saved.v,
+        &rows.ranges,
+        heads,
+        scale,
+        &saved.attended,
+        &dattended,
     );
     rope_backward(&mut dq, config.head_dim, &rows.query_rotation);
     rope_backward(&mut dk, config.head_dim, &rows.key_rotation);
@@ -101,7 +128,13 @@ pub(super) fn attention_backward(
         bias_backward(&dqkv, dbias);
     }
     let dnormed = linear_backward_input(&dqkv, &layer.qkv);
-    rms_norm_backward(x, layer.input_norm.values(), eps, &dnormed, &mut grads.input_norm)
+    rms_norm_backward(
+        x,
+        layer.input_norm.values(),
+        eps,
+        &dnormed,
+        &mut grads.input_norm,
+    )
 }
 
 /// Returns the numbers of heads and the factor on the scores.
@@ -117,5 +150,9 @@ fn heads(config: &Config) -> (Heads, f32) {
 /// Returns the widths of queries, keys and values in the fused projection.
 fn widths(config: &Config) -> [usize; 3] {
     let key_value = config.num_key_value_heads * config.head_dim;
-    [config.num_attention_heads * config.head_dim, key_value, key_value]
+    [
+        config.num_attention_heads * config.head_dim,
+        key_value,
+        key_value,
+    ]
 }

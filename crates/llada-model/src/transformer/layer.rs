@@ -32,7 +32,15 @@ pub(super) fn layer_forward(
     let normed = rms_norm(&h, layer.post_norm.values(), model.config.rms_norm_eps);
     let (mut y, mlp) = mlp_forward(&model.config, &layer.mlp, &normed);
     add_assign(&mut y, &h);
-    (y, LayerSaved { attention, h, normed, mlp })
+    (
+        y,
+        LayerSaved {
+            attention,
+            h,
+            normed,
+            mlp,
+        },
+    )
 }
 
 /// dy [R, D] -> dx [N, D].
@@ -47,10 +55,21 @@ pub(super) fn layer_backward(
 ) -> Tensor {
     let layer = &model.weights.layers[index];
     let eps = model.config.rms_norm_eps;
-    let dnormed =
-        mlp_backward(&model.config, &layer.mlp, &saved.normed, &saved.mlp, dy, &mut grads.mlp);
-    let mut dh =
-        rms_norm_backward(&saved.h, layer.post_norm.values(), eps, &dnormed, &mut grads.post_norm);
+    let dnormed = mlp_backward(
+        &model.config,
+        &layer.mlp,
+        &saved.normed,
+        &saved.mlp,
+        dy,
+        &mut grads.mlp,
+    );
+    let mut dh = rms_norm_backward(
+        &saved.h,
+        layer.post_norm.values(),
+        eps,
+        &dnormed,
+        &mut grads.post_norm,
+    );
     add_assign(&mut dh, dy);
     let mut dx = attention_backward(model, index, x, rows, saved.attention, &dh, grads);
     add_assign(&mut dx, &rows.unselect(dh, x.dims2()[0]));

@@ -106,7 +106,15 @@ fn moe_forward(config: &RouterConfig, moe: &Moe<Weight>, x: &Tensor) -> (Tensor,
         add_assign(&mut y, &out);
         saved
     });
-    (y, MoeSaved { router_logits, routing, experts, shared })
+    (
+        y,
+        MoeSaved {
+            router_logits,
+            routing,
+            experts,
+            shared,
+        },
+    )
 }
 
 fn moe_backward(
@@ -119,12 +127,19 @@ fn moe_backward(
 ) -> Tensor {
     let weights = expert_weights(moe);
     let mut expert_grads: Vec<_> = grads.experts.iter_mut().map(expert_grads).collect();
-    let (mut dx, dweights) =
-        experts_backward(x, &saved.routing, &weights, &saved.experts, dy, &mut expert_grads);
+    let (mut dx, dweights) = experts_backward(
+        x,
+        &saved.routing,
+        &weights,
+        &saved.experts,
+        dy,
+        &mut expert_grads,
+    );
     let dlogits = route_backward(&saved.router_logits, &saved.routing, config, &dweights);
     linear_backward_weight(x, &dlogits, moe.router.precision(), &mut grads.router);
     add_assign(&mut dx, &linear_backward_input(&dlogits, &moe.router));
-    if let (Some(shared), Some(saved), Some(grads)) = (&moe.shared, &saved.shared, &mut grads.shared)
+    if let (Some(shared), Some(saved), Some(grads)) =
+        (&moe.shared, &saved.shared, &mut grads.shared)
     {
         add_assign(&mut dx, &swiglu_mlp_backward(shared, x, saved, dy, grads));
     }
@@ -134,7 +149,10 @@ fn moe_backward(
 /// # Panics
 /// If the model has no experts; called for MoE layers only.
 fn router_config(config: &Config) -> RouterConfig {
-    let moe = config.moe.as_ref().expect("a model with MoE layers has their settings");
+    let moe = config
+        .moe
+        .as_ref()
+        .expect("a model with MoE layers has their settings");
     RouterConfig {
         top_k: moe.num_experts_per_tok,
         num_groups: moe.n_group,
@@ -147,10 +165,18 @@ fn router_config(config: &Config) -> RouterConfig {
 fn expert_weights(moe: &Moe<Weight>) -> Vec<ExpertWeights<'_>> {
     moe.experts
         .iter()
-        .map(|e| ExpertWeights { gate: &e.gate, up: &e.up, down: &e.down })
+        .map(|e| ExpertWeights {
+            gate: &e.gate,
+            up: &e.up,
+            down: &e.down,
+        })
         .collect()
 }
 
 fn expert_grads(grads: &mut Swiglu<Tensor>) -> ExpertGrads<'_> {
-    ExpertGrads { gate: &mut grads.gate, up: &mut grads.up, down: &mut grads.down }
+    ExpertGrads {
+        gate: &mut grads.gate,
+        up: &mut grads.up,
+        down: &mut grads.down,
+    }
 }

@@ -12,8 +12,8 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use llada_tensor::{
-    HeadRow, KeyRanges, Rotation, Tensor, Weight, embed, embed_backward, gather_rows, head_backward,
-    head_rows, linear, rms_norm, rms_norm_backward, scatter_add_rows,
+    HeadRow, KeyRanges, Rotation, Tensor, Weight, embed, embed_backward, gather_rows,
+    head_backward, head_rows, linear, rms_norm, rms_norm_backward, scatter_add_rows,
 };
 
 use self::layer::{LayerSaved, layer_backward, layer_forward};
@@ -66,7 +66,12 @@ impl Model {
     /// Puts a configuration and its parameters together.
     pub fn new(config: Config, weights: Weights<Weight>) -> Self {
         let (inv_freq, rope_scale) = config.inv_freq();
-        Self { config, weights, inv_freq, rope_scale }
+        Self {
+            config,
+            weights,
+            inv_freq,
+            rope_scale,
+        }
     }
 
     /// Builds the packed layout of every matrix, for repeated products with the same weights.
@@ -80,7 +85,8 @@ impl Model {
 
     /// Returns a zero gradient for every parameter.
     pub fn zero_gradients(&self) -> Gradients {
-        self.weights.map(|_, weight| Tensor::zeros(weight.values().shape()))
+        self.weights
+            .map(|_, weight| Tensor::zeros(weight.values().shape()))
     }
 
     /// Returns the hidden states of the output rows after the final norm, [outputs, D].
@@ -149,7 +155,15 @@ impl Model {
         grads: &mut Gradients,
     ) -> Tensor {
         let dhead = grads.head.as_mut().unwrap_or(&mut grads.embedding);
-        head_backward(hidden, self.head(), targets, rows, nll_weights, entropy_weights, dhead)
+        head_backward(
+            hidden,
+            self.head(),
+            targets,
+            rows,
+            nll_weights,
+            entropy_weights,
+            dhead,
+        )
     }
 
     /// Returns whole logits, [rows, V]: for sampling and inspection.
@@ -159,7 +173,10 @@ impl Model {
 
     /// Returns the output matrix: the embedding when the two are tied.
     fn head(&self) -> &Weight {
-        self.weights.head.as_ref().unwrap_or(&self.weights.embedding)
+        self.weights
+            .head
+            .as_ref()
+            .unwrap_or(&self.weights.embedding)
     }
 }
 
@@ -183,8 +200,16 @@ struct Rows<'a> {
 
 impl<'a> Context<'a> {
     fn new(model: &Model, input: &Input<'a>) -> Self {
-        assert_eq!(input.ids.len(), input.positions.len(), "one position per row");
-        assert_eq!(input.ids.len(), input.ranges.len(), "one pair of ranges per row");
+        assert_eq!(
+            input.ids.len(),
+            input.positions.len(),
+            "one position per row"
+        );
+        assert_eq!(
+            input.ids.len(),
+            input.ranges.len(),
+            "one pair of ranges per row"
+        );
         let rotate = |positions: &[u32]| {
             Rc::new(Rotation::new(positions, &model.inv_freq, model.rope_scale))
         };
@@ -198,11 +223,19 @@ impl<'a> Context<'a> {
         let pick = |row: &u32| input.positions[*row as usize];
         let selected = (input.outputs.len() < input.ids.len()).then(|| Rows {
             selection: Some(input.outputs),
-            ranges: input.outputs.iter().map(|&row| input.ranges[row as usize]).collect(),
+            ranges: input
+                .outputs
+                .iter()
+                .map(|&row| input.ranges[row as usize])
+                .collect(),
             query_rotation: rotate(&input.outputs.iter().map(pick).collect::<Vec<_>>()),
             key_rotation: rotation,
         });
-        Self { last_layer: model.weights.layers.len() - 1, all, selected }
+        Self {
+            last_layer: model.weights.layers.len() - 1,
+            all,
+            selected,
+        }
     }
 
     fn rows(&self, layer: usize) -> Rows<'a> {
@@ -224,7 +257,9 @@ impl Rows<'_> {
 
     /// Puts the gradient of selected rows back among all `num_rows` rows.
     fn unselect(&self, dx: Tensor, num_rows: usize) -> Tensor {
-        let Some(rows) = self.selection else { return dx };
+        let Some(rows) = self.selection else {
+            return dx;
+        };
         let [_, width] = dx.dims2();
         let mut all = Tensor::zeros(&[num_rows, width]);
         scatter_add_rows(&mut all, rows, &dx);

@@ -4,16 +4,14 @@
 //! `dv = p^T dout`, `dscore = p * (dout v^T - D)`, `dq = scale * dscore k`, `dk = dscore^T (scale * q)`.
 
 use super::Inputs;
-use super::pack::{pack_columns, pack_queries, pack_rows, padded, zeroed};
 use super::products::dot;
-use super::segments::Segment;
-use super::tile::{Tile, max_rows};
+use super::runs::Segment;
+use super::tile::{Lanes, QUERIES, Tile, zeroed};
 use crate::Isa;
 use crate::parallel::Shared;
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// What the forward pass returned, and the gradient of its output.
-#[derive(Clone, Copy)]
 pub(super) struct Saved<'a> {
     /// [N, H*P].
     pub(super) out: &'a [f32],
@@ -36,14 +34,12 @@ pub(super) struct Grads<'a> {
 /// Memory that tasks of a thread reuse.
 #[derive(Default)]
 pub(super) struct Scratch {
-    key_rows: Vec<f32>,
-    key_columns: Vec<f32>,
-    value_columns: Vec<f32>,
     dkeys: Vec<f32>,
     dvalues: Vec<f32>,
     queries: Vec<f32>,
-    outs: Vec<f32>,
+    query_columns: Vec<f32>,
     douts: Vec<f32>,
+    dout_columns: Vec<f32>,
     weights: Vec<f32>,
     dscores: Vec<f32>,
     dqueries: Vec<f32>,
@@ -52,8 +48,8 @@ pub(super) struct Scratch {
 /// Writes the gradients of the segment's keys in head `head` and of the queries that use it.
 pub(super) fn run(
     isa: Isa,
-    inputs: Inputs<'_>,
-    saved: Saved<'_>,
+    inputs: &Inputs<'_>,
+    saved: &Saved<'_>,
     segment: &Segment,
     head: usize,
     scratch: &mut Scratch,
@@ -73,8 +69,8 @@ pub(super) fn run(
 }
 
 struct Backward<'a> {
-    inputs: Inputs<'a>,
-    saved: Saved<'a>,
+    inputs: &'a Inputs<'a>,
+    saved: &'a Saved<'a>,
     segment: &'a Segment,
     head: usize,
     scratch: &'a mut Scratch,
@@ -85,77 +81,114 @@ impl Kernel for Backward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
+        let keys = self.segment.extent();
+        zeroed(&mut self.scratch.dkeys, keys.len() * self.inputs.heads.dim);
+        zeroed(
+            &mut self.scratch.dvalues,
+            keys.len() * self.inputs.heads.dim,
+        );
+        for run in &self.segment.runs {
+            for tile in Tile::split(self.inputs, run, self.head) {
+                self.add_tile(s, &tile, keys.start);
+            }
+        }
+        self.write_key_grads(keys.start);
+    }
+}
+
+impl Backward<'_> {
+    /// Writes the gradients of a tile's queries, and adds what they contribute to those of the keys.
+    #[inline(always)]
+    fn add_tile<S: Simd>(&mut self, s: S, tile: &Tile<'_>, first_key: usize) {
         let Self {
             inputs,
             saved,
-            segment,
             head,
             scratch,
-            grads,
+            ..
         } = self;
-        let dim = inputs.heads.dim;
-        let stride = padded::<S>(dim);
-        let keys = pack_rows(s, inputs.keys, segment, head, &mut scratch.key_rows);
-        let key_columns = pack_columns(s, inputs.keys, segment, head, &mut scratch.key_columns);
-        let value_columns =
-            pack_columns(s, inputs.values, segment, head, &mut scratch.value_columns);
-        let dkeys = zeroed(&mut scratch.dkeys, segment.num_keys * stride);
-        let dvalues = zeroed(&mut scratch.dvalues, segment.num_keys * stride);
-        for rows in segment.tiles(max_rows(inputs.heads)) {
-            let tile = Tile::new(s, rows, inputs.heads, head);
-            let queries = pack_queries(s, inputs.q, &tile, dim, inputs.scale, &mut scratch.queries);
-            let outs = pack_queries(s, saved.out, &tile, dim, 1.0, &mut scratch.outs);
-            let douts = pack_queries(s, saved.dout, &tile, dim, 1.0, &mut scratch.douts);
-            let weights = zeroed(&mut scratch.weights, tile.num_queries() * tile.width);
-            let dscores = zeroed(&mut scratch.dscores, tile.num_queries() * tile.width);
-            tile.add_scores(s, dim, queries, key_columns, weights);
-            tile.add_scores(s, dim, douts, value_columns, dscores);
-            for query in 0..tile.num_queries() {
-                let (row, columns) = (query * stride, query * tile.width);
-                let weights = &mut weights[columns..][..tile.width];
-                let dscores = &mut dscores[columns..][..tile.width];
-                tile.hide(query, weights);
-                let drift = dot(
-                    s,
-                    &outs.values[row..][..stride],
-                    &douts.values[row..][..stride],
-                );
-                differentiate(s, weights, dscores, saved.lse[tile.query(query)], drift);
-            }
-            tile.add_transposed(s, weights, douts, dvalues);
-            tile.add_transposed(s, dscores, queries, dkeys);
-            let dqueries = zeroed(&mut scratch.dqueries, tile.num_queries() * stride);
-            tile.add_weighted(s, dscores, keys, dqueries);
-            for (query, dquery) in dqueries.chunks_exact_mut(stride).enumerate() {
-                dquery.iter_mut().for_each(|dq| *dq *= inputs.scale);
-                // SAFETY: this task alone handles the query.
-                unsafe { grads.q.write(tile.query(query) * dim, &dquery[..dim]) };
-            }
+        let (keys, values) = (inputs.keys(*head), inputs.values(*head));
+        let queries = tile.rows(inputs.q, inputs.scale, &mut scratch.queries);
+        let columns = tile.columns(queries, &mut scratch.query_columns);
+        let weights = tile.scores(s, keys, columns, &mut scratch.weights);
+        tile.hide(weights);
+        let douts = tile.rows(saved.dout, 1.0, &mut scratch.douts);
+        let columns = tile.columns(douts, &mut scratch.dout_columns);
+        let dscores = tile.scores(s, values, columns, &mut scratch.dscores);
+        let (lse, drift) = (
+            tile.lanes(saved.lse),
+            saved.drift(s, tile, inputs.heads.dim),
+        );
+        differentiate(s, tile.width::<S>(), weights, dscores, &lse, &drift);
+        tile.add_weighted_queries(s, weights, douts, &mut scratch.dvalues, first_key);
+        tile.add_weighted_queries(s, dscores, queries, &mut scratch.dkeys, first_key);
+        let dqueries = zeroed(&mut scratch.dqueries, tile.len() * inputs.heads.dim);
+        tile.add_weighted_keys(s, dscores, keys, dqueries);
+        for (dquery, index) in dqueries
+            .chunks_exact_mut(inputs.heads.dim)
+            .zip(tile.indices())
+        {
+            dquery.iter_mut().for_each(|dq| *dq *= inputs.scale);
+            // SAFETY: this task alone handles the query.
+            unsafe { self.grads.q.write(index * inputs.heads.dim, dquery) };
         }
-        let packed = dkeys.chunks_exact(stride).zip(dvalues.chunks_exact(stride));
-        for (key, (dkey, dvalue)) in segment.keys().zip(packed) {
-            let start = inputs.keys.offset(key, head);
+    }
+
+    fn write_key_grads(&self, first_key: usize) {
+        let (source, dim) = (self.inputs.keys(self.head), self.inputs.heads.dim);
+        for key in self.segment.spans.iter().cloned().flatten() {
+            let row = (key - first_key) * dim..(key - first_key + 1) * dim;
             // SAFETY: this task alone handles this head of the key: no other segment has the key.
             unsafe {
-                grads.keys.write(start, &dkey[..dim]);
-                grads.values.write(start, &dvalue[..dim]);
+                self.grads
+                    .keys
+                    .write(source.offset(key), &self.scratch.dkeys[row.clone()]);
+                self.grads
+                    .values
+                    .write(source.offset(key), &self.scratch.dvalues[row]);
             }
         }
     }
 }
 
+impl Saved<'_> {
+    /// Returns D of every query.
+    #[inline(always)]
+    fn drift<S: Simd>(&self, s: S, tile: &Tile<'_>, dim: usize) -> Lanes {
+        let mut drift = [0.0; QUERIES];
+        for (drift, index) in drift.iter_mut().zip(tile.indices()) {
+            *drift = dot(
+                s,
+                &self.out[index * dim..][..dim],
+                &self.dout[index * dim..][..dim],
+            );
+        }
+        drift
+    }
+}
+
 /// Turns scores into weights, and the gradients of the weights into those of the scores.
-/// The length is a multiple of the vector length.
+/// # Shapes: scores, dweights [keys, QUERIES], of which `width` columns are computed.
 #[inline(always)]
-fn differentiate<S: Simd>(s: S, scores: &mut [f32], dweights: &mut [f32], lse: f32, drift: f32) {
-    let (lse, drift) = (s.splat(lse), s.splat(drift));
-    let vectors = scores
-        .chunks_exact_mut(S::LANES)
-        .zip(dweights.chunks_exact_mut(S::LANES));
-    for (scores, dweights) in vectors {
-        let weight = s.exp(s.sub(s.load(scores), lse));
-        s.store(weight, scores);
-        s.store(s.mul(weight, s.sub(s.load(dweights), drift)), dweights);
+fn differentiate<S: Simd>(
+    s: S,
+    width: usize,
+    scores: &mut [f32],
+    dweights: &mut [f32],
+    lse: &Lanes,
+    drift: &Lanes,
+) {
+    for lane in (0..width).step_by(S::LANES) {
+        let (lse, drift) = (s.load(&lse[lane..]), s.load(&drift[lane..]));
+        let keys = scores
+            .chunks_exact_mut(QUERIES)
+            .zip(dweights.chunks_exact_mut(QUERIES));
+        for (scores, dweights) in keys {
+            let weight = s.exp(s.sub(s.load(&scores[lane..]), lse));
+            let dscore = s.mul(weight, s.sub(s.load(&dweights[lane..]), drift));
+            s.store(weight, &mut scores[lane..]);
+            s.store(dscore, &mut dweights[lane..]);
+        }
     }
 }

@@ -1,9 +1,8 @@
-//! The forward pass of one segment and key-value head.
+//! The forward pass of one run and key-value head.
 
 use super::Inputs;
-use super::pack::{pack_columns, pack_queries, pack_rows, padded, zeroed};
-use super::segments::Segment;
-use super::tile::{Tile, max_rows};
+use super::runs::Run;
+use super::tile::{Lanes, QUERIES, Tile, zeroed};
 use crate::Isa;
 use crate::parallel::Shared;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -11,44 +10,47 @@ use crate::simd::{Kernel, Simd, dispatch};
 /// Memory that tasks of a thread reuse.
 #[derive(Default)]
 pub(super) struct Scratch {
-    keys: Vec<f32>,
-    values: Vec<f32>,
     queries: Vec<f32>,
+    columns: Vec<f32>,
     scores: Vec<f32>,
-    totals: Vec<f32>,
     sums: Vec<f32>,
 }
 
-/// Writes the output and the log-sum-exp of the query heads that use key-value head `head`.
+/// What to write.
+pub(super) struct Outputs<'a> {
+    /// [N, H*P].
+    pub(super) out: Shared<'a>,
+    /// [N, H].
+    pub(super) lse: Shared<'a>,
+}
+
+/// Writes the outputs of the run's queries that use key-value head `head`.
 pub(super) fn run(
     isa: Isa,
-    inputs: Inputs<'_>,
-    segment: &Segment,
+    inputs: &Inputs<'_>,
+    run: &Run,
     head: usize,
     scratch: &mut Scratch,
-    out: &Shared<'_>,
-    lse: &Shared<'_>,
+    outputs: &Outputs<'_>,
 ) {
     dispatch(
         isa,
         Forward {
             inputs,
-            segment,
+            run,
             head,
             scratch,
-            out,
-            lse,
+            outputs,
         },
     );
 }
 
 struct Forward<'a> {
-    inputs: Inputs<'a>,
-    segment: &'a Segment,
+    inputs: &'a Inputs<'a>,
+    run: &'a Run,
     head: usize,
     scratch: &'a mut Scratch,
-    out: &'a Shared<'a>,
-    lse: &'a Shared<'a>,
+    outputs: &'a Outputs<'a>,
 }
 
 impl Kernel for Forward<'_> {
@@ -58,56 +60,54 @@ impl Kernel for Forward<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self {
             inputs,
-            segment,
+            run,
             head,
             scratch,
-            out,
-            lse,
+            outputs,
         } = self;
-        let (heads, dim) = (inputs.heads, inputs.heads.dim);
-        let stride = padded::<S>(dim);
-        let keys = pack_columns(s, inputs.keys, segment, head, &mut scratch.keys);
-        let values = pack_rows(s, inputs.values, segment, head, &mut scratch.values);
-        for rows in segment.tiles(max_rows(heads)) {
-            let tile = Tile::new(s, rows, heads, head);
-            let queries = pack_queries(s, inputs.q, &tile, dim, inputs.scale, &mut scratch.queries);
-            let scores = zeroed(&mut scratch.scores, tile.num_queries() * tile.width);
-            tile.add_scores(s, dim, queries, keys, scores);
-            let totals = zeroed(&mut scratch.totals, tile.num_queries());
-            for (query, total) in totals.iter_mut().enumerate() {
-                let scores = &mut scores[query * tile.width..][..tile.width];
-                tile.hide(query, scores);
-                let max = exponentiate(s, scores, total);
+        let dim = inputs.heads.dim;
+        for tile in Tile::split(inputs, run, head) {
+            let queries = tile.rows(inputs.q, inputs.scale, &mut scratch.queries);
+            let columns = tile.columns(queries, &mut scratch.columns);
+            let scores = tile.scores(s, inputs.keys(head), columns, &mut scratch.scores);
+            tile.hide(scores);
+            let (lse, totals) = exponentiate(s, tile.width::<S>(), scores);
+            let sums = zeroed(&mut scratch.sums, tile.len() * dim);
+            tile.add_weighted_keys(s, scores, inputs.values(head), sums);
+            for (query, index) in tile.indices().enumerate() {
+                let out = &mut sums[query * dim..][..dim];
+                out.iter_mut().for_each(|sum| *sum /= totals[query]);
                 // SAFETY: this task alone handles the query.
-                unsafe { lse.write(tile.query(query), &[max + total.ln()]) };
-            }
-            let sums = zeroed(&mut scratch.sums, tile.num_queries() * stride);
-            tile.add_weighted(s, scores, values, sums);
-            for (query, total) in totals.iter().enumerate() {
-                let sums = &mut sums[query * stride..][..dim];
-                sums.iter_mut().for_each(|sum| *sum /= total);
-                // SAFETY: this task alone handles the query.
-                unsafe { out.write(tile.query(query) * dim, sums) };
+                unsafe {
+                    outputs.out.write(index * dim, out);
+                    outputs.lse.write(index, &lse[query..=query]);
+                }
             }
         }
     }
 }
 
-/// Replaces scores by e^(score - max), stores their sum in `total` and returns the largest score.
-/// The length is a multiple of the vector length.
+/// Replaces scores by e^(score - max) and returns their log-sum-exps and the sums of the new values.
+/// # Shapes: scores [keys, QUERIES], of which `width` columns are computed.
 #[inline(always)]
-fn exponentiate<S: Simd>(s: S, scores: &mut [f32], total: &mut f32) -> f32 {
-    let mut max = s.splat(f32::NEG_INFINITY);
-    for scores in scores.chunks_exact(S::LANES) {
-        max = s.max(max, s.load(scores));
+fn exponentiate<S: Simd>(s: S, width: usize, scores: &mut [f32]) -> (Lanes, Lanes) {
+    let (mut lse, mut totals) = ([0.0; QUERIES], [0.0; QUERIES]);
+    for lane in (0..width).step_by(S::LANES) {
+        let mut max = s.splat(f32::NEG_INFINITY);
+        for scores in scores.chunks_exact(QUERIES) {
+            max = s.max(max, s.load(&scores[lane..]));
+        }
+        let mut total = s.splat(0.0);
+        for scores in scores.chunks_exact_mut(QUERIES) {
+            let weight = s.exp(s.sub(s.load(&scores[lane..]), max));
+            total = s.add(total, weight);
+            s.store(weight, &mut scores[lane..]);
+        }
+        s.store(max, &mut lse[lane..]);
+        s.store(total, &mut totals[lane..]);
     }
-    let max = s.reduce_max(max);
-    let (shift, mut sum) = (s.splat(max), s.splat(0.0));
-    for scores in scores.chunks_exact_mut(S::LANES) {
-        let weight = s.exp(s.sub(s.load(scores), shift));
-        sum = s.add(sum, weight);
-        s.store(weight, scores);
+    for (lse, total) in lse.iter_mut().zip(totals) {
+        *lse += total.ln();
     }
-    *total = s.reduce_add(sum);
-    max
+    (lse, totals)
 }

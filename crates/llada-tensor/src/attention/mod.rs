@@ -1,26 +1,26 @@
 //! Attention in which every query row sees at most two ranges of keys (`training.md` 3).
 //!
-//! Rows are split into [`Segment`]s that share no keys (a document, a sequence). One task handles a
-//! segment and a key-value head: it packs the keys and values that the segment sees, then walks over
-//! tiles of query rows whose ranges start alike, together with all query heads that use the
-//! key-value head. Work is done only where some row of the tile sees a key; the ragged ends of a tile
-//! get the score minus infinity.
+//! Consecutive rows whose ranges start alike form a [`Run`](runs::Run); a run's queries (pairs of a row
+//! and a query head) that use one key-value head are computed in [`Tile`](tile::Tile)s of sixteen, one
+//! per lane of a vector. Scores are stored with keys as rows, so that every reduction over keys goes
+//! lane by lane and keys and values are read where they lie. Work is done only where some row of the
+//! run sees a key; the ragged ends of the other rows get the score minus infinity.
 //!
-//! A row's result does not depend on its tile, and a key's gradient is summed by one task in row order.
+//! A query's result does not depend on its tile. In the backward pass one task handles the runs that
+//! share keys, so a key's gradient is summed in row order.
 
 mod backward;
 mod forward;
-mod pack;
 mod products;
-mod segments;
+mod runs;
 mod tile;
 
 use rayon::prelude::*;
 
 use crate::parallel::Shared;
 use crate::{Isa, Tensor};
-use pack::Source;
-use segments::{Segment, segments};
+use runs::{runs, segments, visible};
+use tile::Source;
 
 /// Keys that one query row sees: rows `[0]..[1]` and rows `[2]..[3]` of the key array, disjoint, in
 /// either order; an empty range has equal ends. At least one key is visible.
@@ -57,14 +57,15 @@ pub struct Attended {
 }
 
 /// The inputs of both directions as slices.
-#[derive(Clone, Copy)]
 struct Inputs<'a> {
     /// [N, H*P].
     q: &'a [f32],
     /// [M, G*P].
-    keys: Source<'a>,
+    keys: &'a [f32],
     /// [M, G*P].
-    values: Source<'a>,
+    values: &'a [f32],
+    /// N.
+    ranges: &'a [KeyRanges],
     heads: Heads,
     scale: f32,
 }
@@ -82,21 +83,16 @@ pub fn attention(
     heads: Heads,
     scale: f32,
 ) -> Attended {
-    check(q, keys, values, ranges, heads);
-    let inputs = inputs(q, keys, values, heads, scale);
+    let inputs = Inputs::new(q, keys, values, ranges, heads, scale);
     let mut out = Tensor::zeros(q.shape());
     let mut lse = Tensor::zeros(&[ranges.len(), heads.query]);
-    let (shared_out, shared_lse) = (Shared::new(out.f32s_mut()), Shared::new(lse.f32s_mut()));
-    for_each_task(ranges, heads, |isa, segment, head, scratch| {
-        forward::run(
-            isa,
-            inputs,
-            segment,
-            head,
-            scratch,
-            &shared_out,
-            &shared_lse,
-        );
+    let outputs = forward::Outputs {
+        out: Shared::new(out.f32s_mut()),
+        lse: Shared::new(lse.f32s_mut()),
+    };
+    let (isa, runs) = (Isa::active(), runs(ranges));
+    inputs.for_each_task(&runs, |run, head, scratch| {
+        forward::run(isa, &inputs, run, head, scratch, &outputs);
     });
     Attended { out, lse }
 }
@@ -119,7 +115,7 @@ pub fn attention_backward(
     saved: &Attended,
     dout: &Tensor,
 ) -> (Tensor, Tensor, Tensor) {
-    check(q, keys, values, ranges, heads);
+    let inputs = Inputs::new(q, keys, values, ranges, heads, scale);
     assert_eq!(
         saved.out.shape(),
         q.shape(),
@@ -131,7 +127,6 @@ pub fn attention_backward(
         "attention_backward: saved lse"
     );
     assert_eq!(dout.shape(), q.shape(), "attention_backward: dout");
-    let inputs = inputs(q, keys, values, heads, scale);
     let saved = backward::Saved {
         out: saved.out.f32s(),
         lse: saved.lse.f32s(),
@@ -144,92 +139,106 @@ pub fn attention_backward(
         keys: Shared::new(dkeys.f32s_mut()),
         values: Shared::new(dvalues.f32s_mut()),
     };
-    for_each_task(ranges, heads, |isa, segment, head, scratch| {
-        backward::run(isa, inputs, saved, segment, head, scratch, &grads);
+    let (isa, segments) = (Isa::active(), segments(runs(ranges)));
+    inputs.for_each_task(&segments, |segment, head, scratch| {
+        backward::run(isa, &inputs, &saved, segment, head, scratch, &grads);
     });
     (dq, dkeys, dvalues)
 }
 
-/// Calls `task` for every segment and key-value head; `S` is memory that tasks of a thread reuse.
-fn for_each_task<S: Default>(
-    ranges: &[KeyRanges],
-    heads: Heads,
-    task: impl Fn(Isa, &Segment, usize, &mut S) + Sync,
-) {
-    let isa = Isa::active();
-    let segments = segments(ranges);
-    let num_tasks = segments.len() * heads.key_value;
-    let products: usize = ranges.iter().map(visible).sum::<usize>() * heads.query * heads.dim;
-    let min_tasks = if products < MIN_PARALLEL_PRODUCTS {
-        num_tasks
-    } else {
-        1
-    };
-    (0..num_tasks)
-        .into_par_iter()
-        .with_min_len(min_tasks.max(1))
-        .for_each_init(S::default, |scratch, i| {
-            task(
-                isa,
-                &segments[i / heads.key_value],
-                i % heads.key_value,
-                scratch,
-            )
-        });
-}
-
-/// Returns the number of keys a row sees.
-fn visible([a0, a1, b0, b1]: &KeyRanges) -> usize {
-    (a1 - a0 + b1 - b0) as usize
-}
-
-fn inputs<'a>(
-    q: &'a Tensor,
-    keys: &'a Tensor,
-    values: &'a Tensor,
-    heads: Heads,
-    scale: f32,
-) -> Inputs<'a> {
-    let source = |x: &'a Tensor| Source {
-        values: x.f32s(),
-        heads: heads.key_value,
-        dim: heads.dim,
-    };
-    Inputs {
-        q: q.f32s(),
-        keys: source(keys),
-        values: source(values),
-        heads,
-        scale,
-    }
-}
-
-fn check(q: &Tensor, keys: &Tensor, values: &Tensor, ranges: &[KeyRanges], heads: Heads) {
-    let ([rows, columns], [num_keys, key_columns]) = (q.dims2(), keys.dims2());
-    assert!(
-        heads.key_value > 0 && heads.query % heads.key_value == 0,
-        "attention: {heads:?}"
-    );
-    assert_eq!(
-        columns,
-        heads.query * heads.dim,
-        "attention: q {:?}, {heads:?}",
-        q.shape()
-    );
-    assert_eq!(
-        key_columns,
-        heads.key_value * heads.dim,
-        "attention: keys {:?}",
-        keys.shape()
-    );
-    assert_eq!(keys.shape(), values.shape(), "attention: keys and values");
-    assert_eq!(ranges.len(), rows, "attention: ranges");
-    for range in ranges {
-        let [a0, a1, b0, b1] = range.map(|end| end as usize);
-        let inside = a0 <= a1 && a1 <= num_keys && b0 <= b1 && b1 <= num_keys;
+impl<'a> Inputs<'a> {
+    fn new(
+        q: &'a Tensor,
+        keys: &'a Tensor,
+        values: &'a Tensor,
+        ranges: &'a [KeyRanges],
+        heads: Heads,
+        scale: f32,
+    ) -> Self {
+        let ([rows, columns], [num_keys, key_columns]) = (q.dims2(), keys.dims2());
         assert!(
-            inside && a1 - a0 + b1 - b0 > 0,
-            "attention: {range:?} of {num_keys} keys"
+            heads.dim > 0 && heads.key_value > 0 && heads.query % heads.key_value == 0,
+            "attention: {heads:?}"
         );
+        assert_eq!(
+            columns,
+            heads.query * heads.dim,
+            "attention: q {:?}, {heads:?}",
+            q.shape()
+        );
+        assert_eq!(
+            key_columns,
+            heads.key_value * heads.dim,
+            "attention: keys {:?}",
+            keys.shape()
+        );
+        assert_eq!(keys.shape(), values.shape(), "attention: keys and values");
+        assert_eq!(ranges.len(), rows, "attention: ranges");
+        for range in ranges {
+            let [a0, a1, b0, b1] = range.map(|end| end as usize);
+            let inside = a0 <= a1 && a1 <= num_keys && b0 <= b1 && b1 <= num_keys;
+            assert!(
+                inside && a1 - a0 + b1 - b0 > 0,
+                "attention: {range:?} of {num_keys} keys"
+            );
+        }
+        Self {
+            q: q.f32s(),
+            keys: keys.f32s(),
+            values: values.f32s(),
+            ranges,
+            heads,
+            scale,
+        }
+    }
+
+    /// Returns the keys of one head.
+    fn keys(&self, head: usize) -> Source<'a> {
+        Source {
+            values: self.keys,
+            heads: self.heads,
+            head,
+        }
+    }
+
+    /// Returns the values of one head.
+    fn values(&self, head: usize) -> Source<'a> {
+        Source {
+            values: self.values,
+            heads: self.heads,
+            head,
+        }
+    }
+
+    /// Calls `task` for every part and key-value head; `S` is memory that tasks of a thread reuse.
+    fn for_each_task<T: Sync, S: Default>(
+        &self,
+        parts: &[T],
+        task: impl Fn(&T, usize, &mut S) + Sync,
+    ) {
+        let groups = self.heads.key_value;
+        let num_tasks = parts.len() * groups;
+        let min_tasks = if self.products() < MIN_PARALLEL_PRODUCTS {
+            num_tasks
+        } else {
+            1
+        };
+        (0..num_tasks)
+            .into_par_iter()
+            .with_min_len(min_tasks.max(1))
+            .for_each_init(S::default, |scratch, i| {
+                task(&parts[i / groups], i % groups, scratch)
+            });
+    }
+
+    /// Returns the number of products of a query's and a key's element.
+    fn products(&self) -> usize {
+        let pairs: usize = self
+            .ranges
+            .iter()
+            .flat_map(visible)
+            .map(|piece| piece.len())
+            .sum();
+        pairs * self.heads.query * self.heads.dim
     }
 }

@@ -1,166 +1,228 @@
-//! Rows that are computed together, and their scores.
+//! Queries that are computed together, one per lane, and their products with keys.
+
+use std::ops::Range;
 
 use super::Heads;
-use super::pack::padded;
-use super::products::{View, ViewMut, add_product, add_transposed_product};
-use super::segments::{Piece, Row};
+use super::products::{View, add_product, add_transposed_product};
+use super::runs::{Run, visible};
+use super::{Inputs, KeyRanges};
 use crate::simd::Simd;
 
-/// Queries (row and head) in a tile, unless one row has more heads.
-const QUERIES: usize = 16;
+/// Queries in a tile: the lanes of the widest vector. Scores are stored as [keys, `QUERIES`].
+pub(super) const QUERIES: usize = 16;
 
-/// Rows whose pieces start alike. A tile's query is a (row, head of the group) pair, heads innermost.
-pub(super) struct Tile<'a> {
-    pub(super) rows: &'a [Row],
-    /// Query heads per key-value head.
-    per_group: usize,
-    group: usize,
-    groups: usize,
-    /// The longest pieces of the rows.
-    pieces: [Piece; 2],
-    /// First column of each piece in the scores; a whole number of vectors.
-    columns: [usize; 2],
-    /// Columns of the scores.
-    pub(super) width: usize,
+/// One number per query of a tile.
+pub(super) type Lanes = [f32; QUERIES];
+
+/// Keys or values of one key-value head.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    /// [M, G*P].
+    pub(super) values: &'a [f32],
+    pub(super) heads: Heads,
+    /// The key-value head.
+    pub(super) head: usize,
 }
 
-/// Returns the number of rows in a tile.
-pub(super) fn max_rows(heads: Heads) -> usize {
-    (QUERIES / heads.per_group()).max(1)
+impl<'a> Source<'a> {
+    /// Returns where the head begins in the row of a key.
+    pub(super) fn offset(&self, key: usize) -> usize {
+        (key * self.heads.key_value + self.head) * self.heads.dim
+    }
+
+    /// Returns the head in the rows of some keys.
+    #[inline(always)]
+    fn rows(&self, keys: &Range<usize>) -> View<'a> {
+        let stride = self.heads.key_value * self.heads.dim;
+        View {
+            values: &self.values[self.offset(keys.start)..],
+            stride,
+        }
+    }
+}
+
+/// Up to [`QUERIES`] queries of a run that use one key-value head. A query is a (row, query head) pair;
+/// those of a run are numbered with the heads innermost.
+pub(super) struct Tile<'a> {
+    ranges: &'a [KeyRanges],
+    run: &'a Run,
+    heads: Heads,
+    head: usize,
+    /// Numbers in the run.
+    queries: Range<usize>,
 }
 
 impl<'a> Tile<'a> {
-    /// Lays out the scores of some rows with the query heads that use key-value head `group`.
-    #[inline(always)]
-    pub(super) fn new<S: Simd>(_: S, rows: &'a [Row], heads: Heads, group: usize) -> Self {
-        let longest = |i: usize| Piece {
-            start: rows[0].pieces[i].start,
-            len: rows.iter().map(|row| row.pieces[i].len).max().unwrap_or(0),
-        };
-        let pieces = [longest(0), longest(1)];
-        let [first, second] = pieces.map(|piece| padded::<S>(piece.len));
-        Self {
-            rows,
-            per_group: heads.per_group(),
-            group,
-            groups: heads.key_value,
-            pieces,
-            columns: [0, first],
-            width: first + second,
-        }
+    /// Splits the queries of a run that use key-value head `head`.
+    pub(super) fn split(
+        inputs: &Inputs<'a>,
+        run: &'a Run,
+        head: usize,
+    ) -> impl Iterator<Item = Self> {
+        let (ranges, heads) = (inputs.ranges, inputs.heads);
+        let num_queries = run.rows.len() * heads.per_group();
+        (0..num_queries).step_by(QUERIES).map(move |start| Self {
+            ranges,
+            run,
+            heads,
+            head,
+            queries: start..num_queries.min(start + QUERIES),
+        })
     }
 
     /// Returns the number of queries.
-    #[inline(always)]
-    pub(super) fn num_queries(&self) -> usize {
-        self.rows.len() * self.per_group
+    pub(super) fn len(&self) -> usize {
+        self.queries.len()
     }
 
-    /// Returns the index in [N, H] of query `query` of the tile.
-    #[inline(always)]
-    pub(super) fn query(&self, query: usize) -> usize {
-        let (row, head) = (query / self.per_group, query % self.per_group);
-        (self.rows[row].index * self.groups + self.group) * self.per_group + head
+    /// Returns the number of keys that some query sees.
+    pub(super) fn num_keys(&self) -> usize {
+        self.run.pieces[0].len() + self.run.pieces[1].len()
     }
 
-    /// Returns the pieces with their columns of the scores.
-    #[inline(always)]
-    pub(super) fn parts(&self) -> [(Piece, usize); 2] {
-        [
-            (self.pieces[0], self.columns[0]),
-            (self.pieces[1], self.columns[1]),
-        ]
+    /// Returns the index of every query in [N, H].
+    pub(super) fn indices(&self) -> impl Iterator<Item = usize> {
+        let (heads, head, first_row) = (self.heads, self.head, self.run.rows.start);
+        self.queries.clone().map(move |query| {
+            let (row, of_group) = (query / heads.per_group(), query % heads.per_group());
+            (first_row + row) * heads.query + head * heads.per_group() + of_group
+        })
     }
 
-    /// Adds the products of the queries with every key of the pieces to `scores`. What a row does not
-    /// see holds something.
-    /// # Shapes: queries [queries, P], columns [P, keys and more], scores [queries, width].
+    /// Returns the number per query; lanes without a query get zero. # Shapes: x [N, H].
+    pub(super) fn lanes(&self, x: &[f32]) -> Lanes {
+        let mut lanes = [0.0; QUERIES];
+        for (lane, index) in lanes.iter_mut().zip(self.indices()) {
+            *lane = x[index];
+        }
+        lanes
+    }
+
+    /// Copies the queries, times `factor`. # Shapes: x [N, H*P] -> [queries, P].
     #[inline(always)]
-    pub(super) fn add_scores<S: Simd>(
+    pub(super) fn rows<'m>(&self, x: &[f32], factor: f32, memory: &'m mut Vec<f32>) -> View<'m> {
+        let dim = self.heads.dim;
+        let values = zeroed(memory, self.len() * dim);
+        for (to, index) in values.chunks_exact_mut(dim).zip(self.indices()) {
+            for (to, x) in to.iter_mut().zip(&x[index * dim..][..dim]) {
+                *to = x * factor;
+            }
+        }
+        View {
+            values,
+            stride: dim,
+        }
+    }
+
+    /// Transposes what [`Tile::rows`] returned; lanes without a query get zeros.
+    /// # Shapes: [queries, P] -> [P, QUERIES].
+    #[inline(always)]
+    pub(super) fn columns<'m>(&self, rows: View<'_>, memory: &'m mut Vec<f32>) -> View<'m> {
+        let values = zeroed(memory, self.heads.dim * QUERIES);
+        for (query, row) in rows.values.chunks_exact(rows.stride).enumerate() {
+            for (to, x) in values.chunks_exact_mut(QUERIES).zip(row) {
+                to[query] = *x;
+            }
+        }
+        View {
+            values,
+            stride: QUERIES,
+        }
+    }
+
+    /// Returns the products of every key of the run with the queries. What a row does not see holds
+    /// something. # Shapes: columns [P, QUERIES] -> [keys, QUERIES].
+    #[inline(always)]
+    pub(super) fn scores<'m, S: Simd>(
         &self,
         s: S,
-        dim: usize,
-        queries: View<'_>,
+        keys: Source<'_>,
         columns: View<'_>,
-        scores: &mut [f32],
-    ) {
-        for (piece, column) in self.parts() {
-            let shape = [self.num_queries(), dim, padded::<S>(piece.len)];
-            let columns = View {
-                values: &columns.values[piece.start..],
-                ..columns
-            };
-            let scores = ViewMut {
-                values: &mut scores[column..],
-                stride: self.width,
-            };
-            add_product(s, shape, queries, columns, scores);
+        memory: &'m mut Vec<f32>,
+    ) -> &'m mut [f32] {
+        let scores = zeroed(memory, self.num_keys() * QUERIES);
+        for (piece, start) in self.pieces() {
+            let shape = [piece.len(), self.heads.dim, self.width::<S>()];
+            let scores = &mut scores[start * QUERIES..];
+            add_product(s, shape, keys.rows(piece), columns, scores, QUERIES);
         }
-    }
-
-    /// Adds to the rows of `sums` the rows of `m` that the queries see, weighted.
-    /// # Shapes: weights [queries, width], m [keys, padded P], sums [queries, padded P].
-    #[inline(always)]
-    pub(super) fn add_weighted<S: Simd>(
-        &self,
-        s: S,
-        weights: &[f32],
-        m: View<'_>,
-        sums: &mut [f32],
-    ) {
-        for (piece, column) in self.parts() {
-            let shape = [self.num_queries(), piece.len, m.stride];
-            let weights = View {
-                values: &weights[column..],
-                stride: self.width,
-            };
-            let m = View {
-                values: &m.values[piece.start * m.stride..],
-                ..m
-            };
-            add_product(
-                s,
-                shape,
-                weights,
-                m,
-                ViewMut {
-                    values: &mut *sums,
-                    stride: m.stride,
-                },
-            );
-        }
-    }
-
-    /// Adds to every row of `sums` that some query sees the rows of `x`, weighted.
-    /// # Shapes: weights [queries, width], x [queries, padded P], sums [keys, padded P].
-    #[inline(always)]
-    pub(super) fn add_transposed<S: Simd>(
-        &self,
-        s: S,
-        weights: &[f32],
-        x: View<'_>,
-        sums: &mut [f32],
-    ) {
-        for (piece, column) in self.parts() {
-            let shape = [self.num_queries(), piece.len, x.stride];
-            let weights = View {
-                values: &weights[column..],
-                stride: self.width,
-            };
-            let sums = ViewMut {
-                values: &mut sums[piece.start * x.stride..],
-                stride: x.stride,
-            };
-            add_transposed_product(s, shape, weights, x, sums);
-        }
+        scores
     }
 
     /// Sets the scores of what a query's row does not see to minus infinity.
-    /// # Shapes: scores [width].
+    /// # Shapes: scores [keys, QUERIES].
     #[inline(always)]
-    pub(super) fn hide(&self, query: usize, scores: &mut [f32]) {
-        let seen = self.rows[query / self.per_group].pieces;
-        scores[seen[0].len..self.columns[1]].fill(f32::NEG_INFINITY);
-        scores[self.columns[1] + seen[1].len..].fill(f32::NEG_INFINITY);
+    pub(super) fn hide(&self, scores: &mut [f32]) {
+        for (lane, query) in self.queries.clone().enumerate() {
+            let seen = visible(&self.ranges[self.run.rows.start + query / self.heads.per_group()]);
+            for (seen, (piece, start)) in seen.iter().zip(self.pieces()) {
+                for key in seen.len()..piece.len() {
+                    scores[(start + key) * QUERIES + lane] = f32::NEG_INFINITY;
+                }
+            }
+        }
     }
+
+    /// Adds to each query's row of `sums` the rows of the keys, weighted.
+    /// # Shapes: weights [keys, QUERIES], sums [queries, P].
+    #[inline(always)]
+    pub(super) fn add_weighted_keys<S: Simd>(
+        &self,
+        s: S,
+        weights: &[f32],
+        keys: Source<'_>,
+        sums: &mut [f32],
+    ) {
+        for (piece, start) in self.pieces() {
+            let shape = [self.len(), piece.len(), self.heads.dim];
+            let weights = View {
+                values: &weights[start * QUERIES..],
+                stride: QUERIES,
+            };
+            add_transposed_product(s, shape, weights, keys.rows(piece), sums);
+        }
+    }
+
+    /// Adds to each key's row of `sums`, which begin at key `first_key`, the rows of the queries,
+    /// weighted. # Shapes: weights [keys, QUERIES], rows [queries, P], sums [M, P].
+    #[inline(always)]
+    pub(super) fn add_weighted_queries<S: Simd>(
+        &self,
+        s: S,
+        weights: &[f32],
+        rows: View<'_>,
+        sums: &mut [f32],
+        first_key: usize,
+    ) {
+        let dim = self.heads.dim;
+        for (piece, start) in self.pieces().filter(|(piece, _)| !piece.is_empty()) {
+            let shape = [piece.len(), self.len(), dim];
+            let weights = View {
+                values: &weights[start * QUERIES..],
+                stride: QUERIES,
+            };
+            let sums = &mut sums[(piece.start - first_key) * dim..];
+            add_product(s, shape, weights, rows, sums, dim);
+        }
+    }
+
+    /// Returns the lanes that are computed: whole vectors.
+    #[inline(always)]
+    pub(super) fn width<S: Simd>(&self) -> usize {
+        self.len().next_multiple_of(S::LANES)
+    }
+
+    /// Returns the key ranges of the run with their first rows of the scores.
+    fn pieces(&self) -> impl Iterator<Item = (&'a Range<usize>, usize)> {
+        let [first, second] = &self.run.pieces;
+        [(first, 0), (second, first.len())].into_iter()
+    }
+}
+
+/// Returns `len` zeros in reused memory.
+#[inline(always)]
+pub(super) fn zeroed(memory: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    memory.clear();
+    memory.resize(len, 0.0);
+    memory
 }

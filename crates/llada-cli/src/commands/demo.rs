@@ -1,0 +1,140 @@
+//! `llada demo`: a script over the other commands. It prints each one before it runs it.
+
+use std::path::Path;
+
+use clap::Parser;
+
+use crate::args::{Cli, DemoArgs};
+use crate::{failure, ui};
+
+/// What differs between the demo and its quick form.
+struct Size {
+    /// Wall-clock seconds of training.
+    training_seconds: &'static str,
+    /// Stories to write.
+    stories: &'static str,
+}
+
+const FULL: Size = Size {
+    training_seconds: "180",
+    stories: "20",
+};
+const QUICK: Size = Size {
+    training_seconds: "15",
+    stories: "2",
+};
+
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    let size = if args.quick { QUICK } else { FULL };
+    let asset = |name: &str| text(&args.assets.join(name));
+    let out = |name: &str| text(&args.out.join(name));
+    let (parent, stories) = (asset("tinystories-656k")?, asset("stories/valid.jsonl")?);
+    let (child, run_dir) = (out("converted")?, out("stories")?);
+    if args.out.exists() {
+        return Err(failure::usage(format!(
+            "`{}` exists; a demo never overwrites\n\nhint: remove it, or pass --out with a new directory",
+            args.out.display()
+        )));
+    }
+
+    ui::say(
+        "1. A real autoregressive model: 656 thousand parameters that write children's stories.",
+    );
+    llada(&[
+        "generate",
+        &parent,
+        "--ar",
+        "--prompt",
+        "Once upon a time",
+        "--max-new-tokens",
+        "120",
+    ])?;
+    ui::say("\n   How well it knows 300 stories it has never seen:");
+    llada(&["eval", "nll", &parent, "--data", &stories, "--mode", "ar"])?;
+
+    ui::say(
+        "\n2. It becomes a block-diffusion model: a MASK token, a block size, and training that fills in blocks.",
+    );
+    llada(&[
+        "convert",
+        &parent,
+        &child,
+        "--block-size",
+        "8",
+        "--label-alignment",
+        "shifted",
+    ])?;
+    let recipe = text(Path::new("recipes/stories-demo-2core.toml"))?;
+    let model = format!("model.path={}", quoted(&child));
+    let seconds = format!("train.max_seconds={}", size.training_seconds);
+    llada(&[
+        "train",
+        &recipe,
+        "--run-dir",
+        &run_dir,
+        "--set",
+        &model,
+        "--set",
+        &seconds,
+    ])?;
+
+    ui::say("\n3. Stories in parallel, parent and child on one engine.");
+    ui::say("   TPF is tokens per denoising forward; the parent's is 1 by definition.");
+    let trained = out("stories/final")?;
+    llada(&[
+        "eval",
+        "text",
+        &parent,
+        &trained,
+        "--data",
+        &stories,
+        "--count",
+        size.stories,
+    ])?;
+
+    ui::say("\n4. The run directory holds config.toml, metrics.jsonl and the model in Hub layout.");
+    llada(&["inspect", &trained])?;
+    llada(&[
+        "generate",
+        &trained,
+        "--prompt",
+        "Once upon a time",
+        "--max-new-tokens",
+        "60",
+    ])
+}
+
+/// Prints a command and runs it, as if the user had typed it.
+fn llada(words: &[&str]) -> anyhow::Result<()> {
+    ui::say(format!(
+        "\n$ llada {}",
+        words
+            .iter()
+            .map(|word| shell_word(word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    ));
+    let cli = Cli::try_parse_from(["llada"].iter().chain(words))?;
+    crate::dispatch(cli.command)
+}
+
+/// Quotes a word for a shell when it needs it.
+fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,".contains(c);
+    if word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{word}'")
+    }
+}
+
+/// A TOML string.
+fn quoted(value: &str) -> String {
+    format!("'{value}'")
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| failure::usage(format!("`{}` is not UTF-8", path.display())))
+}

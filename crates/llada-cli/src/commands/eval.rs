@@ -1,0 +1,311 @@
+//! `llada eval`: likelihood, and a parent against its child on one engine.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use llada_diffusion::BlockSize;
+use llada_engine::{Answer, Engine, Options, Request};
+use llada_model::{Input, Model};
+use llada_text::Tokenizer;
+use llada_train::data::{Document, Overflow, Reader};
+use llada_train::{Mode, nll};
+use serde_json::json;
+
+use super::load_model;
+use crate::args::{CompareArgs, EvalArgs, EvalCommand, EvalSumsArgs, EvalTextArgs, NllArgs};
+use crate::worked_sums::Sum;
+use crate::{failure, ui};
+
+/// Longest answer to a worked sum, with room for a model that does not stop.
+const SUM_TOKENS: usize = 96;
+
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    match &args.what {
+        EvalCommand::Nll(args) => likelihood(args),
+        EvalCommand::Sums(args) => sums(args),
+        EvalCommand::Text(args) => text(args),
+    }
+}
+
+fn likelihood(args: &NllArgs) -> anyhow::Result<()> {
+    let mode = mode(&args.mode)?;
+    if args.draws == 0 {
+        return Err(failure::usage("--draws must be at least 1, found 0"));
+    }
+    let model = load_model(&args.model, args.precision.into())?;
+    let tokenizer = Tokenizer::load(&args.model)?;
+    let documents = documents(&args.data, &tokenizer, &model, args.max_len)?;
+    let result = nll(&model, &documents, mode, args.draws)?;
+    if args.json {
+        return ui::line(json!({
+            "nll_per_token": result.nll_per_token,
+            "tokens": result.tokens,
+            "stderr": result.stderr,
+        }));
+    }
+    ui::line(format!(
+        "{:.4} +- {:.4} nats per token over {} tokens ({})",
+        result.nll_per_token, result.stderr, result.tokens, args.mode
+    ))
+}
+
+/// Parses `ar` or `block:B`.
+fn mode(text: &str) -> anyhow::Result<Mode> {
+    let size = text
+        .strip_prefix("block:")
+        .and_then(|size| size.parse().ok());
+    match (text, size) {
+        ("ar", _) => Ok(Mode::Ar),
+        (_, Some(size)) => Ok(Mode::Block(BlockSize::new(size).map_err(failure::usage)?)),
+        _ => Err(failure::usage(format!(
+            "--mode: expected ar or block:B, found `{text}`"
+        ))),
+    }
+}
+
+/// Reads documents as they are: nothing appended, long ones truncated.
+fn documents(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    model: &Model,
+    max_len: usize,
+) -> anyhow::Result<Vec<Document>> {
+    tokenizer.check_vocab_size(model.config.vocab_size)?;
+    let reader = Reader {
+        tokenizer: Some(tokenizer),
+        vocab_size: model.config.vocab_size,
+        mask_token_id: model.config.mask_token_id,
+        eos_token_id: None,
+        append_eos: false,
+        max_len,
+        overflow: Overflow::Truncate,
+    };
+    Ok(reader.read(&[path.to_owned()])?.documents)
+}
+
+/// One prompt with the judgement of its answer: a share of right answers, or a likelihood.
+struct Task<'a> {
+    prompts: Vec<Vec<u32>>,
+    max_new_tokens: usize,
+    /// Sum and count of the quality figure for the answer to prompt `index`.
+    judge: &'a dyn Fn(usize, &Answer) -> anyhow::Result<(f64, usize)>,
+    quality: &'static str,
+}
+
+/// A decoding setting over all prompts: totals over totals, never a mean of ratios.
+#[derive(Default)]
+struct Outcome {
+    tokens: usize,
+    denoise: usize,
+    forwards: usize,
+    elapsed: Duration,
+    quality: (f64, usize),
+}
+
+fn sums(args: &EvalSumsArgs) -> anyhow::Result<()> {
+    let tokenizer = Tokenizer::load(&args.compare.parent)?;
+    let problems: Vec<Sum> = (0..args.count)
+        .map(|index| Sum::draw(args.seed, index))
+        .collect();
+    let prompts = problems.iter().map(|sum| tokenizer.encode(&sum.prompt()));
+    let task = Task {
+        prompts: prompts.collect::<Result<_, _>>()?,
+        max_new_tokens: SUM_TOKENS,
+        judge: &|index, answer| {
+            let text = tokenizer.decode(&answer.output_ids)?;
+            Ok((f64::from(u8::from(problems[index].is_solved_by(&text))), 1))
+        },
+        quality: "exact",
+    };
+    let (parent, child) = load_pair(&args.compare)?;
+    compare(&args.compare, &parent, &child, &task)
+}
+
+fn text(args: &EvalTextArgs) -> anyhow::Result<()> {
+    let tokenizer = Tokenizer::load(&args.compare.parent)?;
+    let (parent, child) = load_pair(&args.compare)?;
+    let documents = documents(
+        &args.data,
+        &tokenizer,
+        &parent,
+        parent.config.max_position_embeddings,
+    )?;
+    let prompts = documents.iter().map(|document| document.ids.as_slice());
+    let prompts: Vec<Vec<u32>> = prompts
+        .filter(|ids| ids.len() > args.prompt_tokens)
+        .take(args.count)
+        .map(|ids| ids[..args.prompt_tokens].to_vec())
+        .collect();
+    let judged = prompts.clone();
+    let task = Task {
+        prompts,
+        max_new_tokens: args.max_new_tokens,
+        judge: &|index, answer| {
+            Ok(continuation_nll(
+                &parent,
+                &judged[index],
+                &answer.output_ids,
+            ))
+        },
+        quality: "parent's NLL",
+    };
+    compare(&args.compare, &parent, &child, &task)
+}
+
+fn load_pair(args: &CompareArgs) -> anyhow::Result<(Model, Model)> {
+    let precision = args.precision.into();
+    Ok((
+        load_model(&args.parent, precision)?,
+        load_model(&args.child, precision)?,
+    ))
+}
+
+/// Prints one row for the parent and one per threshold for the child.
+fn compare(
+    args: &CompareArgs,
+    parent: &Model,
+    child: &Model,
+    task: &Task<'_>,
+) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !task.prompts.is_empty(),
+        failure::usage("there is no prompt: the data has too few or too short documents")
+    );
+    let bar = ui::bar(
+        (task.prompts.len() * (1 + args.thresholds.len())) as u64,
+        "prompts",
+    );
+    let mut rows = vec![("parent, one by one".to_owned(), None)];
+    rows.extend(
+        args.thresholds
+            .iter()
+            .map(|t| (format!("child, threshold {t}"), Some(*t))),
+    );
+    let mut outcomes = Vec::new();
+    for (name, threshold) in rows {
+        let model = if threshold.is_some() { child } else { parent };
+        let mut engine = Engine::new(model, Options::new(&model.config));
+        let mut outcome = Outcome::default();
+        for (index, prompt) in task.prompts.iter().enumerate() {
+            let request = Request {
+                block_length: args.block_length,
+                threshold: threshold.unwrap_or(1.0),
+                ..Request::new(prompt.clone(), task.max_new_tokens)
+            };
+            outcome.add(&mut engine, &request, threshold.is_none(), index, task)?;
+            bar.inc(1);
+        }
+        outcomes.push((name, threshold, outcome));
+    }
+    bar.finish_and_clear();
+    print_outcomes(args, task, &outcomes)
+}
+
+impl Outcome {
+    /// Serves one request, timed, and judges its answer, untimed.
+    fn add(
+        &mut self,
+        engine: &mut Engine<'_>,
+        request: &Request,
+        is_causal: bool,
+        index: usize,
+        task: &Task<'_>,
+    ) -> anyhow::Result<()> {
+        let start = Instant::now();
+        let answer = if is_causal {
+            engine.generate_causal(request, &mut |_| {})?
+        } else {
+            engine.generate(request, &mut |_| {})?
+        };
+        self.elapsed += start.elapsed();
+        self.tokens += answer.output_ids.len();
+        self.denoise += answer.forwards.denoise;
+        self.forwards += answer.forwards.denoise + answer.forwards.prefill + answer.forwards.commit;
+        let (sum, count) = (task.judge)(index, &answer).context("cannot judge an answer")?;
+        self.quality.0 += sum;
+        self.quality.1 += count;
+        Ok(())
+    }
+
+    fn quality(&self) -> f64 {
+        self.quality.0 / self.quality.1 as f64
+    }
+
+    fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn tokens_per_forward(&self) -> f64 {
+        self.tokens as f64 / self.denoise as f64
+    }
+}
+
+fn print_outcomes(
+    args: &CompareArgs,
+    task: &Task<'_>,
+    outcomes: &[(String, Option<f32>, Outcome)],
+) -> anyhow::Result<()> {
+    let parent_speed = outcomes[0].2.tokens_per_second();
+    if args.json {
+        for (name, threshold, outcome) in outcomes {
+            ui::line(json!({
+                "setting": name,
+                "threshold": threshold,
+                task.quality: outcome.quality(),
+                "tokens": outcome.tokens,
+                "denoise_forwards": outcome.denoise,
+                "forwards": outcome.forwards,
+                "tokens_per_forward": outcome.tokens_per_forward(),
+                "tokens_per_second": outcome.tokens_per_second(),
+                "speedup": outcome.tokens_per_second() / parent_speed,
+            }))?;
+        }
+        return Ok(());
+    }
+    let header = [
+        "",
+        task.quality,
+        "tokens/s",
+        "x parent",
+        "TPF",
+        "tokens",
+        "denoise",
+        "all forwards",
+    ];
+    let rows = outcomes.iter().map(|(name, _, outcome)| {
+        vec![
+            name.clone(),
+            format!("{:.4}", outcome.quality()),
+            format!("{:.0}", outcome.tokens_per_second()),
+            format!("{:.2}", outcome.tokens_per_second() / parent_speed),
+            format!("{:.2}", outcome.tokens_per_forward()),
+            outcome.tokens.to_string(),
+            outcome.denoise.to_string(),
+            outcome.forwards.to_string(),
+        ]
+    });
+    ui::line(ui::table(&header, &rows.collect::<Vec<_>>()).trim_end())
+}
+
+/// Sum and count of the causal NLL of `answer` after `prompt`.
+fn continuation_nll(model: &Model, prompt: &[u32], answer: &[u32]) -> (f64, usize) {
+    let ids = [prompt, answer].concat();
+    let positions: Vec<u32> = (0..).take(ids.len()).collect();
+    let ranges = llada_diffusion::causal_ranges(ids.len());
+    let outputs = &positions[prompt.len() - 1..ids.len() - 1];
+    let input = Input {
+        ids: &ids,
+        positions: &positions,
+        ranges: &ranges,
+        outputs,
+    };
+    let hidden = model.forward(&input, None);
+    let rows = model.head_rows(&hidden, Some(answer), None);
+    (
+        rows.iter()
+            .map(|row| f64::from(row.lse - row.target_logit))
+            .sum(),
+        answer.len(),
+    )
+}

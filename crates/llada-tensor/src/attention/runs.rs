@@ -1,0 +1,214 @@
+//! Which rows are computed together, and which independently of each other.
+
+use std::ops::Range;
+
+use super::KeyRanges;
+
+/// Rows in a run: enough work for a task, few enough that a long document is many tasks.
+const MAX_ROWS: usize = 32;
+
+/// Consecutive rows whose key ranges start alike, hence overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) rows: Range<usize>,
+    /// The longest ranges of its rows, as [`visible`] orders them.
+    pub(super) pieces: [Range<usize>; 2],
+}
+
+/// Runs that share keys, directly or through other runs. No run of another segment sees these keys.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// Disjoint ascending ranges of keys.
+    pub(super) spans: Vec<Range<usize>>,
+    /// In ascending order.
+    pub(super) runs: Vec<Run>,
+}
+
+impl Segment {
+    /// Returns the range from the first to the last key, gaps included.
+    pub(super) fn extent(&self) -> Range<usize> {
+        let start = self.spans.first().map_or(0, |span| span.start);
+        start..self.spans.last().map_or(start, |span| span.end)
+    }
+}
+
+/// Returns the ranges of a row. The first is not empty; the second is 0..0 if it is.
+pub(super) fn visible(row: &KeyRanges) -> [Range<usize>; 2] {
+    let [a0, a1, b0, b1] = row.map(|end| end as usize);
+    match (a0..a1, b0..b1) {
+        (a, b) if a.is_empty() => [b, 0..0],
+        (a, b) if b.is_empty() => [a, 0..0],
+        (a, b) => [a, b],
+    }
+}
+
+/// Splits rows into runs.
+pub(super) fn runs(ranges: &[KeyRanges]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (row, range) in ranges.iter().enumerate() {
+        let pieces = visible(range);
+        match runs.last_mut() {
+            Some(run) if run.rows.len() < MAX_ROWS && starts(&run.pieces) == starts(&pieces) => {
+                run.rows.end += 1;
+                for (longest, piece) in run.pieces.iter_mut().zip(pieces) {
+                    longest.end = longest.end.max(piece.end);
+                }
+            }
+            _ => runs.push(Run {
+                rows: row..row + 1,
+                pieces,
+            }),
+        }
+    }
+    runs
+}
+
+/// Returns where the pieces start and which are empty.
+fn starts(pieces: &[Range<usize>; 2]) -> [(usize, bool); 2] {
+    [0, 1].map(|i| (pieces[i].start, pieces[i].is_empty()))
+}
+
+/// Splits runs into segments, in the order of their first keys.
+pub(super) fn segments(runs: Vec<Run>) -> Vec<Segment> {
+    let spans = merged_spans(&runs);
+    let segment_of = segment_of_spans(&runs, &spans);
+    let num_segments = segment_of
+        .iter()
+        .map(|segment| segment + 1)
+        .max()
+        .unwrap_or(0);
+    let mut segments: Vec<Segment> = (0..num_segments).map(|_| Segment::default()).collect();
+    for run in runs {
+        segments[segment_of[span_at(&spans, run.pieces[0].start)]]
+            .runs
+            .push(run);
+    }
+    for (span, segment) in spans.into_iter().zip(segment_of) {
+        segments[segment].spans.push(span);
+    }
+    segments
+}
+
+/// Returns the union of all pieces as disjoint ascending spans. Pieces that only touch stay apart, as
+/// neighbouring documents do.
+fn merged_spans(runs: &[Run]) -> Vec<Range<usize>> {
+    let pieces = runs.iter().flat_map(|run| run.pieces.iter().cloned());
+    let mut spans: Vec<Range<usize>> = pieces.filter(|piece| !piece.is_empty()).collect();
+    spans.sort_unstable_by_key(|span| span.start);
+    spans.dedup_by(|next, span| {
+        let overlap = next.start < span.end;
+        if overlap {
+            span.end = span.end.max(next.end);
+        }
+        overlap
+    });
+    spans
+}
+
+/// Returns the index of the span that contains `key`.
+fn span_at(spans: &[Range<usize>], key: usize) -> usize {
+    spans.partition_point(|span| span.start <= key) - 1
+}
+
+/// Returns for every span the number of its segment: spans that one run sees belong together.
+fn segment_of_spans(runs: &[Run], spans: &[Range<usize>]) -> Vec<usize> {
+    // A forest in which every span points to an earlier span of its segment, the first to itself.
+    let mut earlier: Vec<usize> = (0..spans.len()).collect();
+    for [first, second] in runs.iter().map(|run| &run.pieces) {
+        if !second.is_empty() {
+            let first = root(&mut earlier, span_at(spans, first.start));
+            let second = root(&mut earlier, span_at(spans, second.start));
+            earlier[first.max(second)] = first.min(second);
+        }
+    }
+    let mut num_segments = 0;
+    for span in 0..spans.len() {
+        // Earlier spans hold their segment's number by now.
+        if earlier[span] == span {
+            earlier[span] = num_segments;
+            num_segments += 1;
+        } else {
+            earlier[span] = earlier[earlier[span]];
+        }
+    }
+    earlier
+}
+
+/// Returns the first span of the segment, and shortens the way to it.
+fn root(earlier: &mut [usize], mut span: usize) -> usize {
+    while earlier[span] != span {
+        earlier[span] = earlier[earlier[span]];
+        span = earlier[span];
+    }
+    span
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns (spans, rows of the runs) of every segment.
+    fn split(ranges: &[KeyRanges]) -> Vec<(Vec<Range<usize>>, Vec<Range<usize>>)> {
+        let rows = |segment: &Segment| segment.runs.iter().map(|run| run.rows.clone()).collect();
+        let segments = segments(runs(ranges));
+        segments
+            .iter()
+            .map(|segment| (segment.spans.clone(), rows(segment)))
+            .collect()
+    }
+
+    #[test]
+    fn touching_documents_are_separate_segments() {
+        let ranges = [[0, 2, 0, 0], [0, 2, 0, 0], [2, 3, 0, 0], [2, 4, 0, 0]];
+        assert_eq!(
+            split(&ranges),
+            [(vec![0..2], vec![0..2]), (vec![2..4], vec![2..4])]
+        );
+    }
+
+    #[test]
+    fn rows_that_share_keys_through_others_are_one_segment() {
+        // Row 0 joins spans 0..2 and 8..9, row 3 joins 8..9 and 4..6.
+        let ranges = [[0, 2, 8, 9], [4, 6, 0, 0], [20, 21, 0, 0], [8, 9, 4, 5]];
+        let joined = (vec![0..2, 4..6, 8..9], vec![0..1, 1..2, 3..4]);
+        assert_eq!(split(&ranges), [joined, (vec![20..21], vec![2..3])]);
+    }
+
+    #[test]
+    fn runs_hold_rows_whose_ranges_start_alike() {
+        let ranges = [
+            [0, 1, 0, 0],
+            [0, 3, 5, 5],
+            [7, 7, 0, 2],
+            [0, 2, 1, 3],
+            [1, 3, 0, 0],
+        ];
+        let rows: Vec<_> = runs(&ranges)
+            .into_iter()
+            .map(|run| (run.rows, run.pieces))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                (0..3, [0..3, 0..0]),
+                (3..4, [0..2, 1..3]),
+                (4..5, [1..3, 0..0])
+            ]
+        );
+    }
+
+    #[test]
+    fn an_empty_range_and_one_from_key_zero_do_not_mix() {
+        let ranges = [[5, 8, 0, 2], [5, 8, 0, 0]];
+        assert_eq!(runs(&ranges).len(), 2);
+    }
+
+    #[test]
+    fn a_long_run_is_cut() {
+        let lens: Vec<_> = runs(&[[0, 9, 0, 0]; 70])
+            .iter()
+            .map(|run| run.rows.len())
+            .collect();
+        assert_eq!(lens, [MAX_ROWS, MAX_ROWS, 6]);
+    }
+}
