@@ -157,7 +157,7 @@ impl<'a> Inputs<'a> {
     ) -> Self {
         let ([rows, columns], [num_keys, key_columns]) = (q.dims2(), keys.dims2());
         assert!(
-            heads.dim > 0 && heads.key_value > 0 && heads.query % heads.key_value == 0,
+            heads.dim > 0 && heads.key_value > 0 && heads.query.is_multiple_of(heads.key_value),
             "attention: {heads:?}"
         );
         assert_eq!(
