@@ -84,12 +84,14 @@ fn documents(
     Ok(reader.read(&[path.to_owned()])?.documents)
 }
 
-/// One prompt with the judgement of its answer: a share of right answers, or a likelihood.
+/// Sum and count of a quality figure, for the answer to prompt number `usize`.
+type Judge<'a> = dyn Fn(usize, &Answer) -> anyhow::Result<(f64, usize)> + 'a;
+
+/// Prompts with the judgement of their answers: a share of right answers, or a likelihood.
 struct Task<'a> {
     prompts: Vec<Vec<u32>>,
     max_new_tokens: usize,
-    /// Sum and count of the quality figure for the answer to prompt `index`.
-    judge: &'a dyn Fn(usize, &Answer) -> anyhow::Result<(f64, usize)>,
+    judge: &'a Judge<'a>,
     quality: &'static str,
 }
 
