@@ -12,7 +12,7 @@ use crate::{Isa, Tensor};
 const GRAD_CHUNK: usize = 128;
 
 /// Returns `w * x / sqrt(mean(x^2) + eps)` for every group of D consecutive elements of a row.
-/// # Shapes: x [N, k*D] (k >= 1 groups per row, e.g. heads), w [D] -> [N, k*D].
+/// # Shapes: x [N, k*D] (k >= 1 groups per row, e.g. heads), w `[D]` -> [N, k*D].
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Tensor {
     check(x, w);
     let (isa, w) = (Isa::active(), w.f32s());
@@ -25,7 +25,7 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Tensor {
     y
 }
 
-/// Returns dx and adds the weight's gradient to `dw`. # Shapes: x, dy [N, k*D], w, dw [D].
+/// Returns dx and adds the weight's gradient to `dw`. # Shapes: x, dy [N, k*D], w, dw `[D]`.
 pub fn rms_norm_backward(x: &Tensor, w: &Tensor, eps: f32, dy: &Tensor, dw: &mut Tensor) -> Tensor {
     check(x, w);
     assert_eq!(x.shape(), dy.shape(), "rms_norm_backward: x and dy");

@@ -35,7 +35,7 @@ const SUM_EPS: f32 = 1e-20;
 const TAKEN: f32 = f32::NEG_INFINITY;
 
 /// Chooses experts. The bias takes part in the choice only; the lower id wins ties.
-/// # Shapes: logits [N, E], bias [E].
+/// # Shapes: logits [N, E], bias `[E]`.
 ///
 /// # Panics
 /// If `num_groups` does not divide E, or fewer than `top_k` experts are left by the group limit.

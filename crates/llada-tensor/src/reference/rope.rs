@@ -2,7 +2,7 @@
 
 /// Rotates every head, in half-split layout: with R frequencies, element i < R turns with element
 /// i + R by `position * inv_freq[i]`; `scale` multiplies what turns.
-/// # Shapes: x [N, heads, P], positions [N], inv_freq [R].
+/// # Shapes: x [N, heads, P], positions `[N]`, inv_freq `[R]`.
 pub fn rope(
     x: &[f64],
     head_dim: usize,

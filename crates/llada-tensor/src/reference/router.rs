@@ -3,7 +3,7 @@
 use crate::RouterConfig;
 
 /// Returns the chosen experts of one row with their weights, best first.
-/// # Shapes: logits [E], bias [E].
+/// # Shapes: logits `[E]`, bias `[E]`.
 pub fn route(logits: &[f64], bias: &[f64], config: &RouterConfig) -> Vec<(usize, f64)> {
     let scores: Vec<f64> = logits
         .iter()
