@@ -1,0 +1,103 @@
+//! What a row's output may depend on (`training.md` section 13, items 2 and 3).
+
+use std::path::Path;
+
+use llada_diffusion::{BlockSize, Elision, LabelAlignment, NoisyDocument, TrainRows};
+use llada_model::{Input, KeepDtype, Model, load};
+use llada_tensor::{Precision, Tensor};
+
+const MASK: u32 = 511;
+const LEN: usize = 24;
+const BLOCK: usize = 8;
+
+fn model() -> Model {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/model");
+    let loaded = load(&dir, Precision::F32, KeepDtype::F32).unwrap();
+    Model::new(loaded.config, loaded.weights)
+}
+
+fn document() -> Vec<u32> {
+    (0..LEN as u32).map(|i| 7 + 13 * i).collect()
+}
+
+/// All rows of one document: clean ones first, then noisy ones in which `masked` is hidden.
+fn rows(ids: &[u32], masked: &[usize]) -> TrainRows {
+    let mask: Vec<bool> = (0..ids.len()).map(|i| masked.contains(&i)).collect();
+    let document = NoisyDocument {
+        clean_ids: ids,
+        copies: &[mask],
+        block_size: BlockSize::new(BLOCK).unwrap(),
+    };
+    let mut rows = TrainRows::new();
+    rows.push_diffusion(0, &document, MASK, LabelAlignment::Same, Elision::Off);
+    rows
+}
+
+/// Logits of every row, [rows, V].
+fn logits(model: &Model, rows: &TrainRows) -> Tensor {
+    let outputs: Vec<u32> = (0..rows.len() as u32).collect();
+    let input = Input {
+        ids: &rows.ids,
+        positions: &rows.positions,
+        ranges: &rows.ranges,
+        outputs: &outputs,
+    };
+    model.logits(&model.forward(&input, None))
+}
+
+#[test]
+fn noisy_rows_without_noise_give_the_logits_of_the_clean_rows() {
+    let model = model();
+    let rows = rows(&document(), &[]);
+    let logits = logits(&model, &rows);
+    for i in 0..LEN {
+        for (clean, noisy) in logits.row(i).iter().zip(logits.row(LEN + i)) {
+            assert!(
+                (clean - noisy).abs() < 3e-5,
+                "position {i}: {clean} {noisy}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_clean_token_reaches_no_earlier_block_bit_by_bit() {
+    let model = model();
+    let before = logits(&model, &rows(&document(), &[1, 9, 17]));
+    let mut changed = document();
+    changed[2 * BLOCK] = 400;
+    let after = logits(&model, &rows(&changed, &[1, 9, 17]));
+    for row in (0..2 * BLOCK).chain(LEN..LEN + 2 * BLOCK) {
+        assert_eq!(before.row(row), after.row(row), "row {row}");
+    }
+    assert_ne!(before.row(2 * BLOCK + 1), after.row(2 * BLOCK + 1));
+}
+
+#[test]
+fn a_mask_reaches_only_the_noisy_rows_of_its_block_bit_by_bit() {
+    let model = model();
+    let before = logits(&model, &rows(&document(), &[9]));
+    let after = logits(&model, &rows(&document(), &[9, 12]));
+    for row in 0..2 * LEN {
+        let is_own = (LEN + BLOCK..LEN + 2 * BLOCK).contains(&row);
+        assert_eq!(before.row(row) != after.row(row), is_own, "row {row}");
+    }
+}
+
+#[test]
+fn asking_for_fewer_rows_changes_none_of_them_bit_by_bit() {
+    let model = model();
+    let rows = rows(&document(), &[3, 4, 20]);
+    let all = logits(&model, &rows);
+    let outputs = [0, 5, LEN as u32 + 3, 2 * LEN as u32 - 1];
+    let input = Input {
+        ids: &rows.ids,
+        positions: &rows.positions,
+        ranges: &rows.ranges,
+        outputs: &outputs,
+    };
+    let some = model.logits(&model.forward(&input, None));
+    for (i, &row) in outputs.iter().enumerate() {
+        assert_eq!(some.row(i), all.row(row as usize), "row {row}");
+    }
+}
