@@ -16,6 +16,24 @@ pub struct ParameterCounts {
 }
 
 impl Config {
+    /// Counts the parameters of the largest layer, which in a mixture of experts is any routed one.
+    pub(crate) fn largest_layer(&self) -> usize {
+        let size = |layer| {
+            let prefix = format!("model.layers.{layer}.");
+            let specs = Weights::specs(self).into_params();
+            specs
+                .iter()
+                .filter(|(name, _)| name.starts_with(&prefix))
+                .map(|(_, s)| s.num_elements())
+                .sum()
+        };
+        [0, self.num_hidden_layers - 1]
+            .into_iter()
+            .map(size)
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Counts the parameters.
     pub fn parameter_counts(&self) -> ParameterCounts {
         let specs = Weights::specs(self).into_params();

@@ -48,11 +48,17 @@ impl KvCache {
         self.len = self.len.min(len);
     }
 
-    /// Writes the rows of a forward pass after the committed ones and returns all keys and values.
-    pub(crate) fn write(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> (&Tensor, &Tensor) {
+    /// Writes rows of a forward pass, `offset` rows after the committed ones.
+    pub(crate) fn write(&mut self, layer: usize, offset: usize, k: &Tensor, v: &Tensor) {
+        let start = (self.len + offset) * self.width;
         let (keys, values) = &mut self.layers[layer];
-        write_rows(keys, self.len * self.width, k);
-        write_rows(values, self.len * self.width, v);
+        write_rows(keys, start, k);
+        write_rows(values, start, v);
+    }
+
+    /// Returns all keys and values of a layer, [capacity, G*P] each.
+    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
+        let (keys, values) = &self.layers[layer];
         (keys, values)
     }
 }

@@ -42,9 +42,12 @@ pub use linear::{bias_backward, linear, linear_backward_input, linear_backward_w
 pub use mmap::{MappedFile, map_file};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamW, adamw_step, sum_of_squares};
+pub use parallel::{map_parallel, num_threads};
 pub use rope::{Rotation, rope, rope_backward};
 pub use router::{RouterConfig, Routing, route, route_backward};
-pub use rows::{add_assign, gather_rows, join_columns, scatter_add_rows, split_columns};
+pub use rows::{
+    add_assign, gather_rows, join_columns, scatter_add_rows, split_columns, stack_rows,
+};
 pub use swiglu::{swiglu, swiglu_backward};
 pub use tensor::{DType, Tensor};
 pub use weight::Weight;

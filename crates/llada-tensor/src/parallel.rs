@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 
+use rayon::prelude::*;
+
 /// Element operations worth one task: some tens of microseconds, ten times what a hand-off costs.
 const TASK_OPS: usize = 1 << 17;
 
@@ -11,6 +13,23 @@ const TASK_OPS: usize = 1 << 17;
 /// thread: decoding a few rows never waits for another thread.
 pub(crate) fn rows_per_task(rows: usize, ops_per_row: usize) -> usize {
     (TASK_OPS / ops_per_row.max(1)).clamp(1, rows.max(1))
+}
+
+/// Returns the number of threads that operations started here may use.
+pub fn num_threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Returns `f(index, item)` for every item, in order; several items are computed at the same time.
+pub fn map_parallel<T: Send, R: Send>(items: Vec<T>, f: impl Fn(usize, T) -> R + Sync) -> Vec<R> {
+    if items.len() == 1 {
+        return items.into_iter().map(|item| f(0, item)).collect();
+    }
+    items
+        .into_par_iter()
+        .enumerate()
+        .map(|(index, item)| f(index, item))
+        .collect()
 }
 
 /// An array of which tasks write interleaved parts, such as the columns of some heads.

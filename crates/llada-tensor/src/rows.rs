@@ -28,6 +28,20 @@ pub fn scatter_add_rows(x: &mut Tensor, rows: &[u32], y: &Tensor) {
     }
 }
 
+/// Puts matrices of equal width on top of each other. Shapes: parts of `[N_i, D]` -> `[sum N_i, D]`.
+pub fn stack_rows(parts: &[Tensor]) -> Tensor {
+    let width = parts.first().map_or(0, |part| part.dims2()[1]);
+    let values: Vec<f32> = parts.iter().flat_map(|part| part.f32s()).copied().collect();
+    assert!(
+        parts.iter().all(|part| part.dims2()[1] == width),
+        "parts of one width"
+    );
+    Tensor::from_f32(
+        &[parts.iter().map(|part| part.dims2()[0]).sum(), width],
+        values,
+    )
+}
+
 /// Cuts the columns of `x` into matrices of the given widths, which sum to its own. # Shapes: x [N, sum].
 pub fn split_columns<const K: usize>(x: &Tensor, widths: [usize; K]) -> [Tensor; K] {
     let [rows, columns] = x.dims2();

@@ -6,11 +6,11 @@ use llada_tensor::{
 };
 
 use super::{Model, Rows};
-use crate::{Config, KvCache, LayerWeights};
+use crate::{Config, LayerWeights};
 
-/// What the backward needs beside the layer's input.
+/// Queries, keys and values of some rows, and what the backward needs of their making.
 #[derive(Debug)]
-pub(super) struct AttentionSaved {
+pub(super) struct Projected {
     /// Input of the QKV product, [N, D].
     normed: Tensor,
     /// Queries and keys before QK-norm, [R, H*P] and [N, G*P]; absent without QK-norm.
@@ -18,27 +18,33 @@ pub(super) struct AttentionSaved {
     /// Rotated queries, [R, H*P].
     q: Tensor,
     /// Rotated keys, [N, G*P].
-    k: Tensor,
+    pub(super) k: Tensor,
     /// [N, G*P].
-    v: Tensor,
+    pub(super) v: Tensor,
+}
+
+/// What the backward needs beside the layer's input.
+#[derive(Debug)]
+pub(super) struct AttentionSaved {
+    projected: Projected,
     attended: Attended,
 }
 
-/// x [N, D] -> [R, D], without the residual.
-pub(super) fn attention_forward(
-    model: &Model,
-    index: usize,
-    x: &Tensor,
-    rows: &Rows<'_>,
-    cache: Option<&mut KvCache>,
-) -> (Tensor, AttentionSaved) {
+impl AttentionSaved {
+    pub(super) fn new(projected: Projected, attended: Attended) -> Self {
+        Self {
+            projected,
+            attended,
+        }
+    }
+}
+
+/// x [N, D] -> queries, keys and values.
+pub(super) fn project(model: &Model, index: usize, x: &Tensor, rows: &Rows<'_>) -> Projected {
     let (config, layer) = (&model.config, &model.weights.layers[index]);
     let normed = rms_norm(x, layer.input_norm.values(), config.rms_norm_eps);
-    let qkv = linear(
-        &normed,
-        &layer.qkv,
-        layer.qkv_bias.as_ref().map(|b| b.values()),
-    );
+    let bias = layer.qkv_bias.as_ref().map(|bias| bias.values());
+    let qkv = linear(&normed, &layer.qkv, bias);
     let [q, mut k, v] = split_columns(&qkv, widths(config));
     let mut q = rows.select(&q).into_owned();
     let unnormed = match (&layer.query_norm, &layer.key_norm) {
@@ -54,30 +60,28 @@ pub(super) fn attention_forward(
     };
     rope(&mut q, config.head_dim, &rows.query_rotation);
     rope(&mut k, config.head_dim, &rows.key_rotation);
-    let (heads, scale) = heads(config);
-    let attended = match cache {
-        Some(cache) => {
-            let (keys, values) = cache.write(index, &k, &v);
-            attention(&q, keys, values, &rows.ranges, heads, scale)
-        }
-        None => attention(&q, &k, &v, &rows.ranges, heads, scale),
-    };
-    let out = linear(
-        &attended.out,
-        &layer.dense,
-        layer.dense_bias.as_ref().map(|b| b.values()),
-    );
-    (
-        out,
-        AttentionSaved {
-            normed,
-            unnormed,
-            q,
-            k,
-            v,
-            attended,
-        },
-    )
+    Projected {
+        normed,
+        unnormed,
+        q,
+        k,
+        v,
+    }
+}
+
+/// Queries [R, H*P] over keys and values [M, G*P] -> [R, D], without the residual.
+pub(super) fn attend(
+    model: &Model,
+    index: usize,
+    projected: &Projected,
+    (keys, values): (&Tensor, &Tensor),
+    rows: &Rows<'_>,
+) -> (Tensor, Attended) {
+    let layer = &model.weights.layers[index];
+    let (heads, scale) = heads(&model.config);
+    let attended = attention(&projected.q, keys, values, &rows.ranges, heads, scale);
+    let bias = layer.dense_bias.as_ref().map(|bias| bias.values());
+    (linear(&attended.out, &layer.dense, bias), attended)
 }
 
 /// dout [R, D] -> dx [N, D], without the residual.
@@ -91,28 +95,32 @@ pub(super) fn attention_backward(
     grads: &mut LayerWeights<Tensor>,
 ) -> Tensor {
     let (config, layer) = (&model.config, &model.weights.layers[index]);
+    let AttentionSaved {
+        projected,
+        attended,
+    } = saved;
     let eps = config.rms_norm_eps;
     let dattended = linear_backward_input(dout, &layer.dense);
     let precision = layer.dense.precision();
-    linear_backward_weight(&saved.attended.out, dout, precision, &mut grads.dense);
+    linear_backward_weight(&attended.out, dout, precision, &mut grads.dense);
     if let Some(dbias) = &mut grads.dense_bias {
         bias_backward(dout, dbias);
     }
     let (heads, scale) = heads(config);
     let (mut dq, mut dk, dv) = llada_tensor::attention_backward(
-        &saved.q,
-        &saved.k,
-        &saved.v,
+        &projected.q,
+        &projected.k,
+        &projected.v,
         &rows.ranges,
         heads,
         scale,
-        &saved.attended,
+        &attended,
         &dattended,
     );
     rope_backward(&mut dq, config.head_dim, &rows.query_rotation);
     rope_backward(&mut dk, config.head_dim, &rows.key_rotation);
     if let (Some((q, k)), Some(query_norm), Some(key_norm), Some(dquery_norm), Some(dkey_norm)) = (
-        &saved.unnormed,
+        &projected.unnormed,
         &layer.query_norm,
         &layer.key_norm,
         &mut grads.query_norm,
@@ -123,7 +131,12 @@ pub(super) fn attention_backward(
     }
     let dq = rows.unselect(dq, x.dims2()[0]);
     let dqkv = join_columns(&[&dq, &dk, &dv]);
-    linear_backward_weight(&saved.normed, &dqkv, layer.qkv.precision(), &mut grads.qkv);
+    linear_backward_weight(
+        &projected.normed,
+        &dqkv,
+        layer.qkv.precision(),
+        &mut grads.qkv,
+    );
     if let Some(dbias) = &mut grads.qkv_bias {
         bias_backward(&dqkv, dbias);
     }

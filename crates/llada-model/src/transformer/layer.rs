@@ -2,10 +2,10 @@
 
 use llada_tensor::{Tensor, add_assign, rms_norm, rms_norm_backward};
 
-use super::attention::{AttentionSaved, attention_backward, attention_forward};
+use super::attention::{AttentionSaved, Projected, attend, attention_backward, project};
 use super::mlp::{MlpSaved, mlp_backward, mlp_forward};
 use super::{Model, Rows};
-use crate::{KvCache, LayerWeights};
+use crate::LayerWeights;
 
 /// What the backward of a layer needs beside its input.
 #[derive(Debug)]
@@ -24,14 +24,28 @@ pub(super) fn layer_forward(
     index: usize,
     x: &Tensor,
     rows: &Rows<'_>,
-    cache: Option<&mut KvCache>,
+) -> (Tensor, LayerSaved) {
+    let projected = project(model, index, x, rows);
+    layer_finish(model, index, x, projected, None, rows)
+}
+
+/// The rest of [`layer_forward`] once keys and values are known: those in `cached`, or the rows' own.
+pub(super) fn layer_finish(
+    model: &Model,
+    index: usize,
+    x: &Tensor,
+    projected: Projected,
+    cached: Option<(&Tensor, &Tensor)>,
+    rows: &Rows<'_>,
 ) -> (Tensor, LayerSaved) {
     let layer = &model.weights.layers[index];
-    let (mut h, attention) = attention_forward(model, index, x, rows, cache);
+    let visible = cached.unwrap_or((&projected.k, &projected.v));
+    let (mut h, attended) = attend(model, index, &projected, visible, rows);
     add_assign(&mut h, &rows.select(x));
     let normed = rms_norm(&h, layer.post_norm.values(), model.config.rms_norm_eps);
     let (mut y, mlp) = mlp_forward(&model.config, &layer.mlp, &normed);
     add_assign(&mut y, &h);
+    let attention = AttentionSaved::new(projected, attended);
     (
         y,
         LayerSaved {

@@ -5,11 +5,12 @@
 //! it line by line. Training keeps those records on a [`Tape`]; decoding drops them at once.
 
 mod attention;
+mod cached;
 mod layer;
 mod mlp;
 
 use std::borrow::Cow;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use llada_tensor::{
     HeadRow, KeyRanges, Rotation, Tensor, Weight, embed, embed_backward, gather_rows,
@@ -28,6 +29,8 @@ pub struct Model {
     pub weights: Weights<Weight>,
     inv_freq: Vec<f32>,
     rope_scale: f32,
+    /// Parameters of the largest layer.
+    layer_size: usize,
 }
 
 /// One gradient per parameter.
@@ -66,11 +69,13 @@ impl Model {
     /// Puts a configuration and its parameters together.
     pub fn new(config: Config, weights: Weights<Weight>) -> Self {
         let (inv_freq, rope_scale) = config.inv_freq();
+        let layer_size = config.largest_layer();
         Self {
             config,
             weights,
             inv_freq,
             rope_scale,
+            layer_size,
         }
     }
 
@@ -96,12 +101,14 @@ impl Model {
     ///
     /// # Panics
     /// If the slices of `input` differ in length, a range is empty or an id is not in the vocabulary.
-    pub fn forward(&self, input: &Input<'_>, mut cache: Option<&mut KvCache>) -> Tensor {
+    pub fn forward(&self, input: &Input<'_>, cache: Option<&mut KvCache>) -> Tensor {
+        if let Some(cache) = cache {
+            return cached::forward(self, input, cache);
+        }
         let context = Context::new(self, input);
         let mut x = embed(input.ids, &self.weights.embedding);
         for index in 0..self.weights.layers.len() {
-            let rows = context.rows(index);
-            x = layer_forward(self, index, &x, &rows, cache.as_deref_mut()).0;
+            x = layer_forward(self, index, &x, context.rows(index)).0;
         }
         rms_norm(&x, self.weights.norm.values(), self.config.rms_norm_eps)
     }
@@ -112,7 +119,7 @@ impl Model {
         let mut x = embed(input.ids, &self.weights.embedding);
         let mut layers = Vec::with_capacity(self.weights.layers.len());
         for index in 0..self.weights.layers.len() {
-            let (y, saved) = layer_forward(self, index, &x, &context.rows(index), None);
+            let (y, saved) = layer_forward(self, index, &x, context.rows(index));
             layers.push((x, (activations == Activations::Keep).then_some(saved)));
             x = y;
         }
@@ -127,8 +134,8 @@ impl Model {
         let mut dx = rms_norm_backward(&tape.last, norm, eps, dhidden, &mut grads.norm);
         for (index, (x, saved)) in tape.layers.into_iter().enumerate().rev() {
             let rows = context.rows(index);
-            let saved = saved.unwrap_or_else(|| layer_forward(self, index, &x, &rows, None).1);
-            dx = layer_backward(self, index, &x, &rows, saved, &dx, &mut grads.layers[index]);
+            let saved = saved.unwrap_or_else(|| layer_forward(self, index, &x, rows).1);
+            dx = layer_backward(self, index, &x, rows, saved, &dx, &mut grads.layers[index]);
         }
         embed_backward(input.ids, &dx, &mut grads.embedding);
     }
@@ -189,13 +196,12 @@ struct Context<'a> {
 
 /// Rows that a layer computes. Keys and values are always computed for every row; with a `selection`,
 /// queries and everything after the attention only for the chosen ones (`training.md` 11).
-#[derive(Clone)]
 struct Rows<'a> {
     selection: Option<&'a [u32]>,
     /// Ranges of the queries.
     ranges: Cow<'a, [KeyRanges]>,
-    query_rotation: Rc<Rotation>,
-    key_rotation: Rc<Rotation>,
+    query_rotation: Arc<Rotation>,
+    key_rotation: Arc<Rotation>,
 }
 
 impl<'a> Context<'a> {
@@ -211,7 +217,7 @@ impl<'a> Context<'a> {
             "one pair of ranges per row"
         );
         let rotate = |positions: &[u32]| {
-            Rc::new(Rotation::new(positions, &model.inv_freq, model.rope_scale))
+            Arc::new(Rotation::new(positions, &model.inv_freq, model.rope_scale))
         };
         let rotation = rotate(input.positions);
         let all = Rows {
@@ -238,10 +244,10 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn rows(&self, layer: usize) -> Rows<'a> {
+    fn rows(&self, layer: usize) -> &Rows<'a> {
         match &self.selected {
-            Some(selected) if layer == self.last_layer => selected.clone(),
-            _ => self.all.clone(),
+            Some(selected) if layer == self.last_layer => selected,
+            _ => &self.all,
         }
     }
 }
