@@ -11,16 +11,20 @@ use crate::{failure, ui};
 struct Size {
     /// Wall-clock seconds of training.
     training_seconds: &'static str,
+    /// Worked sums to solve.
+    sums: &'static str,
     /// Stories to write.
     stories: &'static str,
 }
 
 const FULL: Size = Size {
     training_seconds: "180",
+    sums: "500",
     stories: "20",
 };
 const QUICK: Size = Size {
     training_seconds: "15",
+    sums: "20",
     stories: "2",
 };
 
@@ -78,8 +82,21 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         &seconds,
     ])?;
 
-    ui::say("\n3. Stories in parallel, parent and child on one engine.");
+    ui::say(
+        "\n3. Parallel decoding where quality is a number: worked sums, a parent and its child.",
+    );
     ui::say("   TPF is tokens per denoising forward; the parent's is 1 by definition.");
+    let (sums_parent, sums_child) = (asset("worked-sums/parent")?, asset("worked-sums/child")?);
+    llada(&[
+        "eval",
+        "sums",
+        &sums_parent,
+        &sums_child,
+        "--count",
+        size.sums,
+    ])?;
+
+    ui::say("\n4. Stories in parallel: the parent, and the child that was just trained.");
     let trained = out("stories/final")?;
     llada(&[
         "eval",
@@ -92,7 +109,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         size.stories,
     ])?;
 
-    ui::say("\n4. The run directory holds config.toml, metrics.jsonl and the model in Hub layout.");
+    ui::say("\n5. The run directory holds config.toml, metrics.jsonl and the model in Hub layout.");
     llada(&["inspect", &trained])?;
     llada(&[
         "generate",
