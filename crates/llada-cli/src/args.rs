@@ -348,10 +348,10 @@ pub(crate) struct CompareArgs {
 pub(crate) struct EvalSumsArgs {
     #[command(flatten)]
     pub compare: CompareArgs,
-    /// Problems to solve.
+    /// Problems to solve, none of which the shipped models were trained on.
     #[arg(long, default_value_t = 500)]
-    pub count: u64,
-    /// Names the stream of problems; no training used the default one.
+    pub count: usize,
+    /// Names the stream of problems.
     #[arg(long, default_value_t = 2)]
     pub seed: u64,
 }

@@ -8,17 +8,31 @@
 //! Columns come least significant first; each is `digit op digit op carry = carry' digit'`. In a
 //! subtraction the carry is the borrow. The answer after `;` has no leading zeros.
 
+use std::collections::HashSet;
+
 use llada_diffusion::{Rng, Stream};
 
 /// Fewest and most digits of an operand.
 const DIGITS: std::ops::RangeInclusive<u32> = 2..=5;
 
 /// One problem, `left >= right` when it is a subtraction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sum {
     left: u32,
     right: u32,
     subtract: bool,
+}
+
+/// Seed and number of the problems that the shipped models were trained on.
+const TRAINED_ON: (u64, u64) = (1, 300_000);
+
+/// Returns the problems of a stream that the shipped models have never seen, each once.
+pub(crate) fn unseen(seed: u64) -> impl Iterator<Item = Sum> {
+    let (trained, count) = TRAINED_ON;
+    let mut seen: HashSet<Sum> = (0..count).map(|index| Sum::draw(trained, index)).collect();
+    (0..)
+        .map(move |index| Sum::draw(seed, index))
+        .filter(move |sum| seen.insert(*sum))
 }
 
 impl Sum {
@@ -119,6 +133,14 @@ mod tests {
             subtract: false,
         };
         assert_eq!(sum.response(), "9+0+0=09,9+1+0=10;109");
+    }
+
+    #[test]
+    fn unseen_problems_are_new_and_distinct() {
+        let trained: HashSet<Sum> = (0..300_000).map(|index| Sum::draw(1, index)).collect();
+        let unseen: Vec<Sum> = unseen(2).take(500).collect();
+        assert!(unseen.iter().all(|sum| !trained.contains(sum)));
+        assert_eq!(unseen.iter().collect::<HashSet<_>>().len(), 500);
     }
 
     #[test]

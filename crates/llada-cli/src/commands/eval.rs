@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::load_model;
 use crate::args::{CompareArgs, EvalArgs, EvalCommand, EvalSumsArgs, EvalTextArgs, NllArgs};
-use crate::worked_sums::Sum;
+use crate::worked_sums::{Sum, unseen};
 use crate::{failure, ui};
 
 /// Longest answer to a worked sum, with room for a model that does not stop.
@@ -107,9 +107,7 @@ struct Outcome {
 
 fn sums(args: &EvalSumsArgs) -> anyhow::Result<()> {
     let tokenizer = Tokenizer::load(&args.compare.parent)?;
-    let problems: Vec<Sum> = (0..args.count)
-        .map(|index| Sum::draw(args.seed, index))
-        .collect();
+    let problems: Vec<Sum> = unseen(args.seed).take(args.count).collect();
     let prompts = problems.iter().map(|sum| tokenizer.encode(&sum.prompt()));
     let task = Task {
         prompts: prompts.collect::<Result<_, _>>()?,

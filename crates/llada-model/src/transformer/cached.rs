@@ -78,7 +78,9 @@ fn rows_per_part(model: &Model, rows: usize) -> usize {
     if model.layer_size > SMALL_LAYER {
         return rows.max(1);
     }
-    rows.max(1).div_ceil(num_threads()).next_multiple_of(PART_ROWS)
+    rows.max(1)
+        .div_ceil(num_threads())
+        .next_multiple_of(PART_ROWS)
 }
 
 /// Returns the wanted rows among `rows` rows from `first` on, counted from there.
