@@ -18,7 +18,7 @@ struct Size {
 }
 
 const FULL: Size = Size {
-    training_seconds: "180",
+    training_seconds: "220",
     sums: "500",
     stories: "20",
 };
@@ -96,20 +96,25 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         size.sums,
     ])?;
 
-    ui::say("\n4. Stories in parallel: the parent, and the child that was just trained.");
-    let trained = out("stories/final")?;
+    ui::say(
+        "\n4. Stories in parallel: the parent, and a child of it that trained for twenty minutes.",
+    );
+    let stories_child = asset("stories-child")?;
     llada(&[
-        "eval",
-        "text",
-        &parent,
-        &trained,
-        "--data",
-        &stories,
-        "--count",
-        size.stories,
+        "generate",
+        &stories_child,
+        "--prompt",
+        "Once upon a time",
+        "--max-new-tokens",
+        "120",
     ])?;
+    let (mode, count) = (["--mode", "block:8"], ["--count", size.stories]);
+    let of_stories = [stories_child.as_str(), "--data", &stories];
+    llada(&[&["eval", "nll"], &of_stories[..], &mode].concat())?;
+    llada(&[&["eval", "text", &parent], &of_stories[..], &count].concat())?;
 
     ui::say("\n5. The run directory holds config.toml, metrics.jsonl and the model in Hub layout.");
+    let trained = out("stories/final")?;
     llada(&["inspect", &trained])?;
     llada(&[
         "generate",
