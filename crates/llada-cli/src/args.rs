@@ -38,7 +38,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  llada demo --quick")]
 pub(crate) struct DemoArgs {
-    /// About a minute instead of six.
+    /// About half a minute: less training, fewer sums and stories.
     #[arg(long)]
     pub quick: bool,
     /// Where the run directories go.
