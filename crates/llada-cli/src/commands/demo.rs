@@ -44,15 +44,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     ui::say(
         "1. A real autoregressive model: 656 thousand parameters that write children's stories.",
     );
-    llada(&[
-        "generate",
-        &parent,
-        "--ar",
-        "--prompt",
-        "Once upon a time",
-        "--max-new-tokens",
-        "120",
-    ])?;
+    write_story(&[&parent, "--ar"], "120")?;
     ui::say("\n   How well it knows 300 stories it has never seen:");
     llada(&["eval", "nll", &parent, "--data", &stories, "--mode", "ar"])?;
 
@@ -100,30 +92,38 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         "\n4. Stories in parallel: the parent, and a child of it that trained for twenty minutes.",
     );
     let stories_child = asset("stories-child")?;
+    write_story(&[&stories_child], "120")?;
     llada(&[
-        "generate",
+        "eval",
+        "nll",
         &stories_child,
-        "--prompt",
-        "Once upon a time",
-        "--max-new-tokens",
-        "120",
+        "--data",
+        &stories,
+        "--mode",
+        "block:8",
     ])?;
-    let (mode, count) = (["--mode", "block:8"], ["--count", size.stories]);
-    let of_stories = [stories_child.as_str(), "--data", &stories];
-    llada(&[&["eval", "nll"], &of_stories[..], &mode].concat())?;
-    llada(&[&["eval", "text", &parent], &of_stories[..], &count].concat())?;
+    llada(&[
+        "eval",
+        "text",
+        &parent,
+        &stories_child,
+        "--data",
+        &stories,
+        "--count",
+        size.stories,
+    ])?;
 
     ui::say("\n5. The run directory holds config.toml, metrics.jsonl and the model in Hub layout.");
     let trained = out("stories/final")?;
     llada(&["inspect", &trained])?;
-    llada(&[
-        "generate",
-        &trained,
-        "--prompt",
-        "Once upon a time",
-        "--max-new-tokens",
-        "60",
-    ])
+    write_story(&[&trained], "60")
+}
+
+/// Writes a story with `model`: a checkpoint, and `--ar` if it is a parent.
+fn write_story(model: &[&str], max_new_tokens: &str) -> anyhow::Result<()> {
+    let prompt = ["--prompt", "Once upon a time"];
+    let length = ["--max-new-tokens", max_new_tokens];
+    llada(&[&["generate"], model, &prompt, &length].concat())
 }
 
 /// Prints a command and runs it, as if the user had typed it.
