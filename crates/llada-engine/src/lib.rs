@@ -18,6 +18,8 @@ mod causal;
 mod decode;
 mod error;
 mod options;
+#[allow(dead_code)]
+mod pages;
 mod parity;
 mod plan;
 pub mod reference;
