@@ -25,6 +25,8 @@ mod plan;
 pub mod reference;
 mod request;
 mod sampling;
+#[allow(dead_code)]
+mod scheduler;
 
 use llada_model::{KvCache, Model};
 

@@ -11,6 +11,7 @@
 //! plain bookkeeping: no keys or values are seen here.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 use llada_diffusion::BlockSize;
 
@@ -73,8 +74,8 @@ impl PageTable {
     }
 
     /// Returns the rows of the first `len` positions as ranges that are as long as possible.
-    pub(crate) fn rows(&self, len: usize) -> Vec<std::ops::Range<usize>> {
-        let mut pieces: Vec<std::ops::Range<usize>> = Vec::new();
+    pub(crate) fn rows(&self, len: usize) -> Vec<Range<usize>> {
+        let mut pieces: Vec<Range<usize>> = Vec::new();
         for start in (0..len).step_by(self.page_rows) {
             let (row, rows) = (self.row(start), self.page_rows.min(len - start));
             match pieces.last_mut() {
@@ -88,6 +89,10 @@ impl PageTable {
     /// Returns the number of positions there are rows for.
     fn capacity(&self) -> usize {
         self.pages.len() * self.page_rows
+    }
+
+    pub(crate) fn block_size(&self) -> BlockSize {
+        self.block_size
     }
 
     fn unit_rows(&self) -> usize {
@@ -152,19 +157,6 @@ impl PagePool {
         table.capacity()
     }
 
-    /// Returns how many rows [`PagePool::share`] would share.
-    pub(crate) fn shareable(&self, block_size: BlockSize, tokens: &[u32]) -> usize {
-        let mut probe = self.table(block_size);
-        let unit_rows = probe.unit_rows();
-        for tokens in tokens.chunks_exact(unit_rows) {
-            match self.index.get(&unit_key(&probe, tokens)) {
-                Some(&id) => probe.shared.push(id),
-                None => break,
-            }
-        }
-        probe.shared.len() * unit_rows
-    }
-
     /// Gives the table rows for `len` positions; returns whether there were pages enough. If not,
     /// nothing changes.
     pub(crate) fn grow(&mut self, table: &mut PageTable, len: usize) -> bool {
@@ -190,7 +182,9 @@ impl PagePool {
             let id = match self.index.get(&key).copied() {
                 Some(id) => {
                     self.take(id);
-                    let own = table.pages.splice(pages, self.units[&id].pages.iter().copied());
+                    let own = table
+                        .pages
+                        .splice(pages, self.units[&id].pages.iter().copied());
                     self.free.extend(own);
                     id
                 }

@@ -122,3 +122,7 @@ pub struct TraceStep {
     /// Ids of the block, MASK at open positions.
     pub ids: Vec<u32>,
 }
+
+/// A request's number, given when it is submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);

@@ -6,6 +6,20 @@ fn size(block_size: usize) -> BlockSize {
     BlockSize::new(block_size).unwrap()
 }
 
+impl PagePool {
+    /// Returns how many rows [`PagePool::share`] would share.
+    fn shareable(&self, block_size: BlockSize, tokens: &[u32]) -> usize {
+        let mut probe = self.table(block_size);
+        for tokens in tokens.chunks_exact(probe.unit_rows()) {
+            let Some(&id) = self.index.get(&unit_key(&probe, tokens)) else {
+                break;
+            };
+            probe.shared.push(id);
+        }
+        probe.shared.len() * probe.unit_rows()
+    }
+}
+
 /// A request's table with its text, all of it committed.
 fn committed(pool: &mut PagePool, block_size: usize, tokens: &[u32]) -> PageTable {
     let mut table = pool.table(size(block_size));
@@ -109,7 +123,10 @@ fn assert_conserved(pool: &PagePool, tables: &[(PageTable, Vec<u32>)]) {
     pages.sort_unstable();
     assert!(pages.into_iter().eq(0..pool.num_pages));
     let unused = pool.units.values().filter(|unit| unit.users == 0);
-    assert_eq!(unused.map(|unit| unit.pages.len()).sum::<usize>(), pool.unused_pages);
+    assert_eq!(
+        unused.map(|unit| unit.pages.len()).sum::<usize>(),
+        pool.unused_pages
+    );
     assert_eq!(pool.index.len(), pool.units.len());
 }
 
