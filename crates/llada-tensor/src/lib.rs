@@ -32,7 +32,9 @@ mod swiglu;
 mod tensor;
 mod weight;
 
-pub use attention::{Attended, Heads, KeyRanges, attention, attention_backward};
+pub use attention::{
+    Attended, Heads, KeyRanges, PagedRows, attention, attention_backward, attention_paged,
+};
 pub use embedding::{embed, embed_backward};
 pub use experts::{ExpertGrads, ExpertWeights, ExpertsSaved, experts, experts_backward};
 pub use gemm::Precision;

@@ -15,16 +15,29 @@ mod products;
 mod runs;
 mod tile;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::parallel::Shared;
 use crate::{Isa, Tensor};
-use runs::{runs, segments, visible};
+use runs::{Run, Seen, paged_runs, runs, segments};
 use tile::Source;
 
 /// Keys that one query row sees: rows `[0]..[1]` and rows `[2]..[3]` of the key array, disjoint, in
 /// either order; an empty range has equal ends. At least one key is visible.
 pub type KeyRanges = [u32; 4];
+
+/// Query rows of one sequence, whose keys lie in pieces of the key array.
+#[derive(Clone, Debug)]
+pub struct PagedRows<'a> {
+    /// The query rows; groups follow each other and cover all rows.
+    pub rows: Range<usize>,
+    /// Rows of the key array in the order of the sequence, disjoint.
+    pub keys: &'a [Range<usize>],
+    /// How many of these keys each query row sees, from the first on; at least 1.
+    pub visible: &'a [u32],
+}
 
 /// Products of a query's and a key's element below which one thread does everything, some 100 us.
 const MIN_PARALLEL_PRODUCTS: usize = 1 << 20;
@@ -65,7 +78,7 @@ struct Inputs<'a> {
     /// [M, G*P].
     values: &'a [f32],
     /// N.
-    ranges: &'a [KeyRanges],
+    seen: Seen<'a>,
     heads: Heads,
     scale: f32,
 }
@@ -83,18 +96,87 @@ pub fn attention(
     heads: Heads,
     scale: f32,
 ) -> Attended {
-    let inputs = Inputs::new(q, keys, values, ranges, heads, scale);
-    let mut out = Tensor::zeros(q.shape());
-    let mut lse = Tensor::zeros(&[ranges.len(), heads.query]);
+    let seen = Seen::Ranges(checked_ranges(ranges, q, keys));
+    forward(
+        Inputs::new(q, keys, values, seen, heads, scale),
+        &runs(ranges),
+    )
+}
+
+/// As [`attention`], without the log-sum-exps, over keys in pieces: a row sees the first keys of its
+/// group. The result is bit-identical wherever the pieces lie, and that of one piece in order.
+///
+/// # Shapes
+/// q [N, H*P], keys and values [M, G*P] -> [N, H*P].
+///
+/// # Panics
+/// If shapes disagree, G does not divide H, the groups do not cover the rows, or a row sees no key or
+/// more than its group has.
+pub fn attention_paged(
+    q: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    groups: &[PagedRows<'_>],
+    heads: Heads,
+    scale: f32,
+) -> Tensor {
+    let visible = checked_groups(groups, q, keys);
+    let seen = Seen::Prefix(&visible);
+    forward(
+        Inputs::new(q, keys, values, seen, heads, scale),
+        &paged_runs(groups),
+    )
+    .out
+}
+
+fn forward(inputs: Inputs<'_>, runs: &[Run]) -> Attended {
+    let num_queries = inputs.q.len() / inputs.heads.dim;
+    let num_rows = num_queries / inputs.heads.query;
+    let mut out = Tensor::zeros(&[num_rows, inputs.heads.query * inputs.heads.dim]);
+    let mut lse = Tensor::zeros(&[num_rows, inputs.heads.query]);
     let outputs = forward::Outputs {
         out: Shared::new(out.f32s_mut()),
         lse: Shared::new(lse.f32s_mut()),
     };
-    let (isa, runs) = (Isa::active(), runs(ranges));
-    inputs.for_each_task(&runs, |run, head, scratch| {
+    let isa = Isa::active();
+    inputs.for_each_task(runs, |run, head, scratch| {
         forward::run(isa, &inputs, run, head, scratch, &outputs);
     });
     Attended { out, lse }
+}
+
+fn checked_ranges<'a>(ranges: &'a [KeyRanges], q: &Tensor, keys: &Tensor) -> &'a [KeyRanges] {
+    let ([rows, _], [num_keys, _]) = (q.dims2(), keys.dims2());
+    assert_eq!(ranges.len(), rows, "attention: ranges");
+    for range in ranges {
+        let [a0, a1, b0, b1] = range.map(|end| end as usize);
+        let inside = a0 <= a1 && a1 <= num_keys && b0 <= b1 && b1 <= num_keys;
+        assert!(
+            inside && a1 - a0 + b1 - b0 > 0,
+            "attention: {range:?} of {num_keys} keys"
+        );
+    }
+    ranges
+}
+
+/// Returns the number of visible keys of every row.
+fn checked_groups(groups: &[PagedRows<'_>], q: &Tensor, keys: &Tensor) -> Vec<u32> {
+    let ([rows, _], [num_keys, _]) = (q.dims2(), keys.dims2());
+    let mut visible = Vec::with_capacity(rows);
+    for group in groups {
+        assert_eq!(group.rows.start, visible.len(), "attention: groups");
+        assert_eq!(group.rows.len(), group.visible.len(), "attention: visible");
+        let inside = group.keys.iter().all(|piece| piece.end <= num_keys);
+        let len: usize = group.keys.iter().map(Range::len).sum();
+        let fits = |&visible: &u32| (1..=len).contains(&(visible as usize));
+        assert!(
+            inside && group.visible.iter().all(fits),
+            "attention: {group:?} of {num_keys} keys"
+        );
+        visible.extend(group.visible);
+    }
+    assert_eq!(visible.len(), rows, "attention: groups");
+    visible
 }
 
 /// Returns (dq [N, H*P], dkeys [M, G*P], dvalues [M, G*P]). Keys that no row sees get zeros.
@@ -115,7 +197,8 @@ pub fn attention_backward(
     saved: &Attended,
     dout: &Tensor,
 ) -> (Tensor, Tensor, Tensor) {
-    let inputs = Inputs::new(q, keys, values, ranges, heads, scale);
+    let seen = Seen::Ranges(checked_ranges(ranges, q, keys));
+    let inputs = Inputs::new(q, keys, values, seen, heads, scale);
     assert_eq!(
         saved.out.shape(),
         q.shape(),
@@ -151,11 +234,11 @@ impl<'a> Inputs<'a> {
         q: &'a Tensor,
         keys: &'a Tensor,
         values: &'a Tensor,
-        ranges: &'a [KeyRanges],
+        seen: Seen<'a>,
         heads: Heads,
         scale: f32,
     ) -> Self {
-        let ([rows, columns], [num_keys, key_columns]) = (q.dims2(), keys.dims2());
+        let ([_, columns], [_, key_columns]) = (q.dims2(), keys.dims2());
         assert!(
             heads.dim > 0 && heads.key_value > 0 && heads.query.is_multiple_of(heads.key_value),
             "attention: {heads:?}"
@@ -173,20 +256,11 @@ impl<'a> Inputs<'a> {
             keys.shape()
         );
         assert_eq!(keys.shape(), values.shape(), "attention: keys and values");
-        assert_eq!(ranges.len(), rows, "attention: ranges");
-        for range in ranges {
-            let [a0, a1, b0, b1] = range.map(|end| end as usize);
-            let inside = a0 <= a1 && a1 <= num_keys && b0 <= b1 && b1 <= num_keys;
-            assert!(
-                inside && a1 - a0 + b1 - b0 > 0,
-                "attention: {range:?} of {num_keys} keys"
-            );
-        }
         Self {
             q: q.f32s(),
             keys: keys.f32s(),
             values: values.f32s(),
-            ranges,
+            seen,
             heads,
             scale,
         }
@@ -233,12 +307,6 @@ impl<'a> Inputs<'a> {
 
     /// Returns the number of products of a query's and a key's element.
     fn products(&self) -> usize {
-        let pairs: usize = self
-            .ranges
-            .iter()
-            .flat_map(visible)
-            .map(|piece| piece.len())
-            .sum();
-        pairs * self.heads.query * self.heads.dim
+        self.seen.num_pairs() * self.heads.query * self.heads.dim
     }
 }

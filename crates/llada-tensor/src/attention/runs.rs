@@ -2,17 +2,49 @@
 
 use std::ops::Range;
 
-use super::KeyRanges;
+use super::{KeyRanges, PagedRows};
 
 /// Rows in a run: enough work for a task, few enough that a long document is many tasks.
 const MAX_ROWS: usize = 32;
 
-/// Consecutive rows whose key ranges start alike, hence overlap.
+/// Consecutive rows whose keys start alike, hence overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) rows: Range<usize>,
-    /// The longest ranges of its rows, as [`visible`] orders them.
-    pub(super) pieces: [Range<usize>; 2],
+    /// The keys of its rows in order: of ranges the two longest, as [`visible`] orders them; of pages
+    /// as many as its longest row sees.
+    pub(super) pieces: Vec<Range<usize>>,
+}
+
+/// What the rows see of the keys of their run.
+#[derive(Clone, Copy)]
+pub(super) enum Seen<'a> {
+    /// The first keys of each piece.
+    Ranges(&'a [KeyRanges]),
+    /// This many keys, over all pieces.
+    Prefix(&'a [u32]),
+}
+
+impl Seen<'_> {
+    /// Returns how many keys of a piece the row sees; `start` keys of the run come before the piece.
+    pub(super) fn keys_of_piece(self, row: usize, piece: usize, start: usize) -> usize {
+        match self {
+            Self::Ranges(ranges) => visible(&ranges[row])[piece].len(),
+            Self::Prefix(lens) => (lens[row] as usize).saturating_sub(start),
+        }
+    }
+
+    /// Returns the number of visible keys, summed over rows.
+    pub(super) fn num_pairs(self) -> usize {
+        match self {
+            Self::Ranges(ranges) => ranges
+                .iter()
+                .flat_map(visible)
+                .map(|piece| piece.len())
+                .sum(),
+            Self::Prefix(lens) => lens.iter().map(|&len| len as usize).sum(),
+        }
+    }
 }
 
 /// Runs that share keys, directly or through other runs. No run of another segment sees these keys.
@@ -56,7 +88,7 @@ pub(super) fn runs(ranges: &[KeyRanges]) -> Vec<Run> {
             }
             _ => runs.push(Run {
                 rows: row..row + 1,
-                pieces,
+                pieces: pieces.into(),
             }),
         }
     }
@@ -64,8 +96,40 @@ pub(super) fn runs(ranges: &[KeyRanges]) -> Vec<Run> {
 }
 
 /// Returns where the pieces start and which are empty.
-fn starts(pieces: &[Range<usize>; 2]) -> [(usize, bool); 2] {
+fn starts(pieces: &[Range<usize>]) -> [(usize, bool); 2] {
     [0, 1].map(|i| (pieces[i].start, pieces[i].is_empty()))
+}
+
+/// Splits the rows of every group into runs.
+pub(super) fn paged_runs(groups: &[PagedRows<'_>]) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for group in groups {
+        let (first, visible) = (group.rows.start, group.visible);
+        for (index, visible) in visible.chunks(MAX_ROWS).enumerate() {
+            let start = first + index * MAX_ROWS;
+            let longest = visible.iter().max().map_or(0, |&len| len as usize);
+            runs.push(Run {
+                rows: start..start + visible.len(),
+                pieces: first_keys(group.keys, longest),
+            });
+        }
+    }
+    runs
+}
+
+/// Returns the pieces of the first `len` keys; neighbours become one.
+fn first_keys(keys: &[Range<usize>], len: usize) -> Vec<Range<usize>> {
+    let (mut pieces, mut left): (Vec<Range<usize>>, _) = (Vec::new(), len);
+    for piece in keys {
+        let piece = piece.start..piece.end.min(piece.start + left);
+        left -= piece.len();
+        match pieces.last_mut() {
+            Some(last) if last.end == piece.start => last.end = piece.end,
+            _ if piece.is_empty() => break,
+            _ => pieces.push(piece),
+        }
+    }
+    pieces
 }
 
 /// Splits runs into segments, in the order of their first keys.
@@ -114,7 +178,8 @@ fn span_at(spans: &[Range<usize>], key: usize) -> usize {
 fn segment_of_spans(runs: &[Run], spans: &[Range<usize>]) -> Vec<usize> {
     // A forest in which every span points to an earlier span of its segment, the first to itself.
     let mut earlier: Vec<usize> = (0..spans.len()).collect();
-    for [first, second] in runs.iter().map(|run| &run.pieces) {
+    for run in runs {
+        let (first, second) = (&run.pieces[0], &run.pieces[1]);
         if !second.is_empty() {
             let first = root(&mut earlier, span_at(spans, first.start));
             let second = root(&mut earlier, span_at(spans, second.start));
@@ -192,9 +257,9 @@ mod tests {
         assert_eq!(
             rows,
             [
-                (0..3, [0..3, 0..0]),
-                (3..4, [0..2, 1..3]),
-                (4..5, [1..3, 0..0])
+                (0..3, vec![0..3, 0..0]),
+                (3..4, vec![0..2, 1..3]),
+                (4..5, vec![1..3, 0..0])
             ]
         );
     }
@@ -203,6 +268,37 @@ mod tests {
     fn an_empty_range_and_one_from_key_zero_do_not_mix() {
         let ranges = [[5, 8, 0, 2], [5, 8, 0, 0]];
         assert_eq!(runs(&ranges).len(), 2);
+    }
+
+    #[test]
+    fn paged_runs_read_no_more_than_their_longest_row_sees() {
+        let keys = [8..12, 12..16, 0..4];
+        let visible = [3, 10].repeat(17);
+        let groups = [
+            PagedRows {
+                rows: 0..34,
+                keys: &keys,
+                visible: &visible,
+            },
+            PagedRows {
+                rows: 34..35,
+                keys: &keys[2..],
+                visible: &[4],
+            },
+        ];
+        let runs: Vec<_> = paged_runs(&groups)
+            .into_iter()
+            .map(|run| (run.rows, run.pieces))
+            .collect();
+        let pieces = vec![8..16, 0..2];
+        assert_eq!(
+            runs,
+            [
+                (0..32, pieces.clone()),
+                (32..34, pieces),
+                (34..35, vec![0..4])
+            ]
+        );
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::Heads;
+use super::Inputs;
 use super::products::{View, add_product, add_transposed_product};
-use super::runs::{Run, visible};
-use super::{Inputs, KeyRanges};
+use super::runs::{Run, Seen};
 use crate::simd::Simd;
 
 /// Queries in a tile: the lanes of the widest vector. Scores are stored as [keys, `QUERIES`].
@@ -44,7 +44,7 @@ impl<'a> Source<'a> {
 /// Up to [`QUERIES`] queries of a run that use one key-value head. A query is a (row, query head) pair;
 /// those of a run are numbered with the heads innermost.
 pub(super) struct Tile<'a> {
-    ranges: &'a [KeyRanges],
+    seen: Seen<'a>,
     run: &'a Run,
     heads: Heads,
     head: usize,
@@ -59,10 +59,10 @@ impl<'a> Tile<'a> {
         run: &'a Run,
         head: usize,
     ) -> impl Iterator<Item = Self> {
-        let (ranges, heads) = (inputs.ranges, inputs.heads);
+        let (seen, heads) = (inputs.seen, inputs.heads);
         let num_queries = run.rows.len() * heads.per_group();
         (0..num_queries).step_by(QUERIES).map(move |start| Self {
-            ranges,
+            seen,
             run,
             heads,
             head,
@@ -77,7 +77,7 @@ impl<'a> Tile<'a> {
 
     /// Returns the number of keys that some query sees.
     pub(super) fn num_keys(&self) -> usize {
-        self.run.pieces[0].len() + self.run.pieces[1].len()
+        self.run.pieces.iter().map(Range::len).sum()
     }
 
     /// Returns the index of every query in [N, H].
@@ -154,9 +154,9 @@ impl<'a> Tile<'a> {
     #[inline(always)]
     pub(super) fn hide(&self, scores: &mut [f32]) {
         for (lane, query) in self.queries.clone().enumerate() {
-            let seen = visible(&self.ranges[self.run.rows.start + query / self.heads.per_group()]);
-            for (seen, (piece, start)) in seen.iter().zip(self.pieces()) {
-                for key in seen.len()..piece.len() {
+            let row = self.run.rows.start + query / self.heads.per_group();
+            for (index, (piece, start)) in self.pieces().enumerate() {
+                for key in self.seen.keys_of_piece(row, index, start)..piece.len() {
                     scores[(start + key) * QUERIES + lane] = f32::NEG_INFINITY;
                 }
             }
@@ -212,10 +212,13 @@ impl<'a> Tile<'a> {
         self.len().next_multiple_of(S::LANES)
     }
 
-    /// Returns the key ranges of the run with their first rows of the scores.
+    /// Returns the keys of the run piece by piece, each with its first row of the scores.
     fn pieces(&self) -> impl Iterator<Item = (&'a Range<usize>, usize)> {
-        let [first, second] = &self.run.pieces;
-        [(first, 0), (second, first.len())].into_iter()
+        self.run.pieces.iter().scan(0, |next, piece| {
+            let start = *next;
+            *next += piece.len();
+            Some((piece, start))
+        })
     }
 }
 

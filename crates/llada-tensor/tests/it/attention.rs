@@ -1,6 +1,11 @@
 //! `attention` and its gradient against a dense mask, and their bit-identities.
 
-use llada_tensor::{Attended, Heads, KeyRanges, Tensor, attention, attention_backward, reference};
+use std::ops::Range;
+
+use llada_tensor::{
+    Attended, Heads, KeyRanges, PagedRows, Tensor, attention, attention_backward, attention_paged,
+    reference,
+};
 
 use crate::data::{assert_close, doubles, for_every_isa, matrix, with_threads};
 use crate::gradients::numeric_gradient;
@@ -245,6 +250,79 @@ fn a_row_alone_is_bit_identical_to_the_row_in_a_batch() {
             }
         }
     });
+}
+
+/// Three sequences of 70, 5 and 33 keys, of which blocks of rows at the end see all up to their own.
+const SEQUENCES: [(usize, usize); 3] = [(70, 40), (5, 1), (33, 33)];
+
+/// Keys that each row of a sequence sees, if blocks have 8 rows.
+fn visible((len, rows): (usize, usize)) -> Vec<u32> {
+    let end_of = |position: usize| (position / 8 * 8 + 8).min(len) as u32;
+    (len - rows..len).map(end_of).collect()
+}
+
+/// Lays the sequences out in pages, the last page first, those of the sequences in turn; returns the
+/// pieces of every sequence and the number of rows that takes.
+fn pages(page_rows: usize) -> (Vec<Vec<Range<usize>>>, usize) {
+    let mut next = 0;
+    let mut pieces = vec![Vec::new(); SEQUENCES.len()];
+    for page in (0..70usize.div_ceil(page_rows)).rev() {
+        for (pieces, (len, _)) in pieces.iter_mut().zip(SEQUENCES) {
+            let end = len.min((page + 1) * page_rows);
+            if page * page_rows < end {
+                pieces.insert(0, next..next + end - page * page_rows);
+                next += page_rows;
+            }
+        }
+    }
+    (pieces, next)
+}
+
+/// Copies rows of an array of sequences one after the other to where their pages are.
+fn scatter(rows: &Tensor, pieces: &[Vec<Range<usize>>], num_rows: usize) -> Tensor {
+    let [_, width] = rows.dims2();
+    let mut paged = Tensor::from_f32(&[num_rows, width], vec![f32::NAN; num_rows * width]);
+    for (from, to) in pieces.iter().flatten().cloned().flatten().enumerate() {
+        paged.f32s_mut()[to * width..][..width].copy_from_slice(rows.row(from));
+    }
+    paged
+}
+
+#[test]
+fn keys_in_pages_are_bit_identical_to_keys_in_order() {
+    let visible = SEQUENCES.map(visible);
+    for heads in [HEADS[1], HEADS[2]] {
+        let (mut first_key, mut ranges) = (0, Vec::new());
+        for ((len, _), visible) in SEQUENCES.iter().zip(&visible) {
+            ranges.extend(visible.iter().map(|&n| [first_key, first_key + n, 0, 0]));
+            first_key += *len as u32;
+        }
+        let layout = Layout {
+            ranges,
+            num_keys: first_key as usize,
+        };
+        let [q, keys, values, _] = inputs(&layout, heads);
+        for_every_isa(|| {
+            let ordered = forward(&layout, heads).out;
+            for page_rows in [1, 4, 32, 100] {
+                let (pieces, num_rows) = pages(page_rows);
+                let [keys, values] = [&keys, &values].map(|rows| scatter(rows, &pieces, num_rows));
+                let mut first_row = 0;
+                let groups = pieces.iter().zip(&visible).map(|(keys, visible)| {
+                    let rows = first_row..first_row + visible.len();
+                    first_row = rows.end;
+                    PagedRows {
+                        rows,
+                        keys,
+                        visible,
+                    }
+                });
+                let groups: Vec<_> = groups.collect();
+                let paged = attention_paged(&q, &keys, &values, &groups, heads, scale(heads));
+                assert_eq!(paged, ordered, "pages of {page_rows}");
+            }
+        });
+    }
 }
 
 #[test]
