@@ -33,7 +33,7 @@ mod tensor;
 mod weight;
 
 pub use attention::{
-    Attended, Heads, KeyRanges, PagedRows, attention, attention_backward, attention_paged,
+    Attended, Heads, KeyRanges, RowGroup, attention, attention_backward, attention_paged,
 };
 pub use embedding::{embed, embed_backward};
 pub use experts::{ExpertGrads, ExpertWeights, ExpertsSaved, experts, experts_backward};

@@ -1,4 +1,5 @@
-//! Attention in which every query row sees at most two ranges of keys (`training.md` 3).
+//! Attention in which every query row sees at most two ranges of keys (`training.md` 3), or the first
+//! keys of a sequence that lies in pages (`decoding.md` 5).
 //!
 //! Consecutive rows whose ranges start alike form a [`Run`](runs::Run); a run's queries (pairs of a row
 //! and a query head) that use one key-value head are computed in [`Tile`](tile::Tile)s of sixteen, one
@@ -29,14 +30,14 @@ use tile::Source;
 pub type KeyRanges = [u32; 4];
 
 /// Query rows of one sequence, whose keys lie in pieces of the key array.
-#[derive(Clone, Debug)]
-pub struct PagedRows<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowGroup {
     /// The query rows; groups follow each other and cover all rows.
     pub rows: Range<usize>,
     /// Rows of the key array in the order of the sequence, disjoint.
-    pub keys: &'a [Range<usize>],
+    pub keys: Vec<Range<usize>>,
     /// How many of these keys each query row sees, from the first on; at least 1.
-    pub visible: &'a [u32],
+    pub visible: Vec<u32>,
 }
 
 /// Products of a query's and a key's element below which one thread does everything, some 100 us.
@@ -116,7 +117,7 @@ pub fn attention_paged(
     q: &Tensor,
     keys: &Tensor,
     values: &Tensor,
-    groups: &[PagedRows<'_>],
+    groups: &[RowGroup],
     heads: Heads,
     scale: f32,
 ) -> Tensor {
@@ -160,7 +161,7 @@ fn checked_ranges<'a>(ranges: &'a [KeyRanges], q: &Tensor, keys: &Tensor) -> &'a
 }
 
 /// Returns the number of visible keys of every row.
-fn checked_groups(groups: &[PagedRows<'_>], q: &Tensor, keys: &Tensor) -> Vec<u32> {
+fn checked_groups(groups: &[RowGroup], q: &Tensor, keys: &Tensor) -> Vec<u32> {
     let ([rows, _], [num_keys, _]) = (q.dims2(), keys.dims2());
     let mut visible = Vec::with_capacity(rows);
     for group in groups {
@@ -173,7 +174,7 @@ fn checked_groups(groups: &[PagedRows<'_>], q: &Tensor, keys: &Tensor) -> Vec<u3
             inside && group.visible.iter().all(fits),
             "attention: {group:?} of {num_keys} keys"
         );
-        visible.extend(group.visible);
+        visible.extend(&group.visible);
     }
     assert_eq!(visible.len(), rows, "attention: groups");
     visible

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{KeyRanges, PagedRows};
+use super::{KeyRanges, RowGroup};
 
 /// Rows in a run: enough work for a task, few enough that a long document is many tasks.
 const MAX_ROWS: usize = 32;
@@ -101,16 +101,16 @@ fn starts(pieces: &[Range<usize>]) -> [(usize, bool); 2] {
 }
 
 /// Splits the rows of every group into runs.
-pub(super) fn paged_runs(groups: &[PagedRows<'_>]) -> Vec<Run> {
+pub(super) fn paged_runs(groups: &[RowGroup]) -> Vec<Run> {
     let mut runs = Vec::new();
     for group in groups {
-        let (first, visible) = (group.rows.start, group.visible);
+        let (first, visible) = (group.rows.start, &group.visible);
         for (index, visible) in visible.chunks(MAX_ROWS).enumerate() {
             let start = first + index * MAX_ROWS;
             let longest = visible.iter().max().map_or(0, |&len| len as usize);
             runs.push(Run {
                 rows: start..start + visible.len(),
-                pieces: first_keys(group.keys, longest),
+                pieces: first_keys(&group.keys, longest),
             });
         }
     }
@@ -272,18 +272,17 @@ mod tests {
 
     #[test]
     fn paged_runs_read_no_more_than_their_longest_row_sees() {
-        let keys = [8..12, 12..16, 0..4];
-        let visible = [3, 10].repeat(17);
+        let keys = vec![8..12, 12..16, 0..4];
         let groups = [
-            PagedRows {
+            RowGroup {
                 rows: 0..34,
-                keys: &keys,
-                visible: &visible,
+                keys: keys.clone(),
+                visible: [3, 10].repeat(17),
             },
-            PagedRows {
+            RowGroup {
                 rows: 34..35,
-                keys: &keys[2..],
-                visible: &[4],
+                keys: keys[2..].to_vec(),
+                visible: vec![4],
             },
         ];
         let runs: Vec<_> = paged_runs(&groups)

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use llada_tensor::{
-    Attended, Heads, KeyRanges, PagedRows, Tensor, attention, attention_backward, attention_paged,
+    Attended, Heads, KeyRanges, RowGroup, Tensor, attention, attention_backward, attention_paged,
     reference,
 };
 
@@ -311,10 +311,10 @@ fn keys_in_pages_are_bit_identical_to_keys_in_order() {
                 let groups = pieces.iter().zip(&visible).map(|(keys, visible)| {
                     let rows = first_row..first_row + visible.len();
                     first_row = rows.end;
-                    PagedRows {
+                    RowGroup {
                         rows,
-                        keys,
-                        visible,
+                        keys: keys.clone(),
+                        visible: visible.clone(),
                     }
                 });
                 let groups: Vec<_> = groups.collect();
