@@ -1,8 +1,8 @@
-//! What can go wrong between a checkpoint directory and a model.
+//! What can go wrong between a checkpoint directory and a running model.
 
 use std::path::PathBuf;
 
-/// Error of configuration, loading or saving.
+/// Error of configuration, loading, saving or reserving memory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -61,6 +61,14 @@ pub enum Error {
         unexpected: Vec<String>,
         /// Names with the shape or element type expected and found.
         misshapen: Vec<String>,
+    },
+    /// Keys and values do not fit into memory.
+    #[error("no memory for {rows} rows of keys and values, {bytes_per_row} bytes each; use fewer")]
+    Memory {
+        /// Rows asked for.
+        rows: usize,
+        /// Bytes of a row over all layers.
+        bytes_per_row: usize,
     },
 }
 

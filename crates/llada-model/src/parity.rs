@@ -65,7 +65,7 @@ fn case(model: &Model, file: &SafeTensors<'_>, name: &str) -> Result<f32, String
         ranges: &ranges,
         outputs: &outputs,
     };
-    let logits = model.logits(&model.forward(&input, None));
+    let logits = model.logits(&model.forward(&input));
     Ok(max_difference(&logits, &tensor("logits")?))
 }
 

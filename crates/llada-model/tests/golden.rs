@@ -39,7 +39,7 @@ fn the_real_parent_gives_the_recorded_logits() {
         ranges: &ranges,
         outputs: &rows,
     };
-    let logits = model.logits(&model.forward(&input, None));
+    let logits = model.logits(&model.forward(&input));
     for (ours, theirs) in logits.f32s().iter().zip(words("logits")) {
         assert!((ours - f32::from_bits(theirs)).abs() < 5e-5);
     }

@@ -43,7 +43,7 @@ fn logits(model: &Model, rows: &TrainRows) -> Tensor {
         ranges: &rows.ranges,
         outputs: &outputs,
     };
-    model.logits(&model.forward(&input, None))
+    model.logits(&model.forward(&input))
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn asking_for_fewer_rows_changes_none_of_them_bit_by_bit() {
         ranges: &rows.ranges,
         outputs: &outputs,
     };
-    let some = model.logits(&model.forward(&input, None));
+    let some = model.logits(&model.forward(&input));
     for (i, &row) in outputs.iter().enumerate() {
         assert_eq!(some.row(i), all.row(row as usize), "row {row}");
     }

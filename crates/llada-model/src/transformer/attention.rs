@@ -1,11 +1,13 @@
-//! The attention half of a layer: norm, fused QKV, QK-norm, rotation, range attention, projection.
+//! The attention half of a layer: norm, fused QKV, QK-norm, rotation and attention.
 
 use llada_tensor::{
-    Attended, Heads, Tensor, attention, bias_backward, join_columns, linear, linear_backward_input,
-    linear_backward_weight, rms_norm, rms_norm_backward, rope, rope_backward, split_columns,
+    Attended, Heads, KeyRanges, RowGroup, Tensor, attention, attention_paged, bias_backward,
+    join_columns, linear, linear_backward_input, linear_backward_weight, rms_norm,
+    rms_norm_backward, rope, rope_backward, split_columns,
 };
 
-use super::{Model, Rows};
+use super::rows::Rows;
+use super::{Model, TrainRows};
 use crate::{Config, LayerWeights};
 
 /// Queries, keys and values of some rows, and what the backward needs of their making.
@@ -40,13 +42,13 @@ impl AttentionSaved {
 }
 
 /// x [N, D] -> queries, keys and values.
-pub(super) fn project(model: &Model, index: usize, x: &Tensor, rows: &Rows<'_>) -> Projected {
+pub(super) fn project<K>(model: &Model, index: usize, x: &Tensor, rows: &Rows<K>) -> Projected {
     let (config, layer) = (&model.config, &model.weights.layers[index]);
     let normed = rms_norm(x, layer.input_norm.values(), config.rms_norm_eps);
     let bias = layer.qkv_bias.as_ref().map(|bias| bias.values());
     let qkv = linear(&normed, &layer.qkv, bias);
     let [q, mut k, v] = split_columns(&qkv, widths(config));
-    let mut q = rows.select(&q).into_owned();
+    let mut q = rows.selection.select(&q).into_owned();
     let unnormed = match (&layer.query_norm, &layer.key_norm) {
         (Some(query_norm), Some(key_norm)) => {
             let normed_q = rms_norm(&q, query_norm.values(), config.rms_norm_eps);
@@ -69,19 +71,21 @@ pub(super) fn project(model: &Model, index: usize, x: &Tensor, rows: &Rows<'_>) 
     }
 }
 
-/// Queries [R, H*P] over keys and values [M, G*P] -> [R, D], without the residual.
-pub(super) fn attend(
-    model: &Model,
-    index: usize,
+/// Queries [R, H*P] over the rows' own keys and values [N, G*P] -> [R, H*P].
+pub(super) fn attend(config: &Config, projected: &Projected, ranges: &[KeyRanges]) -> Attended {
+    let ((heads, scale), Projected { q, k, v, .. }) = (heads(config), projected);
+    attention(q, k, v, ranges, heads, scale)
+}
+
+/// Queries [R, H*P] over stored keys and values [M, G*P] -> [R, H*P].
+pub(super) fn attend_paged(
+    config: &Config,
     projected: &Projected,
     (keys, values): (&Tensor, &Tensor),
-    rows: &Rows<'_>,
-) -> (Tensor, Attended) {
-    let layer = &model.weights.layers[index];
-    let (heads, scale) = heads(&model.config);
-    let attended = attention(&projected.q, keys, values, &rows.ranges, heads, scale);
-    let bias = layer.dense_bias.as_ref().map(|bias| bias.values());
-    (linear(&attended.out, &layer.dense, bias), attended)
+    groups: &[RowGroup],
+) -> Tensor {
+    let (heads, scale) = heads(config);
+    attention_paged(&projected.q, keys, values, groups, heads, scale)
 }
 
 /// dout [R, D] -> dx [N, D], without the residual.
@@ -89,7 +93,7 @@ pub(super) fn attention_backward(
     model: &Model,
     index: usize,
     x: &Tensor,
-    rows: &Rows<'_>,
+    rows: &TrainRows<'_>,
     saved: AttentionSaved,
     dout: &Tensor,
     grads: &mut LayerWeights<Tensor>,
@@ -111,7 +115,7 @@ pub(super) fn attention_backward(
         &projected.q,
         &projected.k,
         &projected.v,
-        &rows.ranges,
+        &rows.keys,
         heads,
         scale,
         &attended,
@@ -129,7 +133,7 @@ pub(super) fn attention_backward(
         dq = rms_norm_backward(q, query_norm.values(), eps, &dq, dquery_norm);
         dk = rms_norm_backward(k, key_norm.values(), eps, &dk, dkey_norm);
     }
-    let dq = rows.unselect(dq, x.dims2()[0]);
+    let dq = rows.selection.unselect(dq);
     let dqkv = join_columns(&[&dq, &dk, &dv]);
     linear_backward_weight(
         &projected.normed,

@@ -1,16 +1,22 @@
-//! The forward over a cache. Its rows are dealt out to threads, each of which takes its part through
-//! a layer; they meet once per layer, when the keys and values of all rows are in the cache.
+//! The forward of decoding, over a store of keys and values. Its rows are dealt out to threads, each
+//! of which takes its part through a layer; they meet once per layer, when the keys and values of all
+//! rows are in the store.
 //!
 //! Few rows of a small model are too little work to divide product by product: handing a product
 //! over would cost as much as computing it. A row's result does not depend on the others, so the
 //! division changes nothing.
 
-use llada_tensor::{Tensor, embed, map_parallel, num_threads, rms_norm, stack_rows};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ops::Range;
 
-use super::attention::project;
+use llada_tensor::{RowGroup, Tensor, embed, map_parallel, num_threads, stack_rows};
+
+use super::Model;
+use super::attention::{Projected, attend_paged, project};
 use super::layer::layer_finish;
-use super::{Context, Input, Model};
-use crate::KvCache;
+use super::rows::{Context, VisibleKeys};
+use crate::{KvStore, Mlp};
 
 /// Fewest rows of a part: the height of a tile in matrix products.
 const PART_ROWS: usize = 8;
@@ -18,87 +24,136 @@ const PART_ROWS: usize = 8;
 /// cache that a core has alone. Larger products are divided by columns, so that each weight is read once.
 const SMALL_LAYER: usize = 1 << 18;
 
-/// Rows `first..first + ids.len()` of the whole input.
-struct Part<'a> {
-    first: usize,
-    input: Input<'a>,
+/// The rows of one forward pass over a [`KvStore`], N of them, of any number of texts.
+#[derive(Clone, Copy, Debug)]
+pub struct CachedInput<'a> {
+    /// Token ids, N.
+    pub ids: &'a [u32],
+    /// Positions from the start of the text, N.
+    pub positions: &'a [u32],
+    /// Rows of the store that receive the keys and values of each row, N.
+    pub slots: &'a [u32],
+    /// The rows text by text, and which rows of the store they see in which order; their own slots
+    /// are among these. Rows of one diffusion block see equally many keys.
+    pub groups: &'a [RowGroup],
+    /// Rows whose hidden states are wanted, strictly ascending. The last layer computes nothing but
+    /// keys and values of the others.
+    pub outputs: &'a [u32],
 }
 
-pub(super) fn forward(model: &Model, input: &Input<'_>, cache: &mut KvCache) -> Tensor {
-    let rows = rows_per_part(model, input.ids.len());
-    let firsts = (0..input.ids.len()).step_by(rows);
-    let outputs: Vec<_> = firsts
-        .clone()
-        .map(|first| outputs(input, first, rows))
-        .collect();
-    let parts: Vec<Part<'_>> = firsts
-        .zip(&outputs)
-        .map(|(first, outputs)| cut(input, first, rows, outputs))
-        .collect();
-    let contexts: Vec<_> = parts
-        .iter()
-        .map(|part| Context::new(model, &part.input))
-        .collect();
+/// Output of [`Model::forward_cached`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedOutput {
+    /// Hidden states of the output rows after the final norm, [outputs, D].
+    pub hidden: Tensor,
+    /// Distinct experts that some row used, per layer that has experts.
+    pub experts: Vec<u32>,
+}
+
+/// Consecutive rows that one thread takes through a layer.
+struct Part<'a> {
+    ids: &'a [u32],
+    slots: &'a [u32],
+    context: Context<Cow<'a, [RowGroup]>>,
+}
+
+/// # Panics
+/// See [`Model::forward_cached`].
+pub(super) fn forward(model: &Model, input: &CachedInput<'_>, store: &mut KvStore) -> CachedOutput {
+    let parts = deal(model, input);
     let embedding = &model.weights.embedding;
     let mut xs: Vec<Tensor> = parts
         .iter()
-        .map(|part| embed(part.input.ids, embedding))
+        .map(|part| embed(part.ids, embedding))
         .collect();
-    for layer in 0..model.weights.layers.len() {
+    let mut experts = Vec::new();
+    for (index, layer) in model.weights.layers.iter().enumerate() {
         let projected = map_parallel(xs.iter().collect(), |part, x: &Tensor| {
-            project(model, layer, x, contexts[part].rows(layer))
+            project(model, index, x, parts[part].context.rows(index))
         });
         for (part, projected) in parts.iter().zip(&projected) {
-            cache.write(layer, part.first, &projected.k, &projected.v);
+            store.write(index, part.slots, &projected.k, &projected.v);
         }
-        let cached = Some(cache.layer(layer));
-        xs = map_parallel(
-            xs.into_iter().zip(projected).collect(),
-            |part, (x, projected)| {
-                layer_finish(
-                    model,
-                    layer,
-                    &x,
-                    projected,
-                    cached,
-                    contexts[part].rows(layer),
-                )
-                .0
-            },
-        );
+        let stored = store.layer(index);
+        let work = xs.into_iter().zip(projected).collect();
+        let finished = map_parallel(work, |part, (x, projected): (Tensor, Projected)| {
+            let rows = parts[part].context.rows(index);
+            let attended = attend_paged(&model.config, &projected, stored, &rows.keys);
+            layer_finish(model, index, &x, &attended, rows)
+        });
+        if matches!(layer.mlp, Mlp::Moe(_)) {
+            experts.push(num_distinct(
+                finished.iter().flat_map(|(_, saved)| saved.experts()),
+            ));
+        }
+        xs = finished.into_iter().map(|(y, _)| y).collect();
     }
-    rms_norm(
-        &stack_rows(&xs),
-        model.weights.norm.values(),
-        model.config.rms_norm_eps,
-    )
+    CachedOutput {
+        hidden: hidden(model, &parts, &xs),
+        experts,
+    }
+}
+
+/// Divides the rows into parts; blocks that are routed together stay together.
+fn deal<'a>(model: &Model, input: &CachedInput<'a>) -> Vec<Part<'a>> {
+    let (groups, num_rows) = (Cow::from(input.groups), input.ids.len());
+    let smallest = match model.routes_blocks() {
+        true => groups.blocks(),
+        false => (0..num_rows).map(|row| row..row + 1).collect(),
+    };
+    let wanted_rows = rows_per_part(model, num_rows);
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    for rows in smallest {
+        match parts.last_mut() {
+            Some(part) if part.len() < wanted_rows => part.end = rows.end,
+            _ => parts.push(rows),
+        }
+    }
+    parts
+        .into_iter()
+        .map(|rows| Part::new(model, input, &groups, rows))
+        .collect()
 }
 
 fn rows_per_part(model: &Model, rows: usize) -> usize {
     if model.layer_size > SMALL_LAYER {
-        return rows.max(1);
+        return rows;
     }
-    rows.max(1)
-        .div_ceil(num_threads())
-        .next_multiple_of(PART_ROWS)
+    rows.div_ceil(num_threads()).next_multiple_of(PART_ROWS)
 }
 
-/// Returns the wanted rows among `rows` rows from `first` on, counted from there.
-fn outputs(input: &Input<'_>, first: usize, rows: usize) -> Vec<u32> {
-    let wanted = input.outputs.iter().map(|&row| row as usize);
-    wanted
-        .filter(|row| (first..first + rows).contains(row))
-        .map(|row| (row - first) as u32)
-        .collect()
+impl<'a> Part<'a> {
+    fn new(
+        model: &Model,
+        input: &CachedInput<'a>,
+        groups: &Cow<'a, [RowGroup]>,
+        rows: Range<usize>,
+    ) -> Self {
+        let ids: Vec<u32> = rows.clone().map(|row| row as u32).collect();
+        let outputs = input.outputs.iter().map(|&row| row as usize);
+        let outputs: Vec<u32> = outputs
+            .filter(|row| rows.contains(row))
+            .map(|row| (row - rows.start) as u32)
+            .collect();
+        let positions = &input.positions[rows.clone()];
+        Self {
+            ids: &input.ids[rows.clone()],
+            slots: &input.slots[rows],
+            context: Context::new(model, positions, groups.select(&ids), &outputs),
+        }
+    }
 }
 
-fn cut<'a>(input: &Input<'a>, first: usize, rows: usize, outputs: &'a [u32]) -> Part<'a> {
-    let part = first..(first + rows).min(input.ids.len());
-    let input = Input {
-        ids: &input.ids[part.clone()],
-        positions: &input.positions[part.clone()],
-        ranges: &input.ranges[part],
-        outputs,
-    };
-    Part { first, input }
+fn num_distinct<'a>(experts: impl Iterator<Item = &'a u32>) -> u32 {
+    experts.collect::<BTreeSet<_>>().len() as u32
+}
+
+/// Returns the wanted rows of all parts after the final norm.
+fn hidden(model: &Model, parts: &[Part<'_>], xs: &[Tensor]) -> Tensor {
+    let wanted: Vec<Tensor> = parts
+        .iter()
+        .zip(xs)
+        .map(|(part, x)| part.context.outputs.select(x).into_owned())
+        .collect();
+    model.final_norm(&stack_rows(&wanted))
 }

@@ -1,16 +1,23 @@
 //! One pre-norm layer: `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`.
 
-use llada_tensor::{Tensor, add_assign, rms_norm, rms_norm_backward};
+use llada_tensor::{Tensor, add_assign, linear, rms_norm, rms_norm_backward};
 
-use super::attention::{AttentionSaved, Projected, attend, attention_backward, project};
+use super::attention::{AttentionSaved, attend, attention_backward, project};
 use super::mlp::{MlpSaved, mlp_backward, mlp_forward};
-use super::{Model, Rows};
+use super::rows::Rows;
+use super::{Model, TrainRows};
 use crate::LayerWeights;
 
 /// What the backward of a layer needs beside its input.
 #[derive(Debug)]
 pub(super) struct LayerSaved {
     attention: AttentionSaved,
+    rest: FinishSaved,
+}
+
+/// What the backward needs of the layer after its attention.
+#[derive(Debug)]
+pub(super) struct FinishSaved {
     /// After the attention, [R, D].
     h: Tensor,
     /// The MLP's input, [R, D].
@@ -18,43 +25,43 @@ pub(super) struct LayerSaved {
     mlp: MlpSaved,
 }
 
+impl FinishSaved {
+    /// Returns the experts that the rows used; none if the layer has no experts.
+    pub(super) fn experts(&self) -> &[u32] {
+        self.mlp.experts()
+    }
+}
+
 /// x [N, D] -> y [R, D], where R counts the selected rows (all, but in the last layer).
 pub(super) fn layer_forward(
     model: &Model,
     index: usize,
     x: &Tensor,
-    rows: &Rows<'_>,
+    rows: &TrainRows<'_>,
 ) -> (Tensor, LayerSaved) {
     let projected = project(model, index, x, rows);
-    layer_finish(model, index, x, projected, None, rows)
+    let attended = attend(&model.config, &projected, &rows.keys);
+    let (y, rest) = layer_finish(model, index, x, &attended.out, rows);
+    let attention = AttentionSaved::new(projected, attended);
+    (y, LayerSaved { attention, rest })
 }
 
-/// The rest of [`layer_forward`] once keys and values are known: those in `cached`, or the rows' own.
-pub(super) fn layer_finish(
+/// The layer from its output projection on: attended [R, H*P] -> y [R, D].
+pub(super) fn layer_finish<K>(
     model: &Model,
     index: usize,
     x: &Tensor,
-    projected: Projected,
-    cached: Option<(&Tensor, &Tensor)>,
-    rows: &Rows<'_>,
-) -> (Tensor, LayerSaved) {
+    attended: &Tensor,
+    rows: &Rows<K>,
+) -> (Tensor, FinishSaved) {
     let layer = &model.weights.layers[index];
-    let visible = cached.unwrap_or((&projected.k, &projected.v));
-    let (mut h, attended) = attend(model, index, &projected, visible, rows);
-    add_assign(&mut h, &rows.select(x));
+    let bias = layer.dense_bias.as_ref().map(|bias| bias.values());
+    let mut h = linear(attended, &layer.dense, bias);
+    add_assign(&mut h, &rows.selection.select(x));
     let normed = rms_norm(&h, layer.post_norm.values(), model.config.rms_norm_eps);
-    let (mut y, mlp) = mlp_forward(&model.config, &layer.mlp, &normed);
+    let (mut y, mlp) = mlp_forward(&model.config, &layer.mlp, &normed, &rows.blocks);
     add_assign(&mut y, &h);
-    let attention = AttentionSaved::new(projected, attended);
-    (
-        y,
-        LayerSaved {
-            attention,
-            h,
-            normed,
-            mlp,
-        },
-    )
+    (y, FinishSaved { h, normed, mlp })
 }
 
 /// dy [R, D] -> dx [N, D].
@@ -62,30 +69,31 @@ pub(super) fn layer_backward(
     model: &Model,
     index: usize,
     x: &Tensor,
-    rows: &Rows<'_>,
+    rows: &TrainRows<'_>,
     saved: LayerSaved,
     dy: &Tensor,
     grads: &mut LayerWeights<Tensor>,
 ) -> Tensor {
+    let LayerSaved { attention, rest } = saved;
     let layer = &model.weights.layers[index];
     let eps = model.config.rms_norm_eps;
     let dnormed = mlp_backward(
         &model.config,
         &layer.mlp,
-        &saved.normed,
-        &saved.mlp,
+        &rest.normed,
+        &rest.mlp,
         dy,
         &mut grads.mlp,
     );
     let mut dh = rms_norm_backward(
-        &saved.h,
+        &rest.h,
         layer.post_norm.values(),
         eps,
         &dnormed,
         &mut grads.post_norm,
     );
     add_assign(&mut dh, dy);
-    let mut dx = attention_backward(model, index, x, rows, saved.attention, &dh, grads);
-    add_assign(&mut dx, &rows.unselect(dh, x.dims2()[0]));
+    let mut dx = attention_backward(model, index, x, rows, attention, &dh, grads);
+    add_assign(&mut dx, &rows.selection.unselect(dh));
     dx
 }

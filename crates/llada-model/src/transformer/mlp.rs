@@ -1,5 +1,7 @@
 //! The MLP half of a layer: dense SwiGLU, or routed experts with a shared one (`model.md` 6).
 
+use std::ops::Range;
+
 use llada_tensor::{
     ExpertGrads, ExpertWeights, ExpertsSaved, RouterConfig, Routing, Tensor, Weight, add_assign,
     experts, experts_backward, linear, linear_backward_input, linear_backward_weight, route,
@@ -34,8 +36,23 @@ pub(super) struct MoeSaved {
     shared: Option<SwigluSaved>,
 }
 
-/// x [N, D] -> [N, D].
-pub(super) fn mlp_forward(config: &Config, mlp: &Mlp<Weight>, x: &Tensor) -> (Tensor, MlpSaved) {
+impl MlpSaved {
+    /// Returns the experts that the rows used; none if the MLP is dense.
+    pub(super) fn experts(&self) -> &[u32] {
+        match self {
+            Self::Dense(_) => &[],
+            Self::Moe(saved) => &saved.routing.experts,
+        }
+    }
+}
+
+/// x [N, D] -> [N, D]. The diffusion blocks count if whole blocks are routed.
+pub(super) fn mlp_forward(
+    config: &Config,
+    mlp: &Mlp<Weight>,
+    x: &Tensor,
+    _blocks: &[Range<usize>],
+) -> (Tensor, MlpSaved) {
     match mlp {
         Mlp::Dense(swiglu) => {
             let (y, saved) = swiglu_forward(swiglu, x);

@@ -1,5 +1,6 @@
-//! The transformer, written once: training, prefill, denoising and AR decoding are this forward with
-//! other rows, ranges and outputs (`model.md` 4).
+//! The transformer, written once (`model.md` 4): training, prefill, denoising and AR decoding are the
+//! same layers over other rows, which see other keys: those of the pass itself in
+//! [`Model::forward`], those of a [`KvStore`] in [`Model::forward_cached`].
 //!
 //! Each layer is a pair: `forward` returns its output and what the backward needs, `backward` mirrors
 //! it line by line. Training keeps those records on a [`Tape`]; decoding drops them at once.
@@ -8,17 +9,19 @@ mod attention;
 mod cached;
 mod layer;
 mod mlp;
+mod rows;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use llada_tensor::{
-    HeadRow, KeyRanges, Rotation, Tensor, Weight, embed, embed_backward, gather_rows,
-    head_backward, head_rows, linear, rms_norm, rms_norm_backward, scatter_add_rows,
+    HeadRow, KeyRanges, Tensor, Weight, embed, embed_backward, head_backward, head_rows, linear,
+    rms_norm, rms_norm_backward,
 };
 
+pub use self::cached::{CachedInput, CachedOutput};
 use self::layer::{LayerSaved, layer_backward, layer_forward};
-use crate::{Config, KvCache, Weights};
+use self::rows::{Context, Rows};
+use crate::{Config, KvStore, Weights};
 
 /// A configuration with its parameters.
 #[derive(Clone, Debug)]
@@ -43,9 +46,9 @@ pub struct Input<'a> {
     pub ids: &'a [u32],
     /// Positions from the start of the document or prompt, N.
     pub positions: &'a [u32],
-    /// Keys that each row sees, N; with a cache, its committed rows come before the batch's own.
+    /// Keys that each row sees among the rows, N. Rows of one diffusion block see the same.
     pub ranges: &'a [KeyRanges],
-    /// Rows whose hidden states are wanted, strictly ascending. With none, only keys and values are computed.
+    /// Rows whose hidden states are wanted, strictly ascending.
     pub outputs: &'a [u32],
 }
 
@@ -62,8 +65,12 @@ pub enum Activations {
 #[derive(Debug)]
 pub struct Tape {
     layers: Vec<(Tensor, Option<LayerSaved>)>,
+    /// Input of the final norm, [outputs, D].
     last: Tensor,
 }
+
+/// Rows of a layer that see the keys of the pass itself.
+type TrainRows<'a> = Rows<Cow<'a, [KeyRanges]>>;
 
 impl Model {
     /// Puts a configuration and its parameters together.
@@ -96,26 +103,20 @@ impl Model {
 
     /// Returns the hidden states of the output rows after the final norm, [outputs, D].
     ///
-    /// With a cache, the keys are its committed rows followed by the batch's own, which remain in the
-    /// cache as scratch rows until [`KvCache::advance`].
-    ///
     /// # Panics
     /// If the slices of `input` differ in length, a range is empty or an id is not in the vocabulary.
-    pub fn forward(&self, input: &Input<'_>, cache: Option<&mut KvCache>) -> Tensor {
-        if let Some(cache) = cache {
-            return cached::forward(self, input, cache);
-        }
-        let context = Context::new(self, input);
+    pub fn forward(&self, input: &Input<'_>) -> Tensor {
+        let context = self.context(input);
         let mut x = embed(input.ids, &self.weights.embedding);
         for index in 0..self.weights.layers.len() {
             x = layer_forward(self, index, &x, context.rows(index)).0;
         }
-        rms_norm(&x, self.weights.norm.values(), self.config.rms_norm_eps)
+        self.final_norm(&context.outputs.select(&x))
     }
 
-    /// As [`Model::forward`] without a cache, and records what [`Model::backward`] needs.
+    /// As [`Model::forward`], and records what [`Model::backward`] needs.
     pub fn forward_recorded(&self, input: &Input<'_>, activations: Activations) -> (Tensor, Tape) {
-        let context = Context::new(self, input);
+        let context = self.context(input);
         let mut x = embed(input.ids, &self.weights.embedding);
         let mut layers = Vec::with_capacity(self.weights.layers.len());
         for index in 0..self.weights.layers.len() {
@@ -123,15 +124,29 @@ impl Model {
             layers.push((x, (activations == Activations::Keep).then_some(saved)));
             x = y;
         }
-        let hidden = rms_norm(&x, self.weights.norm.values(), self.config.rms_norm_eps);
-        (hidden, Tape { layers, last: x })
+        let last = context.outputs.select(&x).into_owned();
+        (self.final_norm(&last), Tape { layers, last })
+    }
+
+    /// Computes rows of any number of texts, of which everything before them is in the store: writes
+    /// their keys and values to their slots, and returns the hidden states of the output rows.
+    ///
+    /// A row's result is bit-identical whatever the other groups, the rows of the store and the number
+    /// of threads.
+    ///
+    /// # Panics
+    /// If there are no rows, the slices of `input` differ in length, an id is not in the vocabulary,
+    /// the groups do not cover the rows, or a slot or key is not in the store.
+    pub fn forward_cached(&self, input: &CachedInput<'_>, store: &mut KvStore) -> CachedOutput {
+        cached::forward(self, input, store)
     }
 
     /// Adds the gradients of all parameters but the head, given that of the hidden states [outputs, D].
     pub fn backward(&self, input: &Input<'_>, tape: Tape, dhidden: &Tensor, grads: &mut Gradients) {
-        let context = Context::new(self, input);
+        let context = self.context(input);
         let (norm, eps) = (self.weights.norm.values(), self.config.rms_norm_eps);
         let mut dx = rms_norm_backward(&tape.last, norm, eps, dhidden, &mut grads.norm);
+        dx = context.outputs.unselect(dx);
         for (index, (x, saved)) in tape.layers.into_iter().enumerate().rev() {
             let rows = context.rows(index);
             let saved = saved.unwrap_or_else(|| layer_forward(self, index, &x, rows).1);
@@ -178,97 +193,28 @@ impl Model {
         linear(hidden, self.head(), None)
     }
 
+    fn context<'a>(&self, input: &Input<'a>) -> Context<Cow<'a, [KeyRanges]>> {
+        let num_rows = input.ids.len();
+        assert_eq!(num_rows, input.positions.len(), "one position per row");
+        assert_eq!(num_rows, input.ranges.len(), "one pair of ranges per row");
+        Context::new(self, input.positions, input.ranges.into(), input.outputs)
+    }
+
+    /// Returns whether the experts of a diffusion block are chosen together.
+    fn routes_blocks(&self) -> bool {
+        let moe = self.config.moe.as_ref();
+        moe.is_some_and(|moe| moe.block_routing.is_some())
+    }
+
+    fn final_norm(&self, x: &Tensor) -> Tensor {
+        rms_norm(x, self.weights.norm.values(), self.config.rms_norm_eps)
+    }
+
     /// Returns the output matrix: the embedding when the two are tied.
     fn head(&self) -> &Weight {
         self.weights
             .head
             .as_ref()
             .unwrap_or(&self.weights.embedding)
-    }
-}
-
-/// The rows of a pass as all layers but the last see them, and as the last one does.
-struct Context<'a> {
-    last_layer: usize,
-    all: Rows<'a>,
-    selected: Option<Rows<'a>>,
-}
-
-/// Rows that a layer computes. Keys and values are always computed for every row; with a `selection`,
-/// queries and everything after the attention only for the chosen ones (`training.md` 11).
-struct Rows<'a> {
-    selection: Option<&'a [u32]>,
-    /// Ranges of the queries.
-    ranges: Cow<'a, [KeyRanges]>,
-    query_rotation: Arc<Rotation>,
-    key_rotation: Arc<Rotation>,
-}
-
-impl<'a> Context<'a> {
-    fn new(model: &Model, input: &Input<'a>) -> Self {
-        assert_eq!(
-            input.ids.len(),
-            input.positions.len(),
-            "one position per row"
-        );
-        assert_eq!(
-            input.ids.len(),
-            input.ranges.len(),
-            "one pair of ranges per row"
-        );
-        let rotate = |positions: &[u32]| {
-            Arc::new(Rotation::new(positions, &model.inv_freq, model.rope_scale))
-        };
-        let rotation = rotate(input.positions);
-        let all = Rows {
-            selection: None,
-            ranges: input.ranges.into(),
-            query_rotation: rotation.clone(),
-            key_rotation: rotation.clone(),
-        };
-        let pick = |row: &u32| input.positions[*row as usize];
-        let selected = (input.outputs.len() < input.ids.len()).then(|| Rows {
-            selection: Some(input.outputs),
-            ranges: input
-                .outputs
-                .iter()
-                .map(|&row| input.ranges[row as usize])
-                .collect(),
-            query_rotation: rotate(&input.outputs.iter().map(pick).collect::<Vec<_>>()),
-            key_rotation: rotation,
-        });
-        Self {
-            last_layer: model.weights.layers.len() - 1,
-            all,
-            selected,
-        }
-    }
-
-    fn rows(&self, layer: usize) -> &Rows<'a> {
-        match &self.selected {
-            Some(selected) if layer == self.last_layer => selected,
-            _ => &self.all,
-        }
-    }
-}
-
-impl Rows<'_> {
-    /// Returns the selected rows of `x`, or `x` itself.
-    fn select<'t>(&self, x: &'t Tensor) -> Cow<'t, Tensor> {
-        match self.selection {
-            Some(rows) => Cow::Owned(gather_rows(x, rows)),
-            None => Cow::Borrowed(x),
-        }
-    }
-
-    /// Puts the gradient of selected rows back among all `num_rows` rows.
-    fn unselect(&self, dx: Tensor, num_rows: usize) -> Tensor {
-        let Some(rows) = self.selection else {
-            return dx;
-        };
-        let [_, width] = dx.dims2();
-        let mut all = Tensor::zeros(&[num_rows, width]);
-        scatter_add_rows(&mut all, rows, &dx);
-        all
     }
 }

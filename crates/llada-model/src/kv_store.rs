@@ -1,0 +1,74 @@
+//! Memory for keys and values, layer by layer.
+
+use llada_tensor::Tensor;
+
+use crate::{Config, Error};
+
+/// Rows of keys and values for every layer. Which row belongs to which token of which text is the
+/// caller's business; see [`Model::forward_cached`](crate::Model::forward_cached).
+#[derive(Debug)]
+pub struct KvStore {
+    /// Per layer (keys, values), each [rows, G*P].
+    layers: Vec<(Tensor, Tensor)>,
+    rows: usize,
+}
+
+impl KvStore {
+    /// Reserves memory for `rows` rows of a model of this configuration.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is not enough.
+    pub fn new(config: &Config, rows: usize) -> Result<Self, Error> {
+        let width = width(config);
+        let layer = || Some((zeros(rows, width)?, zeros(rows, width)?));
+        let layers: Option<Vec<_>> = (0..config.num_hidden_layers).map(|_| layer()).collect();
+        let layers = layers.ok_or(Error::Memory {
+            rows,
+            bytes_per_row: Self::bytes_per_row(config),
+        })?;
+        Ok(Self { layers, rows })
+    }
+
+    /// Returns the bytes that one row takes over all layers.
+    pub fn bytes_per_row(config: &Config) -> usize {
+        2 * config.num_hidden_layers * width(config) * size_of::<f32>()
+    }
+
+    /// Returns the number of rows.
+    pub fn num_rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Writes row i of `keys` and `values` to row `slots[i]` of a layer.
+    pub(crate) fn write(&mut self, layer: usize, slots: &[u32], keys: &Tensor, values: &Tensor) {
+        let (stored_keys, stored_values) = &mut self.layers[layer];
+        write_rows(stored_keys, slots, keys);
+        write_rows(stored_values, slots, values);
+    }
+
+    /// Returns all keys and values of a layer, [rows, G*P] each.
+    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
+        let (keys, values) = &self.layers[layer];
+        (keys, values)
+    }
+}
+
+fn width(config: &Config) -> usize {
+    config.num_key_value_heads * config.head_dim
+}
+
+/// Returns zeros, or nothing if memory is lacking.
+fn zeros(rows: usize, width: usize) -> Option<Tensor> {
+    let len = rows.checked_mul(width)?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).ok()?;
+    values.resize(len, 0.0);
+    Some(Tensor::from_f32(&[rows, width], values))
+}
+
+fn write_rows(into: &mut Tensor, slots: &[u32], rows: &Tensor) {
+    let [_, width] = rows.dims2();
+    for (i, &slot) in slots.iter().enumerate() {
+        into.f32s_mut()[slot as usize * width..][..width].copy_from_slice(rows.row(i));
+    }
+}
