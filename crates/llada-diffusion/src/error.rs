@@ -72,6 +72,28 @@ pub enum Error {
         /// Tokens asked for.
         max_new_tokens: usize,
     },
+    /// A number of a decoding policy is NaN or infinite.
+    #[error("{what} is {found}; expected a finite number")]
+    NotFinite {
+        /// Which number.
+        what: &'static str,
+        /// The number as given.
+        found: f32,
+    },
+    /// The bounds of an adaptive threshold leave nothing between them.
+    #[error("adaptive threshold is kept within {low} to {high}; expected low <= high")]
+    Bounds {
+        /// Lower bound as given.
+        low: f32,
+        /// Upper bound as given.
+        high: f32,
+    },
+    /// Tokens with different meanings share an id.
+    #[error("ids of MASK, delete and split are {ids:?}; expected three different ones")]
+    SameIds {
+        /// The ids as given, in this order.
+        ids: [u32; 3],
+    },
     /// A model produced NaN or infinity; deciding a token from it would be a guess.
     #[error("logit of token {token} is {value}; expected finite numbers, check the weights")]
     NonFiniteLogit {
@@ -80,7 +102,7 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
-    /// The MASK token is the only one there is to choose from.
+    /// No token is left to choose from.
     #[error("vocabulary has {found} tokens; expected at least one besides MASK")]
     NoToken {
         /// Number of logits given.

@@ -26,7 +26,11 @@
 //! | [`layout`] | a training batch without rows that serve nobody | Eq. 1, 2 and 5 as rows |
 //! | [`objective`] | weights and denominators, confidence-aware training, preference margins | Eq. 1, 2, 5; 6; 7 and 8 |
 //! | [`schedule`] | warm-up, stable, decay of the block size; learning rate | the WSD strategy |
-//! | [`acceptance`] | which proposals of a forward are kept | threshold decoding |
+//! | [`proposal`] | what a forward says about a position | – |
+//! | [`acceptance`] | which proposals fill open positions: threshold and relatives | threshold decoding |
+//! | [`credit`] | proposals that repeat become easier to accept | – |
+//! | [`policy`] | acceptance and editing together, presets | LLaDA2.1: quality and speed modes |
+//! | [`revise`] | editing that inserts and deletes positions | LLaDA2.2 |
 //! | [`sequence`] | block after block, and where a text ends | threshold decoding |
 //!
 //! # A training batch
@@ -65,39 +69,45 @@
 //! use llada_diffusion::*;
 //!
 //! const MASK_TOKEN_ID: u32 = 99;
-//! let mut sequence = Sequence::new(&[10, 11], 6, BlockSize::new(4)?, MASK_TOKEN_ID)?;
-//! assert_eq!(sequence.open_positions(), [2, 3]); // the first block begins with the prompt
+//! let policy = Policy { acceptance: Acceptance::Threshold(0.95), ..Policy::default() };
+//! let mut sequence = Sequence::new(&[10, 11], 6, BlockSize::new(4)?, MASK_TOKEN_ID, policy)?;
+//! assert_eq!(sequence.predicted_positions(), [2, 3]); // the first block begins with the prompt
 //!
 //! // A model would be asked here; it proposes a token and a confidence per open position.
 //! let candidates = [(2, 0.99), (3, 0.42)]
 //!     .map(|(position, confidence)| Candidate { position, token: 5, confidence });
-//! let acceptance = Acceptance { confidence_threshold: 0.95, quota: Quota::MinTransfer(1) };
-//! let step = sequence.denoise_step(&candidates, acceptance, |token| token == 0);
+//! let step = sequence.denoise_step(&candidates[..], |token| token == 0);
 //! assert_eq!(step.written, [2]);
 //! assert_eq!(sequence.tokens()[..4], [10, 11, 5, MASK_TOKEN_ID]);
 //! # Ok::<(), Error>(())
 //! ```
 //!
 //! # Not here
-//! The model, the optimiser, caches, text, special-token ids (they belong to a checkpoint), and the
-//! editing of placed tokens that later models of the family do.
+//! The model, the optimiser, caches, text, and special-token ids (they belong to a checkpoint). Of
+//! decoding: editing of blocks that are already done, and tokens that return to MASK for want of
+//! confidence.
 
 pub mod acceptance;
 pub mod alignment;
 pub mod block;
+pub mod credit;
 mod error;
 pub mod layout;
 mod names;
 pub mod noise;
 pub mod objective;
+pub mod policy;
+pub mod proposal;
+pub mod revise;
 pub mod rng;
 pub mod schedule;
 pub mod sequence;
 pub mod visibility;
 
-pub use acceptance::{Acceptance, Candidate, Quota, accept, propose};
+pub use acceptance::{Acceptance, BlockHistory, Quota};
 pub use alignment::{LabelAlignment, Predictor};
 pub use block::BlockSize;
+pub use credit::Credits;
 pub use error::Error;
 pub use layout::{Elision, LossRow, NoisyDocument, TrainRows};
 pub use noise::{Band, Corruption, MaskDraw, NoiseSchedule, RateScope};
@@ -105,9 +115,13 @@ pub use objective::{
     Counts, Elbos, Normalisation, Objective, cap_rows, cap_weight, dpo_loss, dpo_margin,
     loss_weights,
 };
+pub use policy::{Edit, Policy, Preset};
+pub use proposal::{Adjustment, Candidate, Proposals, propose};
 pub use rng::{Rng, Stream};
 pub use schedule::{BlockSchedule, BlockStage, Decay, LearningRate};
-pub use sequence::{DenoiseStep, FinishReason, Sequence, finished};
+pub use sequence::{
+    BlockOutcome, DecodeCounts, DenoiseStep, FinishReason, Placed, Sequence, finished,
+};
 pub use visibility::{
     KeyRanges, Row, block_causal_ranges, causal_ranges, decode_ranges, full_ranges, prefill_ranges,
     visible,

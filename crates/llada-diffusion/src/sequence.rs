@@ -10,24 +10,40 @@
 //! token: MASK is only what the model is shown there. An active block always has all its rows, also
 //! past the number of tokens asked for; the model was trained to see them.
 //!
-//! **The end.** Let e be the first stop token after the prompt. The text is finished as soon as no
-//! position before e is open, even inside a block: filled positions never change, so e stays the
-//! first. Scanning starts *at the prompt's end*, for chat prompts hold stop tokens of earlier turns.
-//! What comes after e is discarded.
+//! **The frozen prefix** holds the tokens that cannot change any more and may be streamed: without
+//! editing all up to the first open position, also inside a block; with editing whole blocks only.
 //!
-//! [`Sequence::denoise_step`] is a pure step: the state and a proposal per open row go in, the writes
-//! and what to do next come out. It knows of no model, cache or clock.
+//! **The end.** Let e be the first stop token of the frozen prefix, after the prompt. Once it exists
+//! the text is finished, even inside a block: it will stay the first. Scanning starts *at the
+//! prompt's end*, for chat prompts hold stop tokens of earlier turns. What comes after e is
+//! discarded. With editing, a stop token in the active block may still be edited away.
+//!
+//! The state is plain data: a clone of it goes on as the original would. It knows of no model, cache
+//! or clock. An engine asks it in turn for
+//!
+//! 1. [`Sequence::active_block`], the rows of the forward;
+//! 2. [`Sequence::predicted_positions`], those whose logits matter, and [`Sequence::adjustments`] of
+//!    these logits;
+//! 3. [`Sequence::denoise_step`], given the proposals: what changed, and what to do next.
 
 use std::ops::Range;
 
-use crate::acceptance::{Acceptance, Candidate, accept};
+use crate::acceptance::{Acceptance, BlockHistory};
+use crate::credit::Credits;
 use crate::names::names;
+use crate::policy::{Edit, Policy};
+use crate::proposal::Adjustment;
+use crate::revise::Revision;
 use crate::{BlockSize, Error};
+
+mod denoise;
+
+pub use denoise::{BlockOutcome, DenoiseStep};
 
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// At a stop token.
+    /// At a stop token, or where [`Sequence::stop_at`] said.
     Stop,
     /// At the number of tokens asked for.
     Length,
@@ -35,80 +51,102 @@ pub enum FinishReason {
 
 names!(FinishReason, "finish reason", { Stop => "stop", Length => "length" });
 
-/// What a denoising step did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DenoiseStep {
-    /// Positions filled, ascending.
-    pub written: Vec<usize>,
-    /// The threshold accepted less than the quota, so the most confident were taken.
-    pub fell_back: bool,
-    /// The block has no open position left.
-    pub block_filled: bool,
-    /// Set if the text is finished.
-    pub finish: Option<FinishReason>,
+/// How a token came to its position.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placed {
+    /// Its probability in the state it was proposed in.
+    pub confidence: f32,
+    /// The step that placed it, counted from 0 in its block.
+    pub step: usize,
 }
 
-impl DenoiseStep {
-    /// Returns whether the block's keys and values must now be computed from its clean tokens, for
-    /// the blocks to come. A finished text needs none.
-    pub fn needs_commit(&self) -> bool {
-        self.block_filled && self.finish.is_none()
-    }
+/// What decoding a text took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DecodeCounts {
+    /// Open positions filled.
+    pub filled: usize,
+    /// Placed tokens replaced, or positions deleted or inserted.
+    pub edits: usize,
+    /// Steps in which fewer proposals passed than the quota.
+    pub fallbacks: usize,
+    /// Steps of each block, from the first with an open position.
+    pub steps_per_block: Vec<usize>,
 }
 
 /// Tokens of a prompt and of the answer so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sequence {
     tokens: Vec<u32>,
     open: Vec<bool>,
+    /// `None` for the prompt and open positions.
+    placed: Vec<Option<Placed>>,
     prompt_len: usize,
     max_new_tokens: usize,
+    /// End of the answer as set by [`Sequence::stop_at`].
+    cut: Option<usize>,
     block_size: BlockSize,
     mask_token_id: u32,
-    /// Steps taken in the active block.
-    step: usize,
+    policy: Policy,
+    block: ActiveBlock,
+    counts: DecodeCounts,
+}
+
+/// What is remembered of the active block only, so that blocks cannot inherit from one another.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct ActiveBlock {
+    start: usize,
+    /// Steps taken.
+    steps: usize,
+    /// Steps taken without an open position.
+    post_edit_steps: usize,
+    history: BlockHistory,
+    credits: Credits,
+    revision: Revision,
 }
 
 impl Sequence {
     /// Returns the state before the first step: the prompt, then MASK to the end of the last block.
     ///
     /// # Errors
-    /// If the prompt holds MASK, no tokens are asked for, or the length overflows.
+    /// If the prompt holds MASK, no tokens are asked for, the length overflows, or the policy's
+    /// numbers mean nothing.
     pub fn new(
         prompt: &[u32],
         max_new_tokens: usize,
         block_size: BlockSize,
         mask_token_id: u32,
+        policy: Policy,
     ) -> Result<Self, Error> {
+        policy.check(mask_token_id)?;
+        check_prompt(prompt, mask_token_id)?;
         let prompt_len = prompt.len();
-        if let Some(position) = prompt.iter().position(|&id| id == mask_token_id) {
-            return Err(Error::MaskInPrompt {
-                mask_token_id,
-                position,
-            });
-        }
-        if max_new_tokens == 0 {
-            return Err(Error::NoNewTokens);
-        }
-        let len = prompt_len
-            .checked_add(max_new_tokens)
-            .and_then(|len| len.checked_next_multiple_of(block_size.get()))
-            .ok_or(Error::TooLong {
-                prompt_len,
-                max_new_tokens,
-            })?;
+        let len = padded_len(prompt_len, max_new_tokens, block_size)?;
         let mut tokens = prompt.to_vec();
         tokens.resize(len, mask_token_id);
-        let open = (0..len).map(|i| i >= prompt_len).collect();
-        Ok(Self {
+        let mut sequence = Self {
             tokens,
-            open,
+            open: (0..len).map(|i| i >= prompt_len).collect(),
+            placed: vec![None; len],
             prompt_len,
             max_new_tokens,
+            cut: None,
             block_size,
             mask_token_id,
-            step: 0,
-        })
+            policy,
+            block: ActiveBlock::default(),
+            counts: DecodeCounts::default(),
+        };
+        sequence.enter(sequence.prefill_len());
+        Ok(sequence)
+    }
+
+    /// Makes the block at `start` the active one.
+    fn enter(&mut self, start: usize) {
+        self.block = ActiveBlock {
+            start,
+            ..ActiveBlock::default()
+        };
+        self.block.revision = Revision::new(self.editable_rows().len());
     }
 
     /// Returns all tokens, MASK at open positions.
@@ -121,6 +159,11 @@ impl Sequence {
         &self.open
     }
 
+    /// Returns how each token was placed; `None` for the prompt and open positions.
+    pub fn placed(&self) -> &[Option<Placed>] {
+        &self.placed
+    }
+
     /// Returns the number of tokens of the prompt.
     pub fn prompt_len(&self) -> usize {
         self.prompt_len
@@ -131,108 +174,125 @@ impl Sequence {
         self.block_size
     }
 
+    /// Returns how the text is decoded.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Returns what decoding took so far.
+    pub fn counts(&self) -> &DecodeCounts {
+        &self.counts
+    }
+
+    /// Returns the steps taken in the active block.
+    pub fn step(&self) -> usize {
+        self.block.steps
+    }
+
     /// Returns the number of prompt tokens in whole blocks: what a prefill computes.
     pub fn prefill_len(&self) -> usize {
-        self.block_size
-            .rows(self.block_size.of(self.prompt_len), usize::MAX)
-            .start
+        self.prompt_len - self.prompt_len % self.block_size.get()
     }
 
-    /// Returns the positions of the block with the first open position; `None` if all are filled.
+    /// Returns the positions of the block being denoised; `None` after the last one.
     pub fn active_block(&self) -> Option<Range<usize>> {
-        let first_open = self.open.iter().position(|&open| open)?;
-        Some(
-            self.block_size
-                .rows(self.block_size.of(first_open), self.tokens.len()),
-        )
+        let start = self.block.start;
+        (start < self.tokens.len()).then(|| start..start + self.block_size.get())
     }
 
-    /// Returns the open positions of the active block, ascending: the rows to propose tokens for.
+    /// Returns the open positions of the active block, ascending.
     pub fn open_positions(&self) -> Vec<usize> {
-        let rows = self.active_block().unwrap_or_default();
-        rows.filter(|&i| self.open[i]).collect()
+        self.editable_rows().filter(|&i| self.open[i]).collect()
     }
 
-    /// Accepts some of `candidates`, a proposal for each of [`Sequence::open_positions`].
-    ///
-    /// # Panics
-    /// If the candidates are not for these positions, or one proposes MASK.
-    pub fn denoise_step(
-        &mut self,
-        candidates: &[Candidate],
-        acceptance: Acceptance,
-        is_stop: impl Fn(u32) -> bool,
-    ) -> DenoiseStep {
-        assert!(
-            candidates
-                .iter()
-                .map(|c| c.position)
-                .eq(self.open_positions()),
-            "a candidate for each open position of the active block"
-        );
-        let Acceptance {
-            confidence_threshold,
-            quota,
-        } = acceptance;
-        let need = quota.at(self.step, self.block_size).min(candidates.len());
-        let accepted = accept(candidates, confidence_threshold, need);
-        let confident = |&i: &usize| candidates[i].confidence > confidence_threshold;
-        let fell_back = !accepted.iter().all(confident);
-        let written: Vec<usize> = accepted
-            .iter()
-            .map(|&i| self.write(candidates[i]))
-            .collect();
-        let block_filled = written.len() == candidates.len();
-        self.step = if block_filled { 0 } else { self.step + 1 };
-        DenoiseStep {
-            written,
-            fell_back,
-            block_filled,
-            finish: self.finish(is_stop),
+    /// Returns the positions to propose tokens for, ascending: the open ones of the active block, or
+    /// with editing all but the prompt's.
+    pub fn predicted_positions(&self) -> Vec<usize> {
+        match self.policy.edit {
+            Edit::Off => self.open_positions(),
+            Edit::Above(_) | Edit::Revise { .. } => self.editable_rows().collect(),
         }
     }
 
-    fn write(
-        &mut self,
-        Candidate {
-            position, token, ..
-        }: Candidate,
-    ) -> usize {
-        assert_ne!(token, self.mask_token_id, "MASK is no proposal");
-        self.tokens[position] = token;
-        self.open[position] = false;
-        position
+    /// Returns what the policy adds to the logits of [`Sequence::predicted_positions`], by ascending
+    /// position: credit, and the penalty on the left neighbour's token.
+    ///
+    /// An open neighbour's token is MASK, so that MASK's own share shrinks there, as at the source.
+    pub fn adjustments(&self) -> Vec<Adjustment> {
+        let positions = self.predicted_positions().into_iter();
+        positions
+            .flat_map(|i| self.credit(i).chain(self.penalty(i)))
+            .collect()
+    }
+
+    fn credit(&self, position: usize) -> impl Iterator<Item = Adjustment> {
+        let is_credited =
+            self.open[position] && matches!(self.policy.acceptance, Acceptance::Credit(_));
+        let credits = is_credited.then(|| self.block.credits.adjustments(position));
+        credits.into_iter().flatten()
+    }
+
+    fn penalty(&self, position: usize) -> Option<Adjustment> {
+        let lambda = self.policy.penalty_lambda;
+        let has_penalty = self.policy.edit != Edit::Off && lambda != 0.0;
+        (has_penalty && position > self.block.start).then(|| Adjustment {
+            position,
+            token: self.tokens[position - 1],
+            delta: -lambda,
+        })
+    }
+
+    /// Returns the length of the frozen prefix, the prompt included.
+    pub fn frozen_len(&self) -> usize {
+        let frozen = match self.policy.edit {
+            Edit::Off => self.open_positions().first().copied(),
+            Edit::Above(_) | Edit::Revise { .. } => None,
+        };
+        frozen.unwrap_or(self.block.start).max(self.prompt_len)
     }
 
     /// Returns why the text is finished, or `None` while it is not.
     pub fn finish(&self, is_stop: impl Fn(u32) -> bool) -> Option<FinishReason> {
-        match finished(&self.tokens, &self.open, self.prompt_len, is_stop) {
+        match self.stop_position(is_stop) {
             Some(stop) if stop < self.limit() => Some(FinishReason::Stop),
-            _ if self.first_open() >= self.limit() => Some(FinishReason::Length),
-            _ => None,
+            _ if self.frozen_len() < self.limit() => None,
+            _ if self.cut.is_some() => Some(FinishReason::Stop),
+            _ => Some(FinishReason::Length),
         }
     }
 
-    /// Returns the positions of the answer that are final: up to the first open position, and to the
+    /// Returns the positions of the answer that are final: the frozen prefix after the prompt, to the
     /// stop token (included) or the number of tokens asked for.
     ///
     /// It only ever grows, so it can be streamed; of a finished text it is the whole answer.
     pub fn answer(&self, is_stop: impl Fn(u32) -> bool) -> Range<usize> {
-        let stop = finished(&self.tokens, &self.open, self.prompt_len, is_stop);
-        let end = stop.map_or(self.first_open(), |stop| stop + 1);
+        let stop = self.stop_position(is_stop);
+        let end = stop.map_or(self.frozen_len(), |stop| stop + 1);
         self.prompt_len..end.min(self.limit())
     }
 
-    /// Returns the end of the tokens asked for.
-    fn limit(&self) -> usize {
-        self.prompt_len + self.max_new_tokens
+    /// Ends the answer before position `end`, where a stop string was found in the frozen prefix.
+    ///
+    /// An earlier end of the answer stays. `end` is brought into the frozen part of the answer.
+    pub fn stop_at(&mut self, end: usize) {
+        let frozen = self.frozen_len().min(self.limit());
+        self.cut = Some(end.max(self.prompt_len).min(frozen));
     }
 
-    fn first_open(&self) -> usize {
-        self.open
-            .iter()
-            .position(|&open| open)
-            .unwrap_or(self.open.len())
+    fn stop_position(&self, is_stop: impl Fn(u32) -> bool) -> Option<usize> {
+        let frozen = &self.tokens[..self.frozen_len()];
+        finished(frozen, &self.open, self.prompt_len, is_stop)
+    }
+
+    /// Returns the end of the tokens that may be in the answer.
+    fn limit(&self) -> usize {
+        self.cut.unwrap_or(self.prompt_len + self.max_new_tokens)
+    }
+
+    /// Returns the positions of the active block after the prompt.
+    fn editable_rows(&self) -> Range<usize> {
+        let block = self.active_block().unwrap_or_default();
+        block.start.max(self.prompt_len).min(block.end)..block.end
     }
 }
 
@@ -247,4 +307,32 @@ pub fn finished(
     answer
         .take_while(|&i| !open[i])
         .find(|&i| is_stop(tokens[i]))
+}
+
+fn check_prompt(prompt: &[u32], mask_token_id: u32) -> Result<(), Error> {
+    match prompt.iter().position(|&id| id == mask_token_id) {
+        Some(position) => Err(Error::MaskInPrompt {
+            mask_token_id,
+            position,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Returns the end of the block that holds the last token asked for.
+fn padded_len(
+    prompt_len: usize,
+    max_new_tokens: usize,
+    block_size: BlockSize,
+) -> Result<usize, Error> {
+    if max_new_tokens == 0 {
+        return Err(Error::NoNewTokens);
+    }
+    prompt_len
+        .checked_add(max_new_tokens)
+        .and_then(|len| len.checked_next_multiple_of(block_size.get()))
+        .ok_or(Error::TooLong {
+            prompt_len,
+            max_new_tokens,
+        })
 }

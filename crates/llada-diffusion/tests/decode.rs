@@ -1,8 +1,8 @@
 //! Decoding by pure models: functions from what a row sees to logits, some of them adversarial.
 
 use llada_diffusion::{
-    Acceptance, BlockSize, Candidate, Error, FinishReason, Quota, Rng, Sequence, Stream, finished,
-    propose,
+    Acceptance, BlockSize, Candidate, Error, FinishReason, Policy, Quota, Rng, Sequence, Stream,
+    finished, propose,
 };
 use proptest::prelude::*;
 
@@ -18,11 +18,15 @@ fn size(n: usize) -> BlockSize {
     BlockSize::new(n).expect("sizes are above 0")
 }
 
-fn threshold(confidence_threshold: f32) -> Acceptance {
-    Acceptance {
-        confidence_threshold,
-        quota: Quota::MinTransfer(1),
+fn threshold(confidence_threshold: f32) -> Policy {
+    Policy {
+        acceptance: Acceptance::Threshold(confidence_threshold),
+        ..Policy::default()
     }
+}
+
+fn with_quota(policy: Policy, quota: Quota) -> Policy {
+    Policy { quota, ..policy }
 }
 
 /// What happened in a decode.
@@ -37,11 +41,7 @@ struct Decoded {
 }
 
 /// Decodes with `model`, from (all tokens up to the block's end, position) to logits.
-fn decode(
-    mut sequence: Sequence,
-    acceptance: Acceptance,
-    model: impl Fn(&[u32], usize) -> Vec<f32>,
-) -> Decoded {
+fn decode(mut sequence: Sequence, model: impl Fn(&[u32], usize) -> Vec<f32>) -> Decoded {
     let (mut writes, mut commits, mut streamed) = (Vec::new(), 0, Vec::new());
     loop {
         let block = sequence
@@ -53,7 +53,7 @@ fn decode(
             .into_iter()
             .map(|position| {
                 let (token, confidence) =
-                    propose(&model(visible, position), MASK).expect("logits are finite");
+                    propose(&model(visible, position), &[MASK]).expect("logits are finite");
                 Candidate {
                     position,
                     token,
@@ -61,7 +61,7 @@ fn decode(
                 }
             })
             .collect();
-        let step = sequence.denoise_step(&candidates, acceptance, is_stop);
+        let step = sequence.denoise_step(&candidates[..], is_stop);
         assert!(!step.written.is_empty() && step.written.iter().all(|i| block.contains(i)));
         commits += usize::from(step.needs_commit());
         writes.push(step.written);
@@ -115,18 +115,15 @@ fn prompt(len: usize) -> Vec<u32> {
 
 /// The worked trace: block 1 of 4 rows, of which row 4 is prompt. Proposals of step 0 and 1.
 fn worked_trace(token_5: u32, token_7: u32) -> Decoded {
-    let sequence = Sequence::new(&prompt(5), 3, size(4), MASK).expect("a valid request");
-    decode(
-        sequence,
-        threshold(0.95),
-        |visible, position| match position {
-            5 => peaked(token_5, 0.97),
-            6 if visible[5] == MASK => peaked(2, 0.40),
-            6 => peaked(3, 0.80),
-            7 => peaked(token_7, 0.99),
-            _ => unreachable!("a prompt row has no proposal"),
-        },
-    )
+    let sequence =
+        Sequence::new(&prompt(5), 3, size(4), MASK, threshold(0.95)).expect("a valid request");
+    decode(sequence, |visible, position| match position {
+        5 => peaked(token_5, 0.97),
+        6 if visible[5] == MASK => peaked(2, 0.40),
+        6 => peaked(3, 0.80),
+        7 => peaked(token_7, 0.99),
+        _ => unreachable!("a prompt row has no proposal"),
+    })
 }
 
 #[test]
@@ -164,10 +161,9 @@ fn a_stop_token_without_a_gap_ends_the_text_inside_the_block() {
 #[test]
 fn models_that_insist_on_mask_are_outvoted() {
     for threshold_value in [0.0, 0.95] {
-        let sequence = Sequence::new(&prompt(2), 9, size(4), MASK).unwrap();
-        let decoded = decode(sequence, threshold(threshold_value), |_, _| {
-            peaked(MASK, 0.999)
-        });
+        let sequence =
+            Sequence::new(&prompt(2), 9, size(4), MASK, threshold(threshold_value)).unwrap();
+        let decoded = decode(sequence, |_, _| peaked(MASK, 0.999));
         assert_eq!(decoded.answer.len(), 9);
         assert!(!decoded.answer.contains(&MASK));
         assert!(
@@ -179,8 +175,8 @@ fn models_that_insist_on_mask_are_outvoted() {
 
 #[test]
 fn a_model_that_always_stops_answers_with_one_stop_token() {
-    let sequence = Sequence::new(&prompt(6), 40, size(4), MASK).unwrap();
-    let decoded = decode(sequence, threshold(0.5), |_, _| peaked(EOS, 0.9));
+    let sequence = Sequence::new(&prompt(6), 40, size(4), MASK, threshold(0.5)).unwrap();
+    let decoded = decode(sequence, |_, _| peaked(EOS, 0.9));
     assert_eq!((decoded.answer, decoded.writes.len()), (vec![EOS], 1));
 }
 
@@ -188,8 +184,8 @@ fn a_model_that_always_stops_answers_with_one_stop_token() {
 fn a_model_that_stops_at_its_last_rows_first_still_terminates() {
     // Confidence rises with position: the block fills from its end, stop tokens first.
     let model = |_: &[u32], position: usize| peaked(EOS, 0.2 + 0.01 * position as f32);
-    let sequence = Sequence::new(&[], 8, size(8), MASK).unwrap();
-    let decoded = decode(sequence, threshold(0.95), model);
+    let sequence = Sequence::new(&[], 8, size(8), MASK, threshold(0.95)).unwrap();
+    let decoded = decode(sequence, model);
     assert_eq!(decoded.writes.concat(), [7, 6, 5, 4, 3, 2, 1, 0]);
     assert_eq!(decoded.answer, [EOS]);
 }
@@ -201,8 +197,8 @@ fn a_model_that_changes_its_mind_terminates() {
         peaked(((placed + position) % 2) as u32, 0.3)
     };
     for len in 0..9 {
-        let sequence = Sequence::new(&prompt(len), 13, size(4), MASK).unwrap();
-        let decoded = decode(sequence, threshold(0.95), flip_flop);
+        let sequence = Sequence::new(&prompt(len), 13, size(4), MASK, threshold(0.95)).unwrap();
+        let decoded = decode(sequence, flip_flop);
         assert_eq!(decoded.answer.len(), 13);
     }
 }
@@ -210,11 +206,11 @@ fn a_model_that_changes_its_mind_terminates() {
 #[test]
 fn prompts_of_every_length_stay_as_they_are() {
     for (block, len) in (1..=5).flat_map(|block| (0..=11).map(move |len| (block, len))) {
-        let sequence = Sequence::new(&prompt(len), 7, size(block), MASK).unwrap();
+        let sequence = Sequence::new(&prompt(len), 7, size(block), MASK, threshold(0.4)).unwrap();
         assert_eq!(sequence.prefill_len(), len / block * block);
         let first = sequence.active_block().unwrap();
         assert_eq!((first.start, first.len()), (len / block * block, block));
-        let decoded = decode(sequence, threshold(0.4), chaotic(3));
+        let decoded = decode(sequence, chaotic(3));
         assert_eq!(decoded.sequence.tokens()[..len], prompt(len));
         assert!(decoded.writes.concat().iter().all(|&i| i >= len));
     }
@@ -223,8 +219,8 @@ fn prompts_of_every_length_stay_as_they_are() {
 #[test]
 fn stop_tokens_of_the_prompt_do_not_stop_the_answer() {
     let prompt = [1, EOS, 2, EOS, EOS];
-    let sequence = Sequence::new(&prompt, 6, size(4), MASK).unwrap();
-    let decoded = decode(sequence, threshold(0.5), |_, _| peaked(3, 0.9));
+    let sequence = Sequence::new(&prompt, 6, size(4), MASK, threshold(0.5)).unwrap();
+    let decoded = decode(sequence, |_, _| peaked(3, 0.9));
     assert_eq!(
         (decoded.answer, decoded.finish),
         (vec![3; 6], FinishReason::Length)
@@ -237,9 +233,9 @@ fn the_number_of_new_tokens_need_not_fill_blocks() {
         .into_iter()
         .flat_map(|n| (0..5).map(move |p| (n, p)))
     {
-        let sequence = Sequence::new(&prompt(len), max_new, size(4), MASK).unwrap();
+        let sequence = Sequence::new(&prompt(len), max_new, size(4), MASK, threshold(0.5)).unwrap();
         assert_eq!(sequence.tokens().len(), (len + max_new).div_ceil(4) * 4);
-        let decoded = decode(sequence, threshold(0.5), |_, _| peaked(2, 0.9));
+        let decoded = decode(sequence, |_, _| peaked(2, 0.9));
         assert_eq!(
             (decoded.answer.len(), decoded.finish),
             (max_new, FinishReason::Length)
@@ -252,8 +248,7 @@ fn rows_past_the_last_token_asked_for_need_not_be_filled() {
     // The first row is the most confident one; the other three lie past the limit.
     let model = |_: &[u32], position: usize| peaked(2, 0.9 - 0.1 * position as f32);
     let decoded = decode(
-        Sequence::new(&[], 1, size(4), MASK).unwrap(),
-        threshold(0.95),
+        Sequence::new(&[], 1, size(4), MASK, threshold(0.95)).unwrap(),
         model,
     );
     assert_eq!(decoded.writes, [[0]]);
@@ -263,8 +258,7 @@ fn rows_past_the_last_token_asked_for_need_not_be_filled() {
 fn a_stop_token_past_the_last_token_asked_for_does_not_count() {
     let model = |_: &[u32], position: usize| peaked(if position < 2 { 1 } else { EOS }, 0.9);
     let decoded = decode(
-        Sequence::new(&[], 2, size(4), MASK).unwrap(),
-        threshold(0.5),
+        Sequence::new(&[], 2, size(4), MASK, threshold(0.5)).unwrap(),
         model,
     );
     assert_eq!(
@@ -283,13 +277,9 @@ fn a_threshold_of_one_fills_exactly_the_quota() {
         (Quota::Steps(8), &[1; 8]),
     ];
     for (quota, expected) in quotas {
-        let acceptance = Acceptance {
-            confidence_threshold: 1.0,
-            quota,
-        };
+        let policy = with_quota(threshold(1.0), quota);
         let decoded = decode(
-            Sequence::new(&[], 16, size(8), MASK).unwrap(),
-            acceptance,
+            Sequence::new(&[], 16, size(8), MASK, policy).unwrap(),
             unsure,
         );
         let written: Vec<usize> = decoded.writes.iter().map(Vec::len).collect();
@@ -299,13 +289,13 @@ fn a_threshold_of_one_fills_exactly_the_quota() {
 
 #[test]
 fn a_negative_threshold_fills_a_block_in_one_forward() {
-    let sequence = Sequence::new(&prompt(3), 13, size(4), MASK).unwrap();
+    let sequence = Sequence::new(&prompt(3), 13, size(4), MASK, threshold(-1.0)).unwrap();
     let no_stop = |visible: &[u32], position: usize| {
         let mut logits = chaotic(5)(visible, position);
         logits[EOS as usize] = -9.0;
         logits
     };
-    let decoded = decode(sequence, threshold(-1.0), no_stop);
+    let decoded = decode(sequence, no_stop);
     let written: Vec<usize> = decoded.writes.iter().map(Vec::len).collect();
     assert_eq!(written, [1, 4, 4, 4]);
     assert_eq!(decoded.commits, 3);
@@ -313,14 +303,14 @@ fn a_negative_threshold_fills_a_block_in_one_forward() {
 
 #[test]
 fn blocks_of_one_decode_left_to_right() {
-    let sequence = Sequence::new(&prompt(3), 5, BlockSize::ONE, MASK).unwrap();
-    let decoded = decode(sequence, threshold(0.95), |_, _| peaked(4, 0.3));
+    let sequence = Sequence::new(&prompt(3), 5, BlockSize::ONE, MASK, threshold(0.95)).unwrap();
+    let decoded = decode(sequence, |_, _| peaked(4, 0.3));
     assert_eq!(decoded.writes, [[3], [4], [5], [6], [7]]);
 }
 
 #[test]
 fn a_step_tells_when_the_threshold_was_not_enough() {
-    let mut sequence = Sequence::new(&[], 4, size(4), MASK).unwrap();
+    let mut sequence = Sequence::new(&[], 4, size(4), MASK, threshold(0.9)).unwrap();
     let mut step = |confidences: &[f32]| {
         let proposals = sequence.open_positions().into_iter().zip(confidences);
         let candidates: Vec<Candidate> = proposals
@@ -330,12 +320,12 @@ fn a_step_tells_when_the_threshold_was_not_enough() {
                 confidence,
             })
             .collect();
-        sequence.denoise_step(&candidates, threshold(0.9), is_stop)
+        sequence.denoise_step(&candidates[..], is_stop)
     };
     assert!(!step(&[0.95, 0.5, 0.5, 0.95]).fell_back);
     assert!(step(&[0.5, 0.6]).fell_back);
     let last = step(&[0.99]);
-    assert!(last.block_filled && !last.fell_back && !last.needs_commit());
+    assert!(last.block_done() && !last.fell_back && !last.needs_commit());
 }
 
 #[test]
@@ -352,7 +342,8 @@ fn the_first_stop_token_counts_only_without_a_gap_before_it() {
 
 #[test]
 fn requests_that_cannot_be_decoded_are_refused() {
-    let new = |prompt: &[u32], max_new| Sequence::new(prompt, max_new, size(4), MASK);
+    let new =
+        |prompt: &[u32], max_new| Sequence::new(prompt, max_new, size(4), MASK, Policy::default());
     let with_mask = Err(Error::MaskInPrompt {
         mask_token_id: MASK,
         position: 1,
@@ -376,9 +367,10 @@ proptest! {
         confidence_threshold in -0.1f32..1.1,
         quota in 0usize..4,
     ) {
-        let acceptance = Acceptance { confidence_threshold, quota: Quota::MinTransfer(quota) };
-        let sequence = Sequence::new(&prompt(prompt_len), max_new, size(block), MASK).unwrap();
-        let decoded = decode(sequence.clone(), acceptance, chaotic(seed));
+        let policy = with_quota(threshold(confidence_threshold), Quota::MinTransfer(quota));
+        let sequence =
+            Sequence::new(&prompt(prompt_len), max_new, size(block), MASK, policy).unwrap();
+        let decoded = decode(sequence.clone(), chaotic(seed));
         prop_assert!(decoded.answer.len() <= max_new);
         prop_assert!(!decoded.answer.contains(&MASK));
         let num_stops = decoded.answer.iter().filter(|&&id| is_stop(id)).count();
@@ -390,6 +382,6 @@ proptest! {
         let num_written = written.len();
         written.dedup();
         prop_assert_eq!(written.len(), num_written, "no position is written twice");
-        prop_assert_eq!(decode(sequence, acceptance, chaotic(seed)), decoded);
+        prop_assert_eq!(decode(sequence, chaotic(seed)), decoded);
     }
 }

@@ -1,0 +1,184 @@
+//! Policies: all that decides how a text is decoded, and the published combinations by name.
+
+use crate::Error;
+use crate::acceptance::{self, Acceptance, Quota};
+use crate::names::names;
+
+/// How a text is decoded. The default is [`Preset::Quality2`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Policy {
+    /// Which proposals fill open positions.
+    pub acceptance: Acceptance,
+    /// How many a step fills at least.
+    pub quota: Quota,
+    /// Whether placed tokens may change.
+    pub edit: Edit,
+    /// Forwards that a block may take, with editing, once it has no open position.
+    pub max_post_edit_steps: usize,
+    /// With editing: what a token's logit loses where its left neighbour in the block is the same
+    /// token, against stuttering.
+    pub penalty_lambda: f32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            acceptance: Acceptance::Threshold(0.95),
+            quota: Quota::MinTransfer(1),
+            edit: Edit::Off,
+            max_post_edit_steps: 16,
+            penalty_lambda: 0.0,
+        }
+    }
+}
+
+/// Whether tokens may change after they were placed, until their block ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Edit {
+    /// Never (LLaDA2.0).
+    Off,
+    /// If another token is proposed with a confidence above this; at 0, whenever another is proposed
+    /// (LLaDA2.1).
+    Above(f32),
+    /// As `Above`, and the model may also insert and delete positions (LLaDA2.2): [`crate::revise`].
+    Revise {
+        /// Confidence above which a placed token changes.
+        above: f32,
+        /// Proposed to delete a position; from the checkpoint.
+        delete_token_id: u32,
+        /// Proposed to insert an open position before one; from the checkpoint.
+        split_token_id: u32,
+    },
+}
+
+/// The published combinations of threshold and editing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// LLaDA2.0: threshold 0.95, no editing.
+    Quality2,
+    /// LLaDA2.1, quality: threshold 0.7, edits above 0.5.
+    Quality,
+    /// LLaDA2.1, speed: threshold 0.5, edits whatever the confidence.
+    Speed,
+}
+
+names!(Preset, "decoding mode", { Quality2 => "quality2.0", Quality => "q", Speed => "s" });
+
+impl Preset {
+    /// Returns the policy of that name.
+    pub fn policy(self) -> Policy {
+        let (threshold, edit) = match self {
+            Self::Quality2 => (0.95, Edit::Off),
+            Self::Quality => (0.7, Edit::Above(0.5)),
+            Self::Speed => (0.5, Edit::Above(0.0)),
+        };
+        Policy {
+            acceptance: Acceptance::Threshold(threshold),
+            edit,
+            ..Policy::default()
+        }
+    }
+}
+
+impl Policy {
+    /// Returns an error unless the numbers mean something and the special ids differ.
+    pub(crate) fn check(&self, mask_token_id: u32) -> Result<(), Error> {
+        acceptance::check(self.acceptance)?;
+        check_finite("penalty", &[self.penalty_lambda])?;
+        match self.edit {
+            Edit::Off => Ok(()),
+            Edit::Above(above) => check_finite("edit threshold", &[above]),
+            Edit::Revise {
+                above,
+                delete_token_id,
+                split_token_id,
+            } => {
+                check_finite("edit threshold", &[above])?;
+                check_distinct([mask_token_id, delete_token_id, split_token_id])
+            }
+        }
+    }
+}
+
+pub(crate) fn check_finite(what: &'static str, numbers: &[f32]) -> Result<(), Error> {
+    match numbers.iter().find(|number| !number.is_finite()) {
+        Some(&found) => Err(Error::NotFinite { what, found }),
+        None => Ok(()),
+    }
+}
+
+fn check_distinct(ids: [u32; 3]) -> Result<(), Error> {
+    let [mask, delete, split] = ids;
+    if mask == delete || mask == split || delete == split {
+        return Err(Error::SameIds { ids });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_the_published_combinations_by_name() {
+        let cases = [
+            ("quality2.0", 0.95, Edit::Off),
+            ("q", 0.7, Edit::Above(0.5)),
+            ("s", 0.5, Edit::Above(0.0)),
+        ];
+        for (name, threshold, edit) in cases {
+            let preset: Preset = name.parse().unwrap();
+            assert_eq!(preset.to_string(), name);
+            let policy = preset.policy();
+            assert_eq!(policy.acceptance, Acceptance::Threshold(threshold));
+            assert_eq!((policy.edit, policy.max_post_edit_steps), (edit, 16));
+        }
+        assert_eq!(Preset::Quality2.policy(), Policy::default());
+        let error = "quality".parse::<Preset>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "unknown decoding mode `quality`; expected one of `quality2.0`, `q`, `s`"
+        );
+    }
+
+    #[test]
+    fn numbers_that_mean_nothing_are_refused() {
+        let check = |change: fn(&mut Policy)| {
+            let mut policy = Policy::default();
+            change(&mut policy);
+            policy.check(9)
+        };
+        assert_eq!(check(|_| ()), Ok(()));
+        assert!(check(|p| p.acceptance = Acceptance::Threshold(f32::NAN)).is_err());
+        assert!(check(|p| p.edit = Edit::Above(f32::INFINITY)).is_err());
+        assert!(check(|p| p.penalty_lambda = f32::NAN).is_err());
+        let (low, high) = (0.9, 0.6);
+        let bounds = Acceptance::Bacd { low, high };
+        let error = Policy {
+            acceptance: bounds,
+            ..Policy::default()
+        };
+        assert_eq!(error.check(9), Err(Error::Bounds { low, high }));
+    }
+
+    #[test]
+    fn mask_delete_and_split_are_three_tokens() {
+        let check = |delete_token_id, split_token_id| {
+            let edit = Edit::Revise {
+                above: 0.5,
+                delete_token_id,
+                split_token_id,
+            };
+            let policy = Policy {
+                edit,
+                ..Policy::default()
+            };
+            policy.check(9)
+        };
+        assert_eq!(check(7, 8), Ok(()));
+        for (delete, split) in [(7, 7), (9, 8), (7, 9)] {
+            let ids = [9, delete, split];
+            assert_eq!(check(delete, split), Err(Error::SameIds { ids }));
+        }
+    }
+}
