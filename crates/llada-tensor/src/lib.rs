@@ -46,7 +46,7 @@ pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamW, adamw_step, sum_of_squares};
 pub use parallel::{map_parallel, num_threads};
 pub use rope::{Rotation, rope, rope_backward};
-pub use router::{RouterConfig, Routing, route, route_backward};
+pub use router::{RouterConfig, Routing, route, route_backward, route_blocks};
 pub use rows::{
     add_assign, gather_rows, join_columns, scatter_add_rows, split_columns, stack_rows,
 };

@@ -1,4 +1,7 @@
-//! The sigmoid router with group-limited top-k (`model.md` 6.1).
+//! The sigmoid router with top-k limited to groups of experts (`model.md` 6.1), or to a pool that a
+//! whole diffusion block shares (6.4).
+
+use std::ops::Range;
 
 use crate::Tensor;
 
@@ -40,29 +43,73 @@ const TAKEN: f32 = f32::NEG_INFINITY;
 /// # Panics
 /// If `num_groups` does not divide E, or fewer than `top_k` experts are left by the group limit.
 pub fn route(logits: &Tensor, bias: &Tensor, config: &RouterConfig) -> Routing {
+    let [_, num_experts] = logits.dims2();
+    check_groups(config, num_experts);
+    let mut biased = biased_scores(logits, bias);
+    for row in biased.chunks_exact_mut(num_experts) {
+        limit_to_groups(row, config);
+    }
+    choose(logits, biased, config)
+}
+
+/// As [`route`], but all rows of a block choose from one pool: the `capacity` experts whose best score
+/// in the block is largest (`model.md` 6.4). There is no group limit.
+/// # Shapes: logits [N, E], bias `[E]`; the blocks follow each other and cover the rows.
+///
+/// # Panics
+/// If the blocks do not cover the rows, or `capacity` is not within `top_k` and E.
+pub fn route_blocks(
+    logits: &Tensor,
+    bias: &Tensor,
+    blocks: &[Range<usize>],
+    capacity: usize,
+    config: &RouterConfig,
+) -> Routing {
     let [rows, num_experts] = logits.dims2();
+    assert!(
+        (config.top_k..=num_experts).contains(&capacity),
+        "route: top {} of {capacity} of {num_experts} experts",
+        config.top_k
+    );
+    let mut biased = biased_scores(logits, bias);
+    let mut next = 0;
+    for block in blocks {
+        assert_eq!(block.start, next, "route: blocks");
+        next = block.end;
+        let block = block.start * num_experts..block.end * num_experts;
+        limit_to_pool(&mut biased[block], num_experts, capacity);
+    }
+    assert_eq!(next, rows, "route: blocks");
+    choose(logits, biased, config)
+}
+
+/// Returns what the choice goes by. # Shapes: logits [N, E], bias `[E]` -> [N, E].
+fn biased_scores(logits: &Tensor, bias: &Tensor) -> Vec<f32> {
+    let [_, num_experts] = logits.dims2();
     assert_eq!(
         bias.len(),
         num_experts,
         "route: bias of {num_experts} experts"
     );
-    check(config, num_experts);
+    let rows = logits.f32s().chunks_exact(num_experts);
+    rows.flat_map(|row| row.iter().zip(bias.f32s()))
+        .map(|(&logit, bias)| sigmoid(logit) + bias)
+        .collect()
+}
+
+/// Chooses the best experts of every row. # Shapes: logits, biased [N, E].
+fn choose(logits: &Tensor, mut biased: Vec<f32>, config: &RouterConfig) -> Routing {
+    let [rows, num_experts] = logits.dims2();
     let mut routing = Routing {
         top_k: config.top_k,
         experts: Vec::with_capacity(rows * config.top_k),
         weights: Vec::with_capacity(rows * config.top_k),
     };
-    let mut biased = vec![0.0; num_experts];
-    for row in 0..rows {
-        let logits = logits.row(row);
-        for ((biased, &logit), bias) in biased.iter_mut().zip(logits).zip(bias.f32s()) {
-            *biased = sigmoid(logit) + bias;
-        }
-        limit_to_groups(&mut biased, config);
+    for (row, biased) in biased.chunks_exact_mut(num_experts).enumerate() {
         for _ in 0..config.top_k {
-            let expert = take_largest(&mut biased);
+            let expert = take_largest(biased);
             routing.experts.push(expert as u32);
-            routing.weights.push(sigmoid(logits[expert]));
+            routing.weights.push(sigmoid(logits.row(row)[expert]));
         }
         scale_weights(&mut routing.weights[row * config.top_k..], config);
     }
@@ -111,7 +158,7 @@ pub fn route_backward(
     dlogits
 }
 
-fn check(config: &RouterConfig, num_experts: usize) {
+fn check_groups(config: &RouterConfig, num_experts: usize) {
     let groups = config.num_groups.max(1);
     assert_eq!(
         num_experts % groups,
@@ -147,6 +194,26 @@ fn limit_to_groups(biased: &mut [f32], config: &RouterConfig) {
     for (group, score) in biased.chunks_exact_mut(group_size).zip(group_scores) {
         if score != TAKEN {
             group.fill(TAKEN);
+        }
+    }
+}
+
+/// Sets the scores outside the block's pool to -inf. # Shapes: biased [rows, E].
+fn limit_to_pool(biased: &mut [f32], num_experts: usize, capacity: usize) {
+    let mut best = vec![TAKEN; num_experts];
+    for row in biased.chunks_exact(num_experts) {
+        for (best, &score) in best.iter_mut().zip(row) {
+            *best = best.max(score);
+        }
+    }
+    for _ in 0..capacity {
+        take_largest(&mut best);
+    }
+    for row in biased.chunks_exact_mut(num_experts) {
+        for (score, &best) in row.iter_mut().zip(&best) {
+            if best != TAKEN {
+                *score = TAKEN;
+            }
         }
     }
 }

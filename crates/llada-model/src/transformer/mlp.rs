@@ -5,10 +5,10 @@ use std::ops::Range;
 use llada_tensor::{
     ExpertGrads, ExpertWeights, ExpertsSaved, RouterConfig, Routing, Tensor, Weight, add_assign,
     experts, experts_backward, linear, linear_backward_input, linear_backward_weight, route,
-    route_backward, swiglu, swiglu_backward,
+    route_backward, route_blocks, swiglu, swiglu_backward,
 };
 
-use crate::{Config, Mlp, Moe, Swiglu};
+use crate::{Config, Mlp, Moe, MoeConfig, Swiglu};
 
 /// What the backward needs beside the MLP's input.
 #[derive(Debug)]
@@ -46,12 +46,12 @@ impl MlpSaved {
     }
 }
 
-/// x [N, D] -> [N, D]. The diffusion blocks count if whole blocks are routed.
+/// x [N, D] -> [N, D]. The diffusion blocks cover the rows if the model routes them as a whole.
 pub(super) fn mlp_forward(
     config: &Config,
     mlp: &Mlp<Weight>,
     x: &Tensor,
-    _blocks: &[Range<usize>],
+    blocks: &[Range<usize>],
 ) -> (Tensor, MlpSaved) {
     match mlp {
         Mlp::Dense(swiglu) => {
@@ -59,7 +59,7 @@ pub(super) fn mlp_forward(
             (y, MlpSaved::Dense(saved))
         }
         Mlp::Moe(moe) => {
-            let (y, saved) = moe_forward(&router_config(config), moe, x);
+            let (y, saved) = moe_forward(moe_config(config), moe, x, blocks);
             (y, MlpSaved::Moe(Box::new(saved)))
         }
     }
@@ -82,7 +82,7 @@ pub(super) fn mlp_backward(
             swiglu_mlp_backward(swiglu, x, saved, dy, grads)
         }
         (Mlp::Moe(moe), MlpSaved::Moe(saved), Mlp::Moe(grads)) => {
-            moe_backward(&router_config(config), moe, x, saved, dy, grads)
+            moe_backward(&router_config(moe_config(config)), moe, x, saved, dy, grads)
         }
         _ => panic!("weights, record and gradients of different models"),
     }
@@ -114,9 +114,21 @@ fn swiglu_mlp_backward(
     dx
 }
 
-fn moe_forward(config: &RouterConfig, moe: &Moe<Weight>, x: &Tensor) -> (Tensor, MoeSaved) {
+fn moe_forward(
+    config: &MoeConfig,
+    moe: &Moe<Weight>,
+    x: &Tensor,
+    blocks: &[Range<usize>],
+) -> (Tensor, MoeSaved) {
     let router_logits = linear(x, &moe.router, None);
-    let routing = route(&router_logits, moe.expert_bias.values(), config);
+    let (bias, router) = (moe.expert_bias.values(), router_config(config));
+    let routing = match config.block_routing {
+        Some(routing) => {
+            let capacity = routing.expert_capacity;
+            route_blocks(&router_logits, bias, blocks, capacity, &router)
+        }
+        None => route(&router_logits, bias, &router),
+    };
     let (mut y, experts) = experts(x, &routing, &expert_weights(moe));
     let shared = moe.shared.as_ref().map(|shared| {
         let (out, saved) = swiglu_forward(shared, x);
@@ -165,11 +177,12 @@ fn moe_backward(
 
 /// # Panics
 /// If the model has no experts; called for MoE layers only.
-fn router_config(config: &Config) -> RouterConfig {
-    let moe = config
-        .moe
-        .as_ref()
-        .expect("a model with MoE layers has their settings");
+fn moe_config(config: &Config) -> &MoeConfig {
+    let moe = config.moe.as_ref();
+    moe.expect("a model with MoE layers has their settings")
+}
+
+fn router_config(moe: &MoeConfig) -> RouterConfig {
     RouterConfig {
         top_k: moe.num_experts_per_tok,
         num_groups: moe.n_group,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use llada_model::{Config, KeepDtype, Loaded, Weights, load};
+use llada_model::{BlockRouting, Config, KeepDtype, Loaded, Model, Weights, load};
 use llada_tensor::{Precision, Weight};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -85,6 +85,22 @@ pub(crate) fn tiny(architecture: &str, changes: serde_json::Value) -> (Config, W
     let config = Config::from_json(&object.to_string()).unwrap();
     let weights = Weights::random(&config, 5, Precision::F32);
     (config, weights)
+}
+
+/// The golden model, and the same weights with `capacity` experts for every block of 8 rows.
+pub(crate) fn golden_models(capacity: usize) -> [Model; 2] {
+    let Loaded {
+        config, weights, ..
+    } = load_f32(&golden()).unwrap();
+    let mut routed = config.clone();
+    routed.moe.as_mut().unwrap().block_routing = Some(BlockRouting {
+        expert_capacity: capacity,
+        block_size: 8,
+    });
+    [
+        Model::new(config, weights.clone()),
+        Model::new(routed, weights),
+    ]
 }
 
 /// Lists all values as f32 with their names.

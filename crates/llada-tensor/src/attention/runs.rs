@@ -281,8 +281,8 @@ mod tests {
             },
             RowGroup {
                 rows: 34..35,
-                keys: keys[2..].to_vec(),
-                visible: vec![4],
+                keys: keys[1..].to_vec(),
+                visible: vec![6],
             },
         ];
         let runs: Vec<_> = paged_runs(&groups)
@@ -295,7 +295,7 @@ mod tests {
             [
                 (0..32, pieces.clone()),
                 (32..34, pieces),
-                (34..35, vec![0..4])
+                (34..35, vec![12..16, 0..2])
             ]
         );
     }

@@ -1,6 +1,8 @@
 //! The router: hand-made choices, the reference on random logits, the gradient.
 
-use llada_tensor::{RouterConfig, Routing, Tensor, reference, route, route_backward};
+use std::ops::Range;
+
+use llada_tensor::{RouterConfig, Routing, Tensor, reference, route, route_backward, route_blocks};
 
 use crate::data::{assert_close, doubles, matrix, noise};
 use crate::gradients::numeric_gradient;
@@ -187,6 +189,88 @@ fn gradient_agrees_with_finite_differences() {
         let want = numeric_gradient(&doubles(logits.f32s()), &doubles(&dweights), weights);
         let routing = route(&logits, &bias, &config);
         let dlogits = route_backward(&logits, &routing, &config, &dweights);
+        assert_close(dlogits.f32s(), &want, 1e-5);
+    }
+}
+
+/// Returns the experts of rows that are one block, whose logits are far enough apart to compare.
+fn choose_together(rows: &[[f32; 4]], biases: &[f32; 4], capacity: usize) -> Vec<u32> {
+    let logits = Tensor::from_f32(&[rows.len(), 4], rows.concat());
+    let block = 0..rows.len();
+    route_blocks(&logits, &bias(biases), &[block], capacity, &PLAIN).experts
+}
+
+#[test]
+fn rows_of_a_block_choose_from_the_experts_that_some_row_scores_best() {
+    // Expert 3 is the second choice of row 0, but two others score more in row 1.
+    let rows = [[3.0, -9.0, -8.0, 1.0], [0.0, 2.0, -8.0, -9.0]];
+    assert_eq!(choose_together(&rows, &[0.0; 4], 2), [0, 1, 1, 0]);
+    assert_eq!(choose_together(&rows, &[0.0; 4], 3), [0, 3, 1, 0]);
+    assert_eq!(choose_together(&rows[..1], &[0.0; 4], 2), [0, 3]);
+    assert_eq!(
+        choose_together(&rows, &[0.0, 0.0, 2.0, 0.0], 2),
+        [2, 0, 2, 0]
+    );
+}
+
+#[test]
+fn the_lower_expert_enters_the_pool_and_wins_in_it_on_ties() {
+    assert_eq!(choose_together(&[[0.0; 4]; 2], &[0.0; 4], 2), [0, 1, 0, 1]);
+    // Experts 1 and 2 tie for the last place, each in a row of its own.
+    let rows = [[5.0, 1.0, -9.0, -9.0], [5.0, -9.0, 1.0, -9.0]];
+    assert_eq!(choose_together(&rows, &[0.0; 4], 2), [0, 1, 0, 1]);
+}
+
+#[test]
+fn a_block_is_not_limited_to_groups() {
+    let config = RouterConfig {
+        num_groups: 2,
+        ..PLAIN
+    };
+    let (logits, none) = (row(&[1.0, -1.0, -1.0, 1.0]), bias(&[0.0; 4]));
+    assert_eq!(route(&logits, &none, &config).experts, [0, 1]);
+    let block = 0..1;
+    let routing = route_blocks(&logits, &none, &[block], 4, &config);
+    assert_eq!(routing.experts, [0, 3]);
+}
+
+/// Blocks of 50 rows: one row, a whole block, a short one.
+const BLOCKS: [Range<usize>; 3] = [0..1, 1..33, 33..50];
+
+#[test]
+fn random_blocks_are_routed_as_in_the_reference() {
+    let (logits, bias) = (matrix(1, [50, 16]), bias(&noise(2, 16)));
+    for (config, capacity) in configs().iter().zip([2, 5, 7, 16]) {
+        let routing = route_blocks(&logits, &bias, &BLOCKS, capacity, config);
+        let want = BLOCKS.into_iter().flat_map(|block| {
+            let logits = doubles(&logits.f32s()[block.start * 16..block.end * 16]);
+            reference::router::route_block(&logits, &doubles(bias.f32s()), capacity, config)
+        });
+        let (experts, weights): (Vec<usize>, Vec<f64>) = want.unzip();
+        let chosen: Vec<usize> = routing
+            .experts
+            .iter()
+            .map(|&expert| expert as usize)
+            .collect();
+        assert_eq!(chosen, experts);
+        assert_close(&routing.weights, &weights, 1e-6);
+    }
+}
+
+#[test]
+fn the_gradient_through_a_pool_agrees_with_finite_differences() {
+    let (logits, bias) = (matrix(1, [6, 16]), bias(&noise(2, 16)));
+    for (config, capacity) in configs().iter().zip([2, 5, 7, 16]) {
+        let dweights = noise(3, 6 * config.top_k);
+        let weights = |logits: &[f64]| -> Vec<f64> {
+            let bias = doubles(bias.f32s());
+            let routed = reference::router::route_block(logits, &bias, capacity, config);
+            routed.into_iter().map(|(_, weight)| weight).collect()
+        };
+        let want = numeric_gradient(&doubles(logits.f32s()), &doubles(&dweights), weights);
+        let block = 0..6;
+        let routing = route_blocks(&logits, &bias, &[block], capacity, config);
+        let dlogits = route_backward(&logits, &routing, config, &dweights);
         assert_close(dlogits.f32s(), &want, 1e-5);
     }
 }
