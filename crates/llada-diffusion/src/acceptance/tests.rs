@@ -86,3 +86,146 @@ proptest! {
         }
     }
 }
+
+/// All blocks of up to five positions, each filled already or open with one of three confidences.
+fn small_blocks() -> impl Iterator<Item = Vec<Candidate>> {
+    let choices = [None, Some(0.2), Some(0.5), Some(0.97)];
+    let blocks = (0..=5u32).flat_map(|len| (0..4usize.pow(len)).map(move |code| (len, code)));
+    blocks.map(move |(len, code)| {
+        let rows = (0..len).map(|i| (i as usize, choices[code / 4usize.pow(i) % 4]));
+        rows.filter_map(|(position, confidence)| {
+            confidence.map(|confidence| Candidate {
+                position,
+                token: 0,
+                confidence,
+            })
+        })
+        .collect()
+    })
+}
+
+/// Whether the hierarchy passes a candidate, as it is defined.
+fn is_passed_by_hierarchy(block: &[Candidate], index: usize, threshold: f32, low: f32) -> bool {
+    let own = block[index];
+    let is_neighbour = |other: &Candidate| {
+        let between = own.position.min(other.position)..=own.position.max(other.position);
+        let mut positions = block.iter().map(|c| c.position);
+        between.clone().count() == positions.by_ref().filter(|p| between.contains(p)).count()
+    };
+    let mut run = block.iter().filter(|c| is_neighbour(c));
+    let is_best = run.all(|other| {
+        let (p, q) = (own.confidence, other.confidence);
+        p > q || (p == q && own.position <= other.position)
+    });
+    own.confidence > threshold || (is_best && own.confidence > low)
+}
+
+#[test]
+fn the_hierarchy_takes_the_best_of_each_run() {
+    let policy = Acceptance::Hierarchy {
+        threshold: 0.95,
+        low: 0.4,
+    };
+    let mut refused = 0;
+    for block in small_blocks() {
+        let passing = policy.passing(&block, BlockHistory::default());
+        let expected = |&i: &usize| is_passed_by_hierarchy(&block, i, 0.95, 0.4);
+        let expected: Vec<usize> = (0..block.len()).filter(expected).collect();
+        assert_eq!(passing, expected, "{block:?}");
+        refused += usize::from(passing.len() < block.len());
+    }
+    assert!(refused > 100, "the rule refuses something");
+}
+
+#[test]
+fn the_hierarchy_falls_back_to_the_best_of_all() {
+    let policy = Acceptance::Hierarchy {
+        threshold: 0.95,
+        low: 0.4,
+    };
+    let block = candidates(&[0.1, 0.3, 0.2]);
+    let history = BlockHistory::default();
+    let accepted = policy.accept(&block, 1, history);
+    assert_eq!(accepted, [1]);
+    assert!(policy.falls_back(&block, &accepted, history));
+}
+
+#[test]
+fn every_policy_accepts_what_passes_and_at_least_the_quota() {
+    let policies = [
+        Acceptance::Threshold(0.95),
+        Acceptance::Credit(0.4),
+        Acceptance::Hierarchy {
+            threshold: 0.95,
+            low: 0.4,
+        },
+        Acceptance::Bacd {
+            low: 0.6,
+            high: 0.9,
+        },
+    ];
+    for (policy, need) in policies.into_iter().flat_map(|p| [1, 2, 9].map(|n| (p, n))) {
+        for block in small_blocks() {
+            let history = BlockHistory::default();
+            let passing = policy.passing(&block, history);
+            let accepted = policy.accept(&block, need, history);
+            assert!(accepted.is_sorted() && passing.iter().all(|i| accepted.contains(i)));
+            assert_eq!(accepted.len(), passing.len().max(need.min(block.len())));
+            let has_fallback = accepted.len() > passing.len();
+            assert_eq!(policy.falls_back(&block, &accepted, history), has_fallback);
+        }
+    }
+}
+
+#[test]
+fn the_adaptive_threshold_starts_at_the_largest_confidence_of_the_block() {
+    let policy = Acceptance::Bacd {
+        low: 0.6,
+        high: 0.9,
+    };
+    let passing = |confidences| policy.passing(&candidates(confidences), BlockHistory::default());
+    assert_eq!(passing(&[0.7, 0.65, 0.7]), [0, 2]); // max 0.7
+    assert_eq!(passing(&[0.99, 0.9, 0.89]), [0, 1]); // max 0.99, bounded by 0.9
+    assert_eq!(passing(&[0.5, 0.59]), []); // max 0.59, bounded by 0.6
+}
+
+#[test]
+fn the_adaptive_threshold_follows_the_mean_of_what_was_accepted() {
+    let policy = Acceptance::Bacd {
+        low: 0.6,
+        high: 0.9,
+    };
+    let block = candidates(&[0.95, 0.75, 0.74, 0.65, 0.6]);
+    let after = |accepted: &[f32]| {
+        let mut history = BlockHistory::default();
+        accepted.iter().for_each(|&p| history.add(p));
+        policy.passing(&block, history)
+    };
+    assert_eq!(after(&[1.0, 0.5]), [0, 1]); // mean 0.75, which is enough itself
+    assert_eq!(after(&[0.3, 0.3]), [0, 1, 2, 3, 4]); // bounded by 0.6
+    assert_eq!(after(&[1.0]), [0]); // bounded by 0.9
+}
+
+#[test]
+fn left_to_right_stops_at_the_first_refusal() {
+    let block = candidates(&[0.1, 0.99, 0.99, 0.5, 0.99]);
+    let accept = |need, refused: usize| {
+        let mut asked = Vec::new();
+        let accepted = Acceptance::Threshold(0.9).accept_left_to_right(
+            &block,
+            need,
+            BlockHistory::default(),
+            |c| {
+                asked.push(c.position);
+                c.position != refused
+            },
+        );
+        (accepted, asked)
+    };
+    // Row 0 is accepted whatever it is, rows 1 and 2 pass, row 3 does not.
+    assert_eq!(accept(1, 9), (vec![0, 1, 2], vec![0, 1, 2]));
+    assert_eq!(accept(1, 0), (vec![0, 1, 2], vec![0, 1, 2]));
+    assert_eq!(accept(1, 2), (vec![0, 1], vec![0, 1, 2]));
+    assert_eq!(accept(4, 9), (vec![0, 1, 2, 3, 4], vec![0, 1, 2, 3, 4]));
+    assert_eq!(accept(4, 3), (vec![0, 1, 2], vec![0, 1, 2, 3]));
+}

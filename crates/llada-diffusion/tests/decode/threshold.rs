@@ -1,117 +1,13 @@
-//! Decoding by pure models: functions from what a row sees to logits, some of them adversarial.
+//! The threshold policy without editing: LLaDA2.0.
 
 use llada_diffusion::{
-    Acceptance, BlockSize, Candidate, Error, FinishReason, Policy, Quota, Rng, Sequence, Stream,
-    finished, propose,
+    BlockSize, Candidate, Error, FinishReason, Policy, Quota, Sequence, finished,
 };
 use proptest::prelude::*;
 
-const MASK: u32 = 7;
-const EOS: u32 = 6;
-const VOCAB: u32 = 8;
-
-fn is_stop(id: u32) -> bool {
-    id == EOS
-}
-
-fn size(n: usize) -> BlockSize {
-    BlockSize::new(n).expect("sizes are above 0")
-}
-
-fn threshold(confidence_threshold: f32) -> Policy {
-    Policy {
-        acceptance: Acceptance::Threshold(confidence_threshold),
-        ..Policy::default()
-    }
-}
-
-fn with_quota(policy: Policy, quota: Quota) -> Policy {
-    Policy { quota, ..policy }
-}
-
-/// What happened in a decode.
-#[derive(Debug, PartialEq)]
-struct Decoded {
-    sequence: Sequence,
-    answer: Vec<u32>,
-    finish: FinishReason,
-    /// Positions written by each forward.
-    writes: Vec<Vec<usize>>,
-    commits: usize,
-}
-
-/// Decodes with `model`, from (all tokens up to the block's end, position) to logits.
-fn decode(mut sequence: Sequence, model: impl Fn(&[u32], usize) -> Vec<f32>) -> Decoded {
-    let (mut writes, mut commits, mut streamed) = (Vec::new(), 0, Vec::new());
-    loop {
-        let block = sequence
-            .active_block()
-            .expect("an unfinished text has an open position");
-        let visible = &sequence.tokens()[..block.end];
-        let candidates: Vec<Candidate> = sequence
-            .open_positions()
-            .into_iter()
-            .map(|position| {
-                let (token, confidence) =
-                    propose(&model(visible, position), &[MASK]).expect("logits are finite");
-                Candidate {
-                    position,
-                    token,
-                    confidence,
-                }
-            })
-            .collect();
-        let step = sequence.denoise_step(&candidates[..], is_stop);
-        assert!(!step.written.is_empty() && step.written.iter().all(|i| block.contains(i)));
-        commits += usize::from(step.needs_commit());
-        writes.push(step.written);
-        let answer = sequence.tokens()[sequence.answer(is_stop)].to_vec();
-        assert!(answer.starts_with(&streamed), "what was streamed stays");
-        streamed = answer;
-        if let Some(finish) = step.finish {
-            return Decoded {
-                sequence,
-                answer: streamed,
-                finish,
-                writes,
-                commits,
-            };
-        }
-    }
-}
-
-/// Logits that put probability `confidence` on `token` and share the rest evenly.
-fn peaked(token: u32, confidence: f32) -> Vec<f32> {
-    let rest = (1.0 - confidence) / (VOCAB - 1) as f32;
-    (0..VOCAB)
-        .map(|id| {
-            if id == token {
-                confidence.ln()
-            } else {
-                rest.ln()
-            }
-        })
-        .collect()
-}
-
-/// A model without rhyme or reason that depends on everything it may see.
-fn chaotic(seed: u64) -> impl Fn(&[u32], usize) -> Vec<f32> {
-    move |visible, position| {
-        let digest = visible.iter().fold(seed, |hash, &id| {
-            (hash ^ u64::from(id))
-                .wrapping_mul(0x0100_0000_01b3)
-                .rotate_left(17)
-        });
-        let rng = Rng::new(digest, Stream::Sample);
-        (0..VOCAB)
-            .map(|id| 6.0 * rng.uniform(id, 0, position as u32))
-            .collect()
-    }
-}
-
-fn prompt(len: usize) -> Vec<u32> {
-    (0..len as u32).map(|i| i % 6).collect()
-}
+use crate::models::{
+    Decoded, EOS, MASK, chaotic, decode, is_stop, peaked, prompt, size, threshold, with_quota,
+};
 
 /// The worked trace: block 1 of 4 rows, of which row 4 is prompt. Proposals of step 0 and 1.
 fn worked_trace(token_5: u32, token_7: u32) -> Decoded {

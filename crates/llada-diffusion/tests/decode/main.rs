@@ -1,0 +1,5 @@
+//! Texts decoded by pure models, some of them adversarial.
+
+mod models;
+mod modes;
+mod threshold;
