@@ -5,7 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use llada_tensor::{Heads, KeyRanges, Tensor, attention, attention_backward};
+use llada_tensor::{
+    Heads, KeyRanges, RowGroup, Tensor, attention, attention_backward, attention_paged,
+};
 
 const HEADS: Heads = Heads {
     query: 8,
@@ -33,6 +35,9 @@ fn main() {
             &vec![[0, 200 - rows, 200 - rows, 200]; rows as usize],
         );
     }
+    for num_keys in [512, 4096] {
+        measure_pages(num_keys);
+    }
 }
 
 /// Returns the ranges of documents stored as clean rows, then noisy rows.
@@ -48,6 +53,30 @@ fn training_rows(rows: u32, document: u32, block: u32) -> Vec<KeyRanges> {
         }
     };
     (0..rows).map(row).collect()
+}
+
+/// Measures a block of rows that sees all keys, which lie in order or in pages.
+fn measure_pages(num_keys: usize) {
+    const ROWS: usize = 32;
+    const PAGE_ROWS: usize = 32;
+    let q = matrix(1, [ROWS, HEADS.query * HEADS.dim]);
+    let [keys, values] = [3, 4].map(|seed| matrix(seed, [num_keys, HEADS.key_value * HEADS.dim]));
+    let pages = (0..num_keys).step_by(PAGE_ROWS).rev();
+    let pages = pages.map(|start| start..start + PAGE_ROWS).collect();
+    let in_order = std::iter::once(0..num_keys).collect();
+    let flops = 4.0 * (ROWS * num_keys * HEADS.query * HEADS.dim) as f64;
+    for (name, keys_of_rows) in [("in order", in_order), ("in pages", pages)] {
+        let group = RowGroup {
+            rows: 0..ROWS,
+            keys: keys_of_rows,
+            visible: vec![num_keys as u32; ROWS],
+        };
+        let time = best_time(|| {
+            let groups = std::slice::from_ref(&group);
+            attention_paged(&q, &keys, &values, groups, HEADS, 0.25)
+        });
+        report(&format!("decode, {num_keys} keys {name}"), flops, time);
+    }
 }
 
 fn measure(name: &str, ranges: &[KeyRanges]) {

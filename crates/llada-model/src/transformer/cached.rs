@@ -7,7 +7,6 @@
 //! division changes nothing.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use llada_tensor::{RowGroup, Tensor, embed, map_parallel, num_threads, stack_rows};
@@ -60,6 +59,7 @@ struct Part<'a> {
 /// # Panics
 /// See [`Model::forward_cached`].
 pub(super) fn forward(model: &Model, input: &CachedInput<'_>, store: &mut KvStore) -> CachedOutput {
+    check(input);
     let parts = deal(model, input);
     let embedding = &model.weights.embedding;
     let mut xs: Vec<Tensor> = parts
@@ -81,10 +81,9 @@ pub(super) fn forward(model: &Model, input: &CachedInput<'_>, store: &mut KvStor
             let attended = attend_paged(&model.config, &projected, stored, &rows.keys);
             layer_finish(model, index, &x, &attended, rows)
         });
-        if matches!(layer.mlp, Mlp::Moe(_)) {
-            experts.push(num_distinct(
-                finished.iter().flat_map(|(_, saved)| saved.experts()),
-            ));
+        if let Mlp::Moe(moe) = &layer.mlp {
+            let used = finished.iter().flat_map(|(_, saved)| saved.experts());
+            experts.push(num_distinct(used, moe.experts.len()));
         }
         xs = finished.into_iter().map(|(y, _)| y).collect();
     }
@@ -92,6 +91,15 @@ pub(super) fn forward(model: &Model, input: &CachedInput<'_>, store: &mut KvStor
         hidden: hidden(model, &parts, &xs),
         experts,
     }
+}
+
+fn check(input: &CachedInput<'_>) {
+    let num_rows = input.ids.len();
+    assert_ne!(num_rows, 0, "a forward of no rows");
+    assert_eq!(num_rows, input.positions.len(), "one position per row");
+    assert_eq!(num_rows, input.slots.len(), "one slot per row");
+    let last = input.outputs.last().map_or(0, |&row| row as usize);
+    assert!(last < num_rows, "output row {last} of {num_rows}");
 }
 
 /// Divides the rows into parts; blocks that are routed together stay together.
@@ -144,8 +152,12 @@ impl<'a> Part<'a> {
     }
 }
 
-fn num_distinct<'a>(experts: impl Iterator<Item = &'a u32>) -> u32 {
-    experts.collect::<BTreeSet<_>>().len() as u32
+fn num_distinct<'a>(experts: impl Iterator<Item = &'a u32>, num_experts: usize) -> u32 {
+    let mut is_used = vec![false; num_experts];
+    for &expert in experts {
+        is_used[expert as usize] = true;
+    }
+    is_used.into_iter().map(u32::from).sum()
 }
 
 /// Returns the wanted rows of all parts after the final norm.

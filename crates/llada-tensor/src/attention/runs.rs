@@ -16,6 +16,13 @@ pub(super) struct Run {
     pub(super) pieces: Vec<Range<usize>>,
 }
 
+impl Run {
+    /// Returns the number of keys that some row sees.
+    pub(super) fn num_keys(&self) -> usize {
+        self.pieces.iter().map(Range::len).sum()
+    }
+}
+
 /// What the rows see of the keys of their run.
 #[derive(Clone, Copy)]
 pub(super) enum Seen<'a> {
@@ -26,11 +33,15 @@ pub(super) enum Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// Returns how many keys of a piece the row sees; `start` keys of the run come before the piece.
-    pub(super) fn keys_of_piece(self, row: usize, piece: usize, start: usize) -> usize {
+    /// Returns which keys of its run a row does not see, counted over all pieces.
+    pub(super) fn hidden(self, row: usize, run: &Run) -> [Range<usize>; 2] {
         match self {
-            Self::Ranges(ranges) => visible(&ranges[row])[piece].len(),
-            Self::Prefix(lens) => (lens[row] as usize).saturating_sub(start),
+            Self::Ranges(ranges) => {
+                let [first, second] = visible(&ranges[row]).map(|piece| piece.len());
+                let middle = run.pieces[0].len();
+                [first..middle, middle + second..run.num_keys()]
+            }
+            Self::Prefix(lens) => [lens[row] as usize..run.num_keys(), 0..0],
         }
     }
 

@@ -75,11 +75,6 @@ impl<'a> Tile<'a> {
         self.queries.len()
     }
 
-    /// Returns the number of keys that some query sees.
-    pub(super) fn num_keys(&self) -> usize {
-        self.run.pieces.iter().map(Range::len).sum()
-    }
-
     /// Returns the index of every query in [N, H].
     pub(super) fn indices(&self) -> impl Iterator<Item = usize> {
         let (heads, head, first_row) = (self.heads, self.head, self.run.rows.start);
@@ -140,7 +135,7 @@ impl<'a> Tile<'a> {
         columns: View<'_>,
         memory: &'m mut Vec<f32>,
     ) -> &'m mut [f32] {
-        let scores = zeroed(memory, self.num_keys() * QUERIES);
+        let scores = zeroed(memory, self.run.num_keys() * QUERIES);
         for (piece, start) in self.pieces() {
             let shape = [piece.len(), self.heads.dim, self.width::<S>()];
             let scores = &mut scores[start * QUERIES..];
@@ -155,10 +150,8 @@ impl<'a> Tile<'a> {
     pub(super) fn hide(&self, scores: &mut [f32]) {
         for (lane, query) in self.queries.clone().enumerate() {
             let row = self.run.rows.start + query / self.heads.per_group();
-            for (index, (piece, start)) in self.pieces().enumerate() {
-                for key in self.seen.keys_of_piece(row, index, start)..piece.len() {
-                    scores[(start + key) * QUERIES + lane] = f32::NEG_INFINITY;
-                }
+            for key in self.seen.hidden(row, self.run).into_iter().flatten() {
+                scores[key * QUERIES + lane] = f32::NEG_INFINITY;
             }
         }
     }
