@@ -7,7 +7,7 @@ use llada_tensor::{
 };
 
 use super::rows::Rows;
-use super::{Model, TrainRows};
+use super::{Model, RangeRows};
 use crate::{Config, LayerWeights};
 
 /// Queries, keys and values of some rows, and what the backward needs of their making.
@@ -93,7 +93,7 @@ pub(super) fn attention_backward(
     model: &Model,
     index: usize,
     x: &Tensor,
-    rows: &TrainRows<'_>,
+    rows: &RangeRows<'_>,
     saved: AttentionSaved,
     dout: &Tensor,
     grads: &mut LayerWeights<Tensor>,

@@ -5,7 +5,7 @@ use llada_tensor::{Tensor, add_assign, linear, rms_norm, rms_norm_backward};
 use super::attention::{AttentionSaved, attend, attention_backward, project};
 use super::mlp::{MlpSaved, mlp_backward, mlp_forward};
 use super::rows::Rows;
-use super::{Model, TrainRows};
+use super::{Model, RangeRows};
 use crate::LayerWeights;
 
 /// What the backward of a layer needs beside its input.
@@ -37,7 +37,7 @@ pub(super) fn layer_forward(
     model: &Model,
     index: usize,
     x: &Tensor,
-    rows: &TrainRows<'_>,
+    rows: &RangeRows<'_>,
 ) -> (Tensor, LayerSaved) {
     let projected = project(model, index, x, rows);
     let attended = attend(&model.config, &projected, &rows.keys);
@@ -69,7 +69,7 @@ pub(super) fn layer_backward(
     model: &Model,
     index: usize,
     x: &Tensor,
-    rows: &TrainRows<'_>,
+    rows: &RangeRows<'_>,
     saved: LayerSaved,
     dy: &Tensor,
     grads: &mut LayerWeights<Tensor>,

@@ -69,8 +69,8 @@ pub struct Tape {
     last: Tensor,
 }
 
-/// Rows of a layer that see the keys of the pass itself.
-type TrainRows<'a> = Rows<Cow<'a, [KeyRanges]>>;
+/// Rows of a layer that see keys of the pass itself, those in their ranges.
+type RangeRows<'a> = Rows<Cow<'a, [KeyRanges]>>;
 
 impl Model {
     /// Puts a configuration and its parameters together.

@@ -1,7 +1,7 @@
 //! Attention in which every query row sees at most two ranges of keys (`training.md` 3), or the first
 //! keys of a sequence that lies in pages (`decoding.md` 5).
 //!
-//! Consecutive rows whose ranges start alike form a [`Run`](runs::Run); a run's queries (pairs of a row
+//! Consecutive rows whose ranges start alike form a [`Run`]; a run's queries (pairs of a row
 //! and a query head) that use one key-value head are computed in [`Tile`](tile::Tile)s of sixteen, one
 //! per lane of a vector. Scores are stored with keys as rows, so that every reduction over keys goes
 //! lane by lane and keys and values are read where they lie. Work is done only where some row of the
