@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::grammar::GrammarKind;
 use crate::special::Role;
 
 /// This crate's result.
@@ -161,4 +162,50 @@ pub enum Error {
     /// A conversation uses every character that could protect its special-token texts.
     #[error("the conversation uses all of U+FDD0..U+FDEF, which Unicode reserves for internal use")]
     NoSentinel,
+    /// A grammar cannot be matched token by token with this tokenizer.
+    #[error(
+        "cannot tell which bytes a token stands for: expected a decoder that joins tokens, \
+         found {decoder}"
+    )]
+    TokenBytes {
+        /// The tokenizer's decoder, or `none`.
+        decoder: &'static str,
+    },
+    /// No token could end an answer.
+    #[error("expected at least one end-of-text id, and all of them below {vocab_size}")]
+    EndIds {
+        /// Rows of the model's embedding.
+        vocab_size: usize,
+    },
+    /// A JSON schema is not JSON.
+    #[error("the JSON schema is not JSON: {0}")]
+    SchemaJson(serde_json::Error),
+    /// A grammar is malformed, uses something unsupported or is too complex.
+    #[error("cannot match the {kind}: {reason}")]
+    Grammar {
+        /// What the grammar was made from.
+        kind: GrammarKind,
+        /// Why, in one line.
+        reason: String,
+    },
+    /// The grammar asks for text that no token can begin.
+    #[error("cannot match the {kind}: the vocabulary has no token for what has to come next")]
+    Unspellable {
+        /// What the grammar was made from.
+        kind: GrammarKind,
+    },
+    /// A token was taken that the grammar does not allow.
+    #[error("the grammar does not allow token {id} here; choose one of the allowed tokens")]
+    NotAllowed {
+        /// The token.
+        id: u32,
+    },
+    /// More tokens were to be given back than had been taken.
+    #[error("cannot give {num} tokens back: only {num_taken} were taken")]
+    Rollback {
+        /// How many to give back.
+        num: usize,
+        /// How many were taken.
+        num_taken: usize,
+    },
 }

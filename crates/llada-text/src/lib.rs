@@ -7,6 +7,8 @@
 //! * [`ChatTemplate`] renders a [`Conversation`] with the checkpoint's own Jinja template.
 //! * [`IncrementalDetokenizer`] turns a stream of ids into text that never ends in half a
 //!   character.
+//! * [`Grammar`] confines an answer to a JSON schema or a regex; its [`Matcher`] says which tokens
+//!   of the [`Vocabulary`] may come next.
 //!
 //! **Trust.** Text is data: [`Tokenizer::encode`] and [`Tokenizer::encode_text`] never produce a
 //! special token from characters that merely spell one. Only a chat template may place control
@@ -19,11 +21,13 @@ mod chat;
 mod checkpoint;
 mod detokenizer;
 mod error;
+mod grammar;
 mod special;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, Conversation, message};
 pub use detokenizer::IncrementalDetokenizer;
 pub use error::{Error, Result};
+pub use grammar::{Grammar, GrammarKind, Matcher, TokenSet, Vocabulary};
 pub use special::{Role, SpecialTokens};
 pub use tokenizer::Tokenizer;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokenizers::{AddedToken, ModelWrapper};
+use tokenizers::{AddedToken, DecoderWrapper, ModelWrapper};
 
 use crate::assemble;
 use crate::chat::{ChatTemplate, Conversation};
@@ -242,6 +242,11 @@ impl Tokenizer {
             .get(&id)
             .map(|token| token.content.clone())
             .or_else(|| self.inner.id_to_token(id))
+    }
+
+    /// Returns what joins the tokens' texts when decoding.
+    pub(crate) fn decoder(&self) -> Option<&DecoderWrapper> {
+        self.inner.get_decoder()
     }
 
     /// Returns the largest token id.
