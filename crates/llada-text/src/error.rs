@@ -208,4 +208,7 @@ pub enum Error {
         /// How many were taken.
         num_taken: usize,
     },
+    /// A stop string is empty.
+    #[error("a stop string is empty: it would end every text at once; leave it out")]
+    EmptyStop,
 }

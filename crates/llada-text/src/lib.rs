@@ -6,7 +6,7 @@
 //!   up in the checkpoint by their text. There is no literal token id in this workspace.
 //! * [`ChatTemplate`] renders a [`Conversation`] with the checkpoint's own Jinja template.
 //! * [`IncrementalDetokenizer`] turns a stream of ids into text that never ends in half a
-//!   character.
+//!   character; [`StopStrings`] ends it before a stop string.
 //! * [`Grammar`] confines an answer to a JSON schema or a regex; its [`Matcher`] says which tokens
 //!   of the [`Vocabulary`] may come next.
 //!
@@ -23,6 +23,7 @@ mod detokenizer;
 mod error;
 mod grammar;
 mod special;
+mod stop;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, Conversation, message};
@@ -30,4 +31,5 @@ pub use detokenizer::IncrementalDetokenizer;
 pub use error::{Error, Result};
 pub use grammar::{Grammar, GrammarKind, Matcher, TokenSet, Vocabulary};
 pub use special::{Role, SpecialTokens};
+pub use stop::StopStrings;
 pub use tokenizer::Tokenizer;
