@@ -155,10 +155,7 @@ impl Revision {
         if decision.is_final {
             let special = rules.special();
             for write in decision.writes() {
-                *write = Candidate {
-                    token: candidate(proposals, write.position, &special).token,
-                    ..*write
-                };
+                *write = candidate(proposals, write.position, &special);
             }
         } else if is_repeated {
             self.vary(block, rules, proposals, decision);

@@ -60,8 +60,8 @@ impl Sequence {
     /// Applies the proposals for [`Sequence::predicted_positions`] as the policy says.
     ///
     /// # Panics
-    /// If the text has no active block, a predicted position has no proposal, or the proposal is
-    /// banned (MASK, for most policies).
+    /// If a predicted position has no proposal, or only banned ones: MASK, and with
+    /// [`Edit::Revise`] also the two operations, so that a vocabulary needs other tokens than these.
     pub fn denoise_step<P>(&mut self, proposals: &P, is_stop: impl Fn(u32) -> bool) -> DenoiseStep
     where
         P: Proposals + ?Sized,
@@ -78,13 +78,8 @@ impl Sequence {
         let open = self.open_candidates(proposals);
         let (acceptance, history) = (self.policy.acceptance, self.block.history);
         let accepted = acceptance.accept(&open, self.need(), history);
-        let changes = Changes {
-            fills: accepted.iter().map(|&i| open[i]).collect(),
-            edits: self.edits(proposals),
-            fell_back: acceptance.falls_back(&open, &accepted, history),
-            open,
-        };
-        self.replace(changes, is_stop)
+        let edits = self.edits(proposals);
+        self.replace(self.changes(open, &accepted, edits), is_stop)
     }
 
     /// Applies proposals from left to right only, as far as `admits` goes: for texts that must belong
@@ -108,13 +103,7 @@ impl Sequence {
         let open = self.open_candidates(proposals);
         let (acceptance, history) = (self.policy.acceptance, self.block.history);
         let accepted = acceptance.accept_left_to_right(&open, self.need(), history, admits);
-        let changes = Changes {
-            fills: accepted.iter().map(|&i| open[i]).collect(),
-            edits: Vec::new(),
-            fell_back: acceptance.falls_back(&open, &accepted, history),
-            open,
-        };
-        self.replace(changes, is_stop)
+        self.replace(self.changes(open, &accepted, Vec::new()), is_stop)
     }
 
     fn open_candidates<P: Proposals + ?Sized>(&self, proposals: &P) -> Vec<Candidate> {
@@ -134,6 +123,16 @@ impl Sequence {
             .map(|i| candidate(proposals, i, &banned))
             .filter(|c| c.token != self.tokens[c.position] && c.confidence > above)
             .collect()
+    }
+
+    fn changes(&self, open: Vec<Candidate>, accepted: &[usize], edits: Vec<Candidate>) -> Changes {
+        let (acceptance, history) = (self.policy.acceptance, self.block.history);
+        Changes {
+            fills: accepted.iter().map(|&i| open[i]).collect(),
+            edits,
+            fell_back: acceptance.falls_back(&open, accepted, history),
+            open,
+        }
     }
 
     fn need(&self) -> usize {
@@ -199,14 +198,11 @@ impl Sequence {
         let decision = self.block.revision.decide(&block, rules, proposals);
         let before = block.tokens.to_vec();
         self.rebuild(&[&decision.fills[..], &decision.edits].concat(), rules);
-        let outcome = if decision.fills.is_empty() && decision.edits.is_empty() {
-            BlockOutcome::Settled
-        } else if !decision.is_final {
-            BlockOutcome::Active
-        } else if self.tokens[rows] == before {
-            BlockOutcome::Settled
-        } else {
-            BlockOutcome::Changed
+        let has_writes = !(decision.fills.is_empty() && decision.edits.is_empty());
+        let outcome = match (has_writes, decision.is_final) {
+            (true, false) => BlockOutcome::Active,
+            (true, true) if self.tokens[rows] != before => BlockOutcome::Changed,
+            _ => BlockOutcome::Settled,
         };
         let changes = Changes {
             open: decision.open,

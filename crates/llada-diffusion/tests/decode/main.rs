@@ -2,4 +2,5 @@
 
 mod models;
 mod modes;
+mod oracle;
 mod threshold;
