@@ -65,6 +65,28 @@ pub enum Error {
         /// Position that was to be decided.
         position: usize,
     },
+    /// No token may be chosen: a grammar, or a ban, leaves none.
+    #[error("no token may stand at position {position}")]
+    NothingAllowed {
+        /// Position that was to be decided.
+        position: usize,
+    },
+    /// The answer's language cannot be followed.
+    #[error("the answer cannot be constrained: {0}")]
+    Constraint(String),
+    /// The text does not fit into the engine's pages.
+    #[error(
+        "the text may take {need} pages of keys and values; the engine has {pages}: ask for less, or give it more"
+    )]
+    Pages {
+        /// Pages of the prompt and all tokens asked for.
+        need: usize,
+        /// Pages there are.
+        pages: usize,
+    },
+    /// Memory for keys and values is lacking.
+    #[error("{0}")]
+    Memory(String),
     /// Recorded decodes, or the model beside them, cannot be read.
     #[error("`{}`: {problem}", path.display())]
     Recorded {

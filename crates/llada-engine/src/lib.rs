@@ -1,88 +1,66 @@
 //! The decoding engine: requests in, token ids out.
 //!
 //! ```text
-//! Request -> Plan (checked once) -> loop { forward of some rows -> candidates -> denoise_step } -> Answer
+//! Request -> Plan (checked once) -> queue
+//! loop {
+//!     scheduler: which rows of which requests      (plain data: pages, groups)
+//!     model:     one forward of all these rows
+//!     head:      a proposal per open row           (fused, or whole logits for sampling)
+//!     sequence:  what is accepted                  (pure: llada_diffusion)
+//! } -> Events, at last an Answer
 //! ```
 //!
-//! [`Engine::generate`] writes a text block by block over a cache of keys and values: block
-//! diffusion as [`llada_diffusion`] defines it, with every saving that leaves the output the same.
-//! [`Engine::generate_causal`] is autoregression, for the parents. [`mod@reference`] is the slow definition
-//! of the first, without a cache; tests compare the two.
+//! [`Engine::submit`] takes any number of requests, [`Engine::step`] runs one forward of all that are
+//! running and returns what happened, [`Engine::cancel`] ends one. [`Engine::generate`] is the loop
+//! for one request alone. An answer never depends on what runs beside it, nor on pages, chunks,
+//! threads or the savings in [`Savings`]; [`mod@reference`] is its slow definition, without a cache,
+//! and tests compare the two.
 //!
-//! The engine speaks token ids: no text, no clock, and no files but the recorded decodes of
-//! [`generate_parity`]. Its state between forwards is plain data
-//! and its decisions are the pure functions of [`llada_diffusion`].
+//! ```no_run
+//! use llada_engine::{Engine, Event, Options, Request};
+//! # fn serve(model: &llada_model::Model) -> Result<(), llada_engine::Error> {
+//! let mut engine = Engine::new(model, Options::new(&model.config))?;
+//! for prompt in [vec![1, 2, 3], vec![4, 5]] {
+//!     engine.submit(&Request::new(prompt, 64))?;
+//! }
+//! while !engine.is_idle() {
+//!     for event in engine.step() {
+//!         if let Event::Finished { request, answer } = event {
+//!             assert!(answer.output_ids.len() <= 64, "{request:?}");
+//!         }
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The engine speaks token ids: no text, and no files but the recorded decodes of
+//! [`generate_parity`]. Rules that need the text come in as [`Hooks`]. Clocks only feed [`Stats`].
 
 mod batch;
-mod causal;
-mod decode;
+mod decoding;
+mod engine;
 mod error;
+mod event;
+mod hooks;
 mod options;
-#[allow(dead_code)]
 mod pages;
 mod parity;
 mod plan;
 pub mod reference;
 mod request;
 mod sampling;
-#[allow(dead_code)]
 mod scheduler;
+mod stats;
 
-use llada_model::{KvCache, Model};
-
+pub use engine::Engine;
 pub use error::Error;
-pub use llada_diffusion::{FinishReason, LabelAlignment, Quota};
-pub use options::{CommitMode, Options};
+pub use event::Event;
+pub use hooks::{Constraint, Hooks, StopRule};
+pub use llada_diffusion::{
+    Acceptance, Edit, FinishReason, LabelAlignment, Placed, Policy, Preset, Quota,
+};
+pub use options::{Capacity, Options, Savings};
 pub use parity::{GenerateParity, generate_parity};
-pub use request::{Answer, Forwards, Request, Sampling, Schedule, TraceStep};
-
-use batch::Batch;
-
-/// A model with the buffers that decoding needs; it serves one request at a time.
-#[derive(Debug)]
-pub struct Engine<'m> {
-    model: &'m Model,
-    options: Options,
-    cache: KvCache,
-    batch: Batch,
-}
-
-impl<'m> Engine<'m> {
-    /// Creates an engine; pack the model first ([`Model::pack`]).
-    pub fn new(model: &'m Model, options: Options) -> Self {
-        Self {
-            model,
-            options,
-            cache: KvCache::new(&model.config),
-            batch: Batch::default(),
-        }
-    }
-
-    /// Writes an answer by block diffusion.
-    ///
-    /// `on_final` receives the ids of the answer as they become final, in order and without gaps; all
-    /// of them together are [`Answer::output_ids`].
-    ///
-    /// # Errors
-    /// If the request cannot be served by this model, or the model produces numbers that are not finite.
-    pub fn generate(
-        &mut self,
-        request: &Request,
-        on_final: &mut dyn FnMut(&[u32]),
-    ) -> Result<Answer, Error> {
-        decode::generate(self, request, on_final)
-    }
-
-    /// Writes an answer token by token: the way of an autoregressive parent. The settings of blocks
-    /// and acceptance are not used; a [`TraceStep`] holds one token, as with blocks of one.
-    ///
-    /// # Errors
-    /// As [`Engine::generate`].
-    pub fn generate_causal(
-        &mut self,
-        request: &Request,
-        on_final: &mut dyn FnMut(&[u32]),
-    ) -> Result<Answer, Error> {
-        causal::generate(self, request, on_final)
-    }
-}
+pub use request::{Answer, Forwards, Method, Request, RequestId, Sampling, Schedule, TraceStep};
+pub use stats::Stats;

@@ -1,9 +1,11 @@
-//! What the engine must know of a checkpoint besides its weights.
+//! What the engine must know besides a model's weights.
 
 use llada_diffusion::LabelAlignment;
 use llada_model::Config;
 
-/// Facts of a checkpoint that decoding needs. Some checkpoints do not say them; set the fields then.
+use crate::Error;
+
+/// Facts of a checkpoint, and how the engine works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// What an open position is shown as. Needed for block diffusion.
@@ -14,30 +16,99 @@ pub struct Options {
     pub label_alignment: LabelAlignment,
     /// Block length of requests that name none.
     pub block_size: Option<usize>,
-    /// How a finished block enters the cache.
-    pub commit: CommitMode,
+    /// How much runs together.
+    pub capacity: Capacity,
+    /// Work that is left out because it does not change the output.
+    pub savings: Savings,
 }
 
 impl Options {
-    /// Returns what the configuration says.
+    /// Returns what the configuration says, with the default capacity and all savings.
     pub fn new(config: &Config) -> Self {
         Self {
             mask_token_id: config.mask_token_id,
             eos_token_ids: config.eos_token_ids.clone(),
             label_alignment: config.label_alignment.unwrap_or_default(),
             block_size: config.block_size,
-            commit: CommitMode::default(),
+            capacity: Capacity::new(config),
+            savings: Savings::default(),
         }
     }
 }
 
-/// How the keys and values of clean blocks are computed. The output is the same: rows of the next
-/// block see the clean rows, and clean rows see nothing of the next block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CommitMode {
-    /// In the forward that takes the next block's first step, the prompt's blocks likewise.
-    #[default]
-    Fused,
-    /// In a forward of their own.
-    Separate,
+/// Bounds on memory and on the work of one forward. Outputs do not depend on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Most requests that run together; the others wait. At least 1.
+    pub slots: usize,
+    /// Rows of keys and values in a page; best the block size, so that a page is a block.
+    pub page_rows: usize,
+    /// Pages in all. A request whose text does not fit into them is refused.
+    pub pages: usize,
+    /// Most rows of prompts in one forward, so that long prompts do not hold up running texts; a
+    /// block always goes whole.
+    pub prefill_rows: usize,
+}
+
+impl Capacity {
+    /// Bytes of keys and values that the default has room for, if that is more than one context.
+    const DEFAULT_BYTES: usize = 1 << 30;
+
+    /// Returns an error unless every bound lets something through.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let bounds = [
+            ("slots", self.slots),
+            ("page_rows", self.page_rows),
+            ("pages", self.pages),
+        ];
+        match bounds.iter().find(|(_, bound)| *bound == 0) {
+            Some(&(field, _)) => Err(Error::Field {
+                field,
+                found: "0".to_owned(),
+                expected: "at least 1".to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns room for 64 requests or a gibibyte, whichever is less, and for one whole context at
+    /// least. Memory is taken from the system as pages come into use.
+    pub fn new(config: &Config) -> Self {
+        let page_rows = config.block_size.unwrap_or(32).max(1);
+        let context = config.max_position_embeddings.next_multiple_of(page_rows);
+        let affordable = Self::DEFAULT_BYTES / llada_model::KvStore::bytes_per_row(config).max(1);
+        let slots = 64;
+        let rows = affordable.min(slots * context).max(context);
+        Self {
+            slots,
+            page_rows,
+            pages: rows.div_ceil(page_rows) + 1,
+            prefill_rows: 512,
+        }
+    }
+}
+
+/// Savings that leave every output the same; switched off only to prove that and to measure them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Savings {
+    /// A finished block enters the cache in the forward of the next block's first step, a prompt in
+    /// that of the first.
+    pub fused_commit: bool,
+    /// Requests share the keys and values of what they have in common.
+    pub prefix_cache: bool,
+    /// Head and last layer work only for rows that decide a token.
+    pub needed_rows: bool,
+    /// Plain greedy choices never see whole logits.
+    pub fused_head: bool,
+}
+
+impl Default for Savings {
+    fn default() -> Self {
+        Self {
+            fused_commit: true,
+            prefix_cache: true,
+            needed_rows: true,
+            fused_head: true,
+        }
+    }
 }

@@ -28,7 +28,6 @@ const ROOT: UnitId = 0;
 #[derive(Debug)]
 pub(crate) struct PagePool {
     page_rows: usize,
-    num_pages: usize,
     free: Vec<Page>,
     units: HashMap<UnitId, Unit>,
     index: HashMap<UnitKey, UnitId>,
@@ -105,7 +104,6 @@ impl PagePool {
     pub(crate) fn new(num_pages: usize, page_rows: usize) -> Self {
         Self {
             page_rows,
-            num_pages,
             free: (0..num_pages).rev().collect(),
             units: HashMap::new(),
             index: HashMap::new(),
@@ -114,11 +112,6 @@ impl PagePool {
             clock: 0,
             last_id: ROOT,
         }
-    }
-
-    /// Returns the number of pages in use or not.
-    pub(crate) fn num_pages(&self) -> usize {
-        self.num_pages
     }
 
     /// Returns the number of pages that a table may still get.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use llada_diffusion::Quota;
+use llada_diffusion::{Acceptance, Policy, Quota};
 use llada_model::{KeepDtype, Model, load};
 use llada_tensor::Precision;
 use serde::{Deserialize, Serialize};
@@ -79,15 +79,18 @@ impl Run {
         };
         let request = Request {
             block_length: Some(self.block_length),
-            threshold: self.threshold,
-            quota: Quota::Steps(self.steps),
+            policy: Policy {
+                acceptance: Acceptance::Threshold(self.threshold),
+                quota: Quota::Steps(self.steps),
+                ..Policy::default()
+            },
             schedule: Schedule::Reference {
                 eos_early_stop: self.eos_early_stop,
             },
             trace: true,
             ..Request::new(self.prompt.clone(), self.gen_length)
         };
-        Engine::new(model, options).generate(&request, &mut |_| {})
+        Engine::new(model, options)?.generate(&request, &mut |_| {})
     }
 
     fn equals(&self, answer: &Answer) -> bool {

@@ -1,19 +1,22 @@
 //! A request checked against the model: afterwards nothing in it can be wrong.
 
 use llada_diffusion::{
-    Acceptance, BlockSize, DenoiseStep, FinishReason, LabelAlignment, Predictor, Quota, Sequence,
-    finished,
+    Acceptance, BlockSize, DenoiseStep, Edit, FinishReason, LabelAlignment, Policy, Predictor,
+    Quota, Sequence, finished,
 };
 use llada_model::Config;
 
-use crate::{Error, Options, Request, Schedule};
+use crate::{Error, Method, Options, Request, Sampling, Schedule};
 
-/// Settings of a block-diffusion request, all resolved.
+/// Stands for MASK where none is shown to the model: no token has this id.
+const NO_MASK: u32 = u32::MAX;
+
+/// Settings of a request, all resolved.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) block_size: BlockSize,
     pub(crate) mask_token_id: u32,
-    pub(crate) acceptance: Acceptance,
+    pub(crate) policy: Policy,
     pub(crate) schedule: Schedule,
     pub(crate) stop_ids: Vec<u32>,
     alignment: LabelAlignment,
@@ -25,25 +28,62 @@ impl Plan {
         options: &Options,
         config: &Config,
     ) -> Result<Self, Error> {
-        let mask_token_id = options.mask_token_id.ok_or(Error::NoMaskId)?;
         check_common(request, options, config)?;
-        if options.label_alignment == LabelAlignment::Shifted && request.prompt.is_empty() {
+        let plan = match request.method {
+            Method::BlockDiffusion => Self::diffusion(request, options, config)?,
+            Method::Autoregression => Self::autoregression(stop_ids(request, options)?),
+        };
+        if plan.is_shifted() && request.prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if !request.threshold.is_finite() {
-            return Err(field("threshold", request.threshold, "a finite number"));
-        }
-        Ok(Self {
+        Ok(plan)
+    }
+
+    fn diffusion(request: &Request, options: &Options, config: &Config) -> Result<Self, Error> {
+        let plan = Self {
             block_size: block_size(request, options, config)?,
-            mask_token_id,
-            acceptance: Acceptance {
-                confidence_threshold: request.threshold,
+            mask_token_id: options.mask_token_id.ok_or(Error::NoMaskId)?,
+            policy: Policy {
                 quota: quota(request)?,
+                ..request.policy
             },
             schedule: request.schedule,
             stop_ids: stop_ids(request, options)?,
             alignment: options.label_alignment,
-        })
+        };
+        let edits = plan.policy.edit != Edit::Off;
+        if edits && (plan.is_shifted() || plan.schedule != Schedule::Exact) {
+            let expected = "`off` with shifted labels or the reference schedule";
+            return Err(field("edit", "on", expected));
+        }
+        if let Edit::Revise {
+            delete_token_id,
+            split_token_id,
+            ..
+        } = plan.policy.edit
+        {
+            check_ids("delete_token_id", &[delete_token_id], config)?;
+            check_ids("split_token_id", &[split_token_id], config)?;
+        }
+        Ok(plan)
+    }
+
+    fn autoregression(stop_ids: Vec<u32>) -> Self {
+        Self {
+            block_size: BlockSize::ONE,
+            mask_token_id: NO_MASK,
+            policy: Policy {
+                acceptance: Acceptance::Threshold(-1.0), // whatever is proposed
+                ..Policy::default()
+            },
+            schedule: Schedule::Exact,
+            stop_ids,
+            alignment: LabelAlignment::Shifted,
+        }
+    }
+
+    pub(crate) fn is_shifted(&self) -> bool {
+        self.alignment == LabelAlignment::Shifted
     }
 
     pub(crate) fn is_stop(&self, id: u32) -> bool {
@@ -68,7 +108,7 @@ impl Plan {
                 let wrote_stop = || step.written.iter().any(|&i| is_stop(tokens[i]));
                 let is_finished =
                     || finished(tokens, sequence.open(), sequence.prompt_len(), is_stop).is_some();
-                step.block_filled || (eos_early_stop && wrote_stop() && is_finished())
+                step.block_done() || (eos_early_stop && wrote_stop() && is_finished())
             }
         };
         step.finish.filter(|_| leaves)
@@ -76,18 +116,21 @@ impl Plan {
 }
 
 /// Checks what block diffusion and autoregression have in common.
-pub(crate) fn check_common(
-    request: &Request,
-    options: &Options,
-    config: &Config,
-) -> Result<(), Error> {
+fn check_common(request: &Request, options: &Options, config: &Config) -> Result<(), Error> {
     check_ids("prompt", &request.prompt, config)?;
     check_ids("stop_ids", &request.stop_ids, config)?;
     check_ids("eos_token_ids", &options.eos_token_ids, config)?;
     check_ids("mask_token_id", options.mask_token_id.as_slice(), config)?;
     check_mask(request, options, config)?;
     check_length(request, config)?;
-    check_sampling(request)
+    check_sampling(&request.sampling)?;
+    let bias: Vec<u32> = request
+        .sampling
+        .logit_bias
+        .iter()
+        .map(|&(id, _)| id)
+        .collect();
+    check_ids("logit_bias", &bias, config)
 }
 
 fn check_ids(field: &'static str, ids: &[u32], config: &Config) -> Result<(), Error> {
@@ -139,23 +182,48 @@ fn check_length(request: &Request, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_sampling(request: &Request) -> Result<(), Error> {
-    let sampling = request.sampling;
-    if !(sampling.temperature >= 0.0 && sampling.temperature.is_finite()) {
-        return Err(field(
-            "temperature",
-            sampling.temperature,
-            "a finite number from 0",
-        ));
-    }
-    if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
-        return Err(field(
-            "top_p",
-            sampling.top_p,
-            "a number above 0, at most 1",
-        ));
-    }
-    Ok(())
+fn check_sampling(sampling: &Sampling) -> Result<(), Error> {
+    let in_range = |name, value: f32, is_good: bool, expected| match is_good {
+        true => Ok(()),
+        false => Err(field(name, value, expected)),
+    };
+    let Sampling {
+        temperature,
+        top_p,
+        min_p,
+        repetition_penalty,
+        ..
+    } = *sampling;
+    let from_zero = temperature >= 0.0 && temperature.is_finite();
+    in_range(
+        "temperature",
+        temperature,
+        from_zero,
+        "a finite number from 0",
+    )?;
+    let is_share = top_p > 0.0 && top_p <= 1.0;
+    in_range("top_p", top_p, is_share, "a number above 0, at most 1")?;
+    let is_share = (0.0..=1.0).contains(&min_p);
+    in_range("min_p", min_p, is_share, "a number from 0 to 1")?;
+    let is_factor = repetition_penalty > 0.0 && repetition_penalty.is_finite();
+    in_range(
+        "repetition_penalty",
+        repetition_penalty,
+        is_factor,
+        "a finite number above 0",
+    )?;
+    let finite = [
+        ("presence_penalty", sampling.presence_penalty),
+        ("frequency_penalty", sampling.frequency_penalty),
+    ];
+    let biases = sampling
+        .logit_bias
+        .iter()
+        .map(|&(_, bias)| ("logit_bias", bias));
+    finite
+        .into_iter()
+        .chain(biases)
+        .try_for_each(|(name, value)| in_range(name, value, value.is_finite(), "a finite number"))
 }
 
 fn block_size(request: &Request, options: &Options, config: &Config) -> Result<BlockSize, Error> {
@@ -176,7 +244,7 @@ fn block_size(request: &Request, options: &Options, config: &Config) -> Result<B
 }
 
 fn quota(request: &Request) -> Result<Quota, Error> {
-    match request.quota {
+    match request.policy.quota {
         Quota::MinTransfer(0) => Err(field("min_transfer", 0, "at least 1")),
         Quota::Steps(0) => Err(field("steps", 0, "at least 1")),
         Quota::Steps(steps) if request.schedule != Schedule::Exact => {
@@ -187,7 +255,7 @@ fn quota(request: &Request) -> Result<Quota, Error> {
 }
 
 /// Returns the ids that end the text.
-pub(crate) fn stop_ids(request: &Request, options: &Options) -> Result<Vec<u32>, Error> {
+fn stop_ids(request: &Request, options: &Options) -> Result<Vec<u32>, Error> {
     let mut ids = request.stop_ids.clone();
     if !request.ignore_eos {
         ids.extend(&options.eos_token_ids);

@@ -63,7 +63,8 @@ pub(crate) struct Group {
     pub(crate) rows: Range<usize>,
     /// Positions before this are clean.
     pub(crate) clean: usize,
-    /// All pending rows are in, so the forward decides tokens.
+    /// All pending rows are in, so the forward decides tokens. With no rows at all, what an earlier
+    /// forward computed decides.
     pub(crate) decides: bool,
 }
 
@@ -132,10 +133,9 @@ impl Scheduler {
         groups.collect()
     }
 
-    /// Returns the pages of a running request and how many of its rows are in the store.
-    pub(crate) fn table(&self, request: RequestId) -> (&PageTable, usize) {
-        let slot = &self.running[self.index(request).expect("a group's request runs")];
-        (&slot.table, slot.cached)
+    /// Returns the pages of a running request.
+    pub(crate) fn table(&self, request: RequestId) -> &PageTable {
+        &self.running[self.index(request).expect("a group's request runs")].table
     }
 
     /// Returns how many rows a running request took over when it was admitted.
@@ -239,12 +239,12 @@ fn group(limits: Limits, slot: &Slot, stand: Stand<'_>, budget: &mut usize) -> O
     } else {
         cached + taken
     };
-    let rows = cached..end;
-    (!rows.is_empty()).then_some(Group {
+    let decides = is_all && (!is_alone || stand.end == clean);
+    (taken > 0 || decides).then_some(Group {
         request: slot.request,
-        rows,
+        rows: cached..end,
         clean,
-        decides: is_all && (!is_alone || stand.end == clean),
+        decides,
     })
 }
 

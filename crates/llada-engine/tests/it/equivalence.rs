@@ -2,32 +2,37 @@
 //! separate commits, one engine for many requests against one each.
 
 use llada_engine::{
-    Answer, CommitMode, Engine, LabelAlignment, Options, Quota, Request, Sampling, Schedule,
-    reference,
+    Answer, Engine, LabelAlignment, Options, Quota, Request, Sampling, Savings, Schedule, reference,
 };
 use llada_model::Model;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use crate::support::{DENSE, EOS, GOLDEN, MASK, endless, generate, options, prompt};
+use crate::support::{DENSE, EOS, GOLDEN, MASK, endless, generate, options, policy, prompt};
 
-/// Checks the engine in both commit modes against the oracle; returns the answer.
+/// Checks the engine with fused and separate commits against the oracle; returns the answer.
 fn assert_exact(model: &Model, options: &Options, request: &Request) -> Answer {
     let oracle = reference::generate(model, options, request).unwrap();
-    let [fused, separate] = [CommitMode::Fused, CommitMode::Separate].map(|commit| {
+    let [fused, separate] = [true, false].map(|fused_commit| {
         let answer = generate(
             model,
             &Options {
-                commit,
+                savings: Savings {
+                    fused_commit,
+                    ..Savings::default()
+                },
                 ..options.clone()
             },
             request,
         );
         assert_eq!(
             answer.output_ids, oracle.output_ids,
-            "{commit:?} {request:?}"
+            "fused {fused_commit} {request:?}"
         );
-        assert_eq!(answer.trace, oracle.trace, "{commit:?} {request:?}");
+        assert_eq!(
+            answer.trace, oracle.trace,
+            "fused {fused_commit} {request:?}"
+        );
         assert_eq!(answer.finish_reason, oracle.finish_reason);
         answer
     });
@@ -126,7 +131,7 @@ fn stop_tokens_in_the_prompt_do_not_end_the_answer() {
 #[test]
 fn an_engine_serves_one_request_after_another_as_if_each_were_alone() {
     let options = options(LabelAlignment::Shifted);
-    let mut engine = Engine::new(&GOLDEN, options.clone());
+    let mut engine = Engine::new(&GOLDEN, options.clone()).unwrap();
     for seed in 0..4 {
         let request = endless(prompt(40 - 9 * seed as usize, seed), 20, 8);
         let answer = engine.generate(&request, &mut |_| {}).unwrap();
@@ -142,6 +147,7 @@ fn the_same_seed_draws_the_same_text_and_another_seed_another() {
             top_k: 50,
             top_p: 0.95,
             seed,
+            ..Sampling::default()
         },
         ..endless(prompt(5, 1), 24, 8)
     };
@@ -172,8 +178,7 @@ proptest! {
         let alignment = if is_shifted { LabelAlignment::Shifted } else { LabelAlignment::Same };
         let quota = if min_transfer { Quota::MinTransfer(steps) } else { Quota::Steps(steps) };
         let request = Request {
-            threshold,
-            quota,
+            policy: policy(threshold, quota),
             ..endless(prompt(prompt_len, seed), max_new_tokens, block_length)
         };
         let answer = assert_exact(&DENSE, &options(alignment), &request);

@@ -8,7 +8,7 @@ use llada_engine::{
 };
 use serde_json::Value;
 
-use crate::support::{EOS, GOLDEN, MASK, generate, ids, options, read_json, root};
+use crate::support::{EOS, GOLDEN, MASK, generate, ids, options, policy, read_json, root};
 
 fn runs() -> Vec<Value> {
     read_json("testdata/golden/generate.json")
@@ -25,8 +25,10 @@ fn request(run: &Value) -> Request {
     let number = |name: &str| run[name].as_u64().unwrap() as usize;
     Request {
         block_length: Some(number("block_length")),
-        threshold: run["threshold"].as_f64().unwrap() as f32,
-        quota: Quota::Steps(number("steps")),
+        policy: policy(
+            run["threshold"].as_f64().unwrap() as f32,
+            Quota::Steps(number("steps")),
+        ),
         schedule: Schedule::Reference {
             eos_early_stop: run["eos_early_stop"].as_bool().unwrap(),
         },

@@ -1,8 +1,8 @@
 //! What every decode promises, whatever the model says.
 
-use llada_engine::{Engine, LabelAlignment, Quota, Request, Sampling, Schedule};
+use llada_engine::{Engine, LabelAlignment, Method, Quota, Request, Sampling, Schedule};
 
-use crate::support::{DENSE, GOLDEN, MASK, endless, generate, options, prompt};
+use crate::support::{DENSE, GOLDEN, MASK, endless, generate, options, policy, prompt, threshold};
 
 fn open_rows(ids: &[u32]) -> usize {
     ids.iter().filter(|&&id| id == MASK).count()
@@ -11,7 +11,7 @@ fn open_rows(ids: &[u32]) -> usize {
 #[test]
 fn a_block_takes_at_most_one_forward_per_token_and_only_fills() {
     let request = Request {
-        threshold: 2.0,
+        policy: threshold(2.0),
         ..endless(prompt(5, 1), 27, 8)
     };
     let answer = generate(&GOLDEN, &options(LabelAlignment::Same), &request);
@@ -56,8 +56,7 @@ fn a_threshold_of_one_fills_exactly_the_quota_in_every_step() {
         (Quota::MinTransfer(9), [0, 0, 0]),
     ] {
         let request = Request {
-            threshold: 1.0,
-            quota,
+            policy: policy(1.0, quota),
             ..endless(prompt(8, 2), 24, 8)
         };
         let answer = generate(&GOLDEN, &options(LabelAlignment::Same), &request);
@@ -74,7 +73,7 @@ fn a_threshold_of_one_fills_exactly_the_quota_in_every_step() {
 fn a_threshold_below_zero_fills_a_block_in_one_forward() {
     for alignment in [LabelAlignment::Same, LabelAlignment::Shifted] {
         let request = Request {
-            threshold: -1.0,
+            policy: threshold(-1.0),
             ..endless(prompt(8, 2), 24, 8)
         };
         let answer = generate(&GOLDEN, &options(alignment), &request);
@@ -85,7 +84,7 @@ fn a_threshold_below_zero_fills_a_block_in_one_forward() {
 #[test]
 fn decoding_stops_at_the_tokens_asked_for_not_at_the_blocks_end() {
     let exact = Request {
-        threshold: 2.0,
+        policy: threshold(2.0),
         ..endless(prompt(4, 1), 6, 32)
     };
     let whole = Request {
@@ -116,6 +115,7 @@ fn streamed_pieces_make_up_the_answer() {
         };
         let mut pieces: Vec<Vec<u32>> = Vec::new();
         let answer = Engine::new(&DENSE, options(alignment))
+            .unwrap()
             .generate(&request, &mut |ids| pieces.push(ids.to_vec()))
             .unwrap();
         assert_eq!(pieces.concat(), answer.output_ids);
@@ -141,7 +141,7 @@ fn blocks_of_one_are_left_to_right_decoding() {
             ranges: &ranges,
             outputs: &outputs,
         };
-        let hidden = GOLDEN.forward(&input, None);
+        let hidden = GOLDEN.forward(&input);
         text[len - 1] = GOLDEN.head_rows(&hidden, None, Some(MASK))[0].argmax;
     }
     assert_eq!(answer.output_ids, text[6..]);
@@ -159,13 +159,16 @@ fn shifted_blocks_of_one_are_autoregression() {
     ] {
         let request = Request {
             sampling,
+            policy: threshold(-1.0),
             ..endless(prompt(6, 3), 20, 1)
         };
         let options = options(LabelAlignment::Shifted);
         let blocks = generate(&GOLDEN, &options, &request);
-        let tokens = Engine::new(&GOLDEN, options)
-            .generate_causal(&request, &mut |_| {})
-            .unwrap();
+        let causal = Request {
+            method: Method::Autoregression,
+            ..request
+        };
+        let tokens = generate(&GOLDEN, &options, &causal);
         assert_eq!(blocks, tokens);
     }
 }

@@ -1,19 +1,27 @@
 //! Requests that cannot be served are refused with the field at fault.
 
-use llada_engine::{Engine, Error, LabelAlignment, Options, Quota, Request, Sampling};
+use llada_engine::{Engine, Error, LabelAlignment, Method, Options, Quota, Request, Sampling};
 use llada_model::Model;
 use llada_tensor::{Precision, Tensor, Weight};
 
-use crate::support::{DENSE, MASK, options, prompt};
+use crate::support::{DENSE, MASK, options, prompt, threshold};
 
 fn refusal(change: impl Fn(&mut Request, &mut Options)) -> String {
     let mut request = Request::new(prompt(5, 1), 8);
     let mut options = options(LabelAlignment::Same);
     change(&mut request, &mut options);
     Engine::new(&DENSE, options)
+        .unwrap()
         .generate(&request, &mut |_| {})
         .unwrap_err()
         .to_string()
+}
+
+fn causal(request: Request) -> Request {
+    Request {
+        method: Method::Autoregression,
+        ..request
+    }
 }
 
 #[test]
@@ -56,6 +64,7 @@ fn the_last_position_of_the_context_can_be_used() {
         ..options(LabelAlignment::Same)
     };
     let answer = Engine::new(&DENSE, options)
+        .unwrap()
         .generate(&request, &mut |_| {})
         .unwrap();
     assert_eq!(answer.output_ids.len(), 6);
@@ -63,20 +72,13 @@ fn the_last_position_of_the_context_can_be_used() {
 
 #[test]
 fn numbers_out_of_range_are_refused_by_name() {
-    let sampling = |sampling: Sampling| refusal(move |request, _| request.sampling = sampling);
+    let sampling =
+        |sampling: Sampling| refusal(move |request, _| request.sampling = sampling.clone());
     let start = Sampling::default();
     for (message, field) in [
         (
             refusal(|request, _| request.max_new_tokens = 0),
             "max_new_tokens",
-        ),
-        (
-            refusal(|request, _| request.threshold = f32::NAN),
-            "threshold",
-        ),
-        (
-            refusal(|request, _| request.threshold = f32::INFINITY),
-            "threshold",
         ),
         (
             refusal(|request, _| request.block_length = Some(0)),
@@ -87,51 +89,60 @@ fn numbers_out_of_range_are_refused_by_name() {
             "block_length",
         ),
         (
-            refusal(|request, _| request.quota = Quota::MinTransfer(0)),
+            refusal(|request, _| request.policy.quota = Quota::MinTransfer(0)),
             "min_transfer",
         ),
         (
-            refusal(|request, _| request.quota = Quota::Steps(0)),
+            refusal(|request, _| request.policy.quota = Quota::Steps(0)),
             "steps",
         ),
         (
             sampling(Sampling {
                 temperature: -1.0,
-                ..start
+                ..start.clone()
             }),
             "temperature",
         ),
         (
             sampling(Sampling {
                 temperature: f32::NAN,
-                ..start
+                ..start.clone()
             }),
             "temperature",
         ),
         (
             sampling(Sampling {
                 top_p: 0.0,
-                ..start
+                ..start.clone()
             }),
             "top_p",
         ),
         (
             sampling(Sampling {
                 top_p: 1.5,
-                ..start
+                ..start.clone()
             }),
             "top_p",
         ),
         (
             sampling(Sampling {
                 top_p: f32::NAN,
-                ..start
+                ..start.clone()
             }),
             "top_p",
         ),
     ] {
         assert!(message.starts_with(&format!("`{field}` is ")), "{message}");
         assert!(message.contains("; expected "), "{message}");
+    }
+}
+
+#[test]
+fn a_threshold_that_is_no_number_is_refused() {
+    for (number, found) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        let message = refusal(|request, _| request.policy = threshold(number));
+        let expected = format!("confidence threshold is {found}; expected a finite number");
+        assert_eq!(message, expected);
     }
 }
 
@@ -145,13 +156,13 @@ fn what_the_checkpoint_does_not_say_must_be_given() {
 #[test]
 fn shifted_and_causal_decoding_need_a_first_token() {
     let empty = Request::new(vec![], 4);
-    let mut engine = Engine::new(&DENSE, options(LabelAlignment::Shifted));
+    let mut engine = Engine::new(&DENSE, options(LabelAlignment::Shifted)).unwrap();
     assert_eq!(
         engine.generate(&empty, &mut |_| {}),
         Err(Error::EmptyPrompt)
     );
     assert_eq!(
-        engine.generate_causal(&empty, &mut |_| {}),
+        engine.generate(&causal(empty), &mut |_| {}),
         Err(Error::EmptyPrompt)
     );
 }
@@ -172,9 +183,9 @@ fn logits_that_are_not_numbers_fail_the_request() {
             sampling,
             ..Request::new(prompt(5, 1), 8)
         };
-        let mut engine = Engine::new(&model, options(LabelAlignment::Same));
+        let mut engine = Engine::new(&model, options(LabelAlignment::Same)).unwrap();
         let error = engine.generate(&request, &mut |_| {}).unwrap_err();
         assert_eq!(error, Error::NotFinite { position: 5 });
-        assert_eq!(engine.generate_causal(&request, &mut |_| {}), Err(error));
+        assert_eq!(engine.generate(&causal(request), &mut |_| {}), Err(error));
     }
 }

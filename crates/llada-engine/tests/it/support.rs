@@ -3,13 +3,23 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use llada_engine::{Answer, CommitMode, Engine, LabelAlignment, Options, Request};
+use llada_engine::{
+    Acceptance, Answer, Capacity, Engine, LabelAlignment, Options, Policy, Quota, Request, Savings,
+};
 use llada_model::{Config, KeepDtype, Model, Weights, load};
 use llada_tensor::Precision;
 use serde_json::Value;
 
 pub(crate) const MASK: u32 = 511;
 pub(crate) const EOS: u32 = 510;
+
+/// Room for one whole context, and a little for others.
+pub(crate) const CAPACITY: Capacity = Capacity {
+    slots: 64,
+    page_rows: 8,
+    pages: 64,
+    prefill_rows: 512,
+};
 
 /// The LLaDA2 mixture of the golden vectors.
 pub(crate) static GOLDEN: LazyLock<Model> = LazyLock::new(|| load_model("testdata/golden/model"));
@@ -60,7 +70,8 @@ pub(crate) fn options(label_alignment: LabelAlignment) -> Options {
         eos_token_ids: vec![EOS],
         label_alignment,
         block_size: Some(8),
-        commit: CommitMode::Fused,
+        capacity: CAPACITY,
+        savings: Savings::default(),
     }
 }
 
@@ -71,11 +82,24 @@ pub(crate) fn prompt(len: usize, seed: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Accepts what is above a threshold, at least one token.
+pub(crate) fn threshold(threshold: f32) -> Policy {
+    policy(threshold, Quota::MinTransfer(1))
+}
+
+pub(crate) fn policy(threshold: f32, quota: Quota) -> Policy {
+    Policy {
+        acceptance: Acceptance::Threshold(threshold),
+        quota,
+        ..Policy::default()
+    }
+}
+
 /// A request that goes on to its full length and keeps its trace.
 pub(crate) fn endless(prompt: Vec<u32>, max_new_tokens: usize, block_length: usize) -> Request {
     Request {
         block_length: Some(block_length),
-        threshold: 0.5,
+        policy: threshold(0.5),
         ignore_eos: true,
         trace: true,
         ..Request::new(prompt, max_new_tokens)
@@ -84,6 +108,7 @@ pub(crate) fn endless(prompt: Vec<u32>, max_new_tokens: usize, block_length: usi
 
 pub(crate) fn generate(model: &Model, options: &Options, request: &Request) -> Answer {
     Engine::new(model, options.clone())
+        .unwrap()
         .generate(request, &mut |_| {})
         .unwrap()
 }

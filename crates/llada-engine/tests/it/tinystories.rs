@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use llada_diffusion::causal_ranges;
 use llada_engine::{
-    CommitMode, Engine, FinishReason, Forwards, LabelAlignment, Options, Request, reference,
+    Engine, FinishReason, Forwards, LabelAlignment, Method, Options, Request, Savings, reference,
 };
 use llada_model::{Input, Model};
 use serde_json::Value;
@@ -42,7 +42,7 @@ fn logits_of_the_prompt_are_the_golden_ones() {
         ranges: &ranges,
         outputs: &rows,
     };
-    let logits = MODEL.logits(&MODEL.forward(&input, None));
+    let logits = MODEL.logits(&MODEL.forward(&input));
     assert_eq!(golden.shape(), logits.shape());
     for (bytes, z) in golden.data().chunks_exact(4).zip(logits.f32s()) {
         let expected = f32::from_le_bytes(bytes.try_into().unwrap());
@@ -54,10 +54,13 @@ fn logits_of_the_prompt_are_the_golden_ones() {
 fn greedy_autoregression_writes_the_golden_story() {
     let (prompt, continuation) = story();
     let mut streamed = Vec::new();
+    let request = Request {
+        method: Method::Autoregression,
+        ..Request::new(prompt, 400)
+    };
     let answer = Engine::new(&MODEL, Options::new(&MODEL.config))
-        .generate_causal(&Request::new(prompt, 400), &mut |ids| {
-            streamed.extend_from_slice(ids)
-        })
+        .unwrap()
+        .generate(&request, &mut |ids| streamed.extend_from_slice(ids))
         .unwrap();
     assert_eq!(answer.output_ids, continuation);
     assert_eq!(streamed, continuation);
@@ -76,12 +79,15 @@ fn greedy_autoregression_writes_the_golden_story() {
 #[test]
 fn a_shifted_child_with_blocks_of_one_is_its_parent() {
     let (prompt, continuation) = story();
-    for commit in [CommitMode::Fused, CommitMode::Separate] {
+    for fused_commit in [true, false] {
         let options = Options {
             mask_token_id: Some(2047),
             label_alignment: LabelAlignment::Shifted,
             block_size: Some(1),
-            commit,
+            savings: Savings {
+                fused_commit,
+                ..Savings::default()
+            },
             ..Options::new(&MODEL.config)
         };
         let request = Request {
@@ -89,6 +95,7 @@ fn a_shifted_child_with_blocks_of_one_is_its_parent() {
             ..Request::new(prompt.clone(), 400)
         };
         let answer = Engine::new(&MODEL, options.clone())
+            .unwrap()
             .generate(&request, &mut |_| {})
             .unwrap();
         assert_eq!(answer.output_ids, continuation);

@@ -80,7 +80,7 @@ impl<'a> Pass<'a> {
 /// Computes the rows without recording, and returns what the head says of each loss row.
 pub fn score(model: &Model, rows: &TrainRows) -> Vec<HeadRow> {
     let outputs = Outputs::of(&rows.loss_rows);
-    let hidden = gather_rows(&model.forward(&outputs.input(rows), None), &outputs.slots);
+    let hidden = gather_rows(&model.forward(&outputs.input(rows)), &outputs.slots);
     let targets: Vec<u32> = rows.loss_rows.iter().map(|row| row.target).collect();
     model.head_rows(&hidden, Some(&targets), None)
 }

@@ -1,0 +1,373 @@
+//! A request between two forwards: its text, what it has cost, and what goes out next.
+//!
+//! The rows before the active block are clean, those of the block hold tokens and MASKs. With labels
+//! shifted, the block's first position is predicted by the last clean row. That row sees nothing of
+//! the block, so its hidden state is kept from the forward that computed it for all the block's
+//! steps. Autoregression is shifted labels and blocks of one: the active row predicts nothing.
+
+use std::ops::Range;
+
+use llada_diffusion::{
+    BlockOutcome, Candidate, DenoiseStep, Edit, FinishReason, Proposals, Sequence,
+};
+use llada_tensor::HeadRow;
+
+use crate::plan::Plan;
+use crate::sampling::{Choice, Sampler, best};
+use crate::scheduler::{Group, Stand};
+use crate::{Answer, Error, Event, Forwards, Hooks, Request, RequestId, Stats, TraceStep};
+
+/// State of a request.
+#[derive(Debug)]
+pub(crate) struct Decoding {
+    plan: Plan,
+    text: Sequence,
+    sampler: Sampler,
+    hooks: Hooks,
+    /// Hidden state `[D]` of the last clean row, with labels shifted.
+    last_row: Vec<f32>,
+    /// End of the ids sent.
+    sent: usize,
+    forwards: Forwards,
+    cached_tokens: Option<usize>,
+    trace: Option<Vec<TraceStep>>,
+    draft: bool,
+}
+
+/// What a forward proposes.
+#[derive(Debug)]
+pub(crate) enum Proposed {
+    /// A token for every predicted position.
+    Chosen(Vec<Candidate>),
+    /// Logits, for a policy whose bans depend on the state.
+    Open(LogitRows),
+}
+
+/// Adjusted logits `[V]` of every predicted position.
+#[derive(Debug)]
+pub(crate) struct LogitRows {
+    sampler: Sampler,
+    step: usize,
+    rows: Vec<(usize, Vec<f32>)>,
+}
+
+impl Proposals for LogitRows {
+    fn best(&self, position: usize, banned: &[u32]) -> Option<Candidate> {
+        let (_, logits) = self.rows.iter().find(|(row, _)| *row == position)?;
+        let choice = Choice {
+            position,
+            step: self.step,
+            banned,
+            allowed: None,
+        };
+        self.sampler.choose(logits, choice).ok()
+    }
+}
+
+impl Decoding {
+    pub(crate) fn new(plan: Plan, request: &Request, hooks: Hooks) -> Result<Self, Error> {
+        let text = Sequence::new(
+            &request.prompt,
+            request.max_new_tokens,
+            plan.block_size,
+            plan.mask_token_id,
+            plan.policy,
+        )?;
+        Ok(Self {
+            sampler: Sampler {
+                sampling: request.sampling.clone(),
+            },
+            plan,
+            sent: text.prompt_len(),
+            text,
+            hooks,
+            last_row: Vec::new(),
+            forwards: Forwards::default(),
+            cached_tokens: None,
+            trace: request.trace.then(Vec::new),
+            draft: request.draft,
+        })
+    }
+
+    /// Returns the rows that the request may come to need.
+    pub(crate) fn max_rows(&self) -> usize {
+        self.text.tokens().len()
+    }
+
+    pub(crate) fn tokens(&self) -> &[u32] {
+        self.text.tokens()
+    }
+
+    pub(crate) fn stand(&self) -> Stand<'_> {
+        let block = self.block();
+        let last = self.text.predicted_positions().last().copied();
+        let is_active = last.is_some_and(|last| self.plan.predicting_row(last) >= block.start);
+        Stand {
+            block_size: self.plan.block_size,
+            clean: &self.text.tokens()[..block.start],
+            end: if is_active { block.end } else { block.start },
+            needs_last_row: self.plan.is_shifted(),
+        }
+    }
+
+    fn block(&self) -> Range<usize> {
+        self.text
+            .active_block()
+            .expect("an unfinished text has an active block")
+    }
+
+    /// Counts a group of this request before its forward.
+    pub(crate) fn count(&mut self, group: &Group, shared: usize, stats: &mut Stats) {
+        if self.cached_tokens.is_none() {
+            self.cached_tokens = Some(shared);
+            stats.cached_rows += shared as u64;
+        }
+        let pending = group
+            .clean
+            .min(group.rows.end)
+            .saturating_sub(group.rows.start);
+        let is_prefill =
+            group.rows.start < self.text.prefill_len() || pending > self.plan.block_size.get();
+        if pending > 0 && is_prefill {
+            self.forwards.prefill += 1;
+            stats.prefill += 1;
+        } else if pending > 0 && !group.decides {
+            self.forwards.commit += 1;
+            stats.commit += 1;
+        }
+        if group.decides && !group.rows.is_empty() {
+            self.forwards.denoise += 1;
+            stats.denoise += 1;
+        }
+    }
+
+    /// Returns the rows of a group whose hidden states are needed, ascending.
+    pub(crate) fn outputs(&self, group: &Group) -> Vec<usize> {
+        let last_clean = group.clean.checked_sub(1);
+        let last_clean =
+            last_clean.filter(|row| self.plan.is_shifted() && group.rows.contains(row));
+        let deciding = self.text.predicted_positions().into_iter();
+        let deciding = deciding
+            .map(|position| self.plan.predicting_row(position))
+            .filter(|&row| group.decides && row >= group.clean);
+        last_clean.into_iter().chain(deciding).collect()
+    }
+
+    /// Appends the hidden states that predict [`Sequence::predicted_positions`] to `rows`, and keeps
+    /// the last clean row's. `hidden` returns the state of a row of the group's forward.
+    pub(crate) fn gather<'h>(
+        &mut self,
+        group: &Group,
+        hidden: impl Fn(usize) -> &'h [f32],
+        rows: &mut Vec<f32>,
+    ) {
+        let shifted = self.plan.is_shifted();
+        if shifted && group.clean > 0 && group.rows.contains(&(group.clean - 1)) {
+            self.last_row = hidden(group.clean - 1).to_vec();
+        }
+        if !group.decides {
+            return;
+        }
+        for position in self.text.predicted_positions() {
+            let row = self.plan.predicting_row(position);
+            rows.extend_from_slice(if row < group.clean {
+                &self.last_row
+            } else {
+                hidden(row)
+            });
+        }
+    }
+
+    /// Returns whether the fused head says all that this request needs to know.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.sampler.is_plain()
+            && self.hooks.constraint.is_none()
+            && self.text.adjustments().is_empty()
+            && !matches!(self.plan.policy.edit, Edit::Revise { .. })
+    }
+
+    pub(crate) fn num_predicted(&self) -> usize {
+        self.text.predicted_positions().len()
+    }
+
+    /// Returns proposals from the fused head.
+    pub(crate) fn propose_best(&self, rows: &[HeadRow]) -> Result<Proposed, Error> {
+        let positions = self.text.predicted_positions().into_iter();
+        let candidates = rows.iter().zip(positions).map(|(row, i)| best(row, i));
+        Ok(Proposed::Chosen(candidates.collect::<Result<_, _>>()?))
+    }
+
+    /// Returns proposals from whole logits, a row per predicted position.
+    pub(crate) fn propose<'r>(
+        &mut self,
+        logits: impl Iterator<Item = &'r [f32]>,
+    ) -> Result<Proposed, Error> {
+        let positions = self.text.predicted_positions();
+        let rows: Vec<_> = positions
+            .into_iter()
+            .zip(logits.map(<[f32]>::to_vec))
+            .collect();
+        let rows = self.adjust(rows)?;
+        let step = self.text.step();
+        if matches!(self.plan.policy.edit, Edit::Revise { .. }) {
+            let sampler = self.sampler.clone();
+            return Ok(Proposed::Open(LogitRows {
+                sampler,
+                step,
+                rows,
+            }));
+        }
+        let first_open = self.text.open_positions().first().copied();
+        let mut constraint = self.hooks.constraint.as_mut();
+        let banned = [self.plan.mask_token_id];
+        let mut candidates = Vec::with_capacity(rows.len());
+        for (position, logits) in &rows {
+            let constraint = constraint.take_if(|_| Some(*position) == first_open);
+            let allowed = match constraint {
+                Some(constraint) => Some(constraint.allowed().map_err(Error::Constraint)?),
+                None => None,
+            };
+            let choice = Choice {
+                position: *position,
+                step,
+                banned: &banned,
+                allowed: allowed.as_deref(),
+            };
+            candidates.push(self.sampler.choose(logits, choice)?);
+        }
+        Ok(Proposed::Chosen(candidates))
+    }
+
+    /// Adds to the logits what the request and the policy ask for.
+    fn adjust(&self, mut rows: Vec<(usize, Vec<f32>)>) -> Result<Vec<(usize, Vec<f32>)>, Error> {
+        let adjustments = self.text.adjustments();
+        for (position, logits) in &mut rows {
+            let position = *position;
+            if !logits.iter().all(|z| z.is_finite()) {
+                return Err(Error::NotFinite { position });
+            }
+            let before = (0..position).filter(|&i| !self.text.open()[i]);
+            self.sampler
+                .adjust(logits, before.map(|i| self.text.tokens()[i]));
+            for adjustment in adjustments.iter().filter(|a| a.position == position) {
+                logits[adjustment.token as usize] += adjustment.delta;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Takes a step. Returns why the text is finished, if it is, and whether the active block's keys
+    /// and values of this forward are final.
+    pub(crate) fn advance(
+        &mut self,
+        id: RequestId,
+        proposed: &Proposed,
+        stats: &mut Stats,
+        events: &mut Vec<Event>,
+    ) -> (Option<FinishReason>, bool) {
+        let (block, step) = (self.block(), self.text.step());
+        let done = self.apply(proposed);
+        stats.accepted += done.written.len() as u64;
+        stats.edits += done.edited.len() as u64;
+        stats.fallbacks += u64::from(done.fell_back);
+        if done.block_done() {
+            stats.count_block(step + 1);
+        }
+        self.show(id, block, step, events);
+        let finish = self.commit(id, self.plan.end(&self.text, &done), events);
+        (finish, done.block == BlockOutcome::Settled)
+    }
+
+    fn apply(&mut self, proposed: &Proposed) -> DenoiseStep {
+        let stop_ids = &self.plan.stop_ids;
+        let is_stop = |id| stop_ids.contains(&id);
+        match (proposed, &mut self.hooks.constraint) {
+            (Proposed::Open(logits), _) => self.text.denoise_step(logits, is_stop),
+            (Proposed::Chosen(candidates), None) => {
+                self.text.denoise_step(&candidates[..], is_stop)
+            }
+            (Proposed::Chosen(candidates), Some(constraint)) => {
+                let admits = |candidate: &Candidate| constraint.consume(candidate.token);
+                self.text.constrained_step(&candidates[..], admits, is_stop)
+            }
+        }
+    }
+
+    /// Records a step and sends it as a draft, as far as that was asked for.
+    fn show(&mut self, id: RequestId, rows: Range<usize>, step: usize, events: &mut Vec<Event>) {
+        let (block, ids) = (
+            self.plan.block_size.of(rows.start),
+            &self.text.tokens()[rows.clone()],
+        );
+        if let Some(trace) = &mut self.trace {
+            trace.push(TraceStep {
+                block,
+                step,
+                ids: ids.to_vec(),
+            });
+        }
+        if self.draft {
+            events.push(Event::Draft {
+                request: id,
+                block,
+                step,
+                start: rows.start,
+                ids: ids.to_vec(),
+                open: rows.filter(|&i| self.text.open()[i]).collect(),
+            });
+        }
+    }
+
+    /// Sends what became final, and ends the text where its stop rule says.
+    fn commit(
+        &mut self,
+        id: RequestId,
+        mut finish: Option<FinishReason>,
+        events: &mut Vec<Event>,
+    ) -> Option<FinishReason> {
+        let is_stop = |id| self.plan.is_stop(id);
+        let mut end = self.text.answer(is_stop).end.max(self.sent);
+        let tokens = self.text.tokens();
+        let new = &tokens[self.sent..end];
+        let searched = new.len() - usize::from(new.last().is_some_and(|&id| is_stop(id)));
+        let cut = self
+            .hooks
+            .stop
+            .as_mut()
+            .and_then(|stop| stop(&new[..searched]));
+        if let Some(len) = cut {
+            end = self.sent + len.min(searched);
+        }
+        if end > self.sent {
+            events.push(Event::Committed {
+                request: id,
+                ids: tokens[self.sent..end].to_vec(),
+            });
+            self.sent = end;
+        }
+        if cut.is_some() {
+            self.text.stop_at(end);
+            finish = Some(FinishReason::Stop);
+        }
+        finish
+    }
+
+    pub(crate) fn answer(self, finish_reason: FinishReason) -> Answer {
+        let answer = self.text.prompt_len()..self.sent;
+        let placed = self.text.placed()[answer.clone()].iter();
+        let counts = self.text.counts();
+        Answer {
+            output_ids: self.text.tokens()[answer].to_vec(),
+            placed: placed
+                .map(|placed| placed.expect("the answer was placed"))
+                .collect(),
+            finish_reason,
+            forwards: self.forwards,
+            cached_tokens: self.cached_tokens.unwrap_or(0),
+            fallbacks: counts.fallbacks,
+            edits: counts.edits,
+            steps_per_block: counts.steps_per_block.clone(),
+            trace: self.trace.unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What the engine says while requests run.
+
+use crate::{Answer, Error, RequestId};
+
+/// Something that happened to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Ids of the answer became final: in order, without gaps, each once.
+    Committed {
+        /// The request.
+        request: RequestId,
+        /// The next ids of the answer.
+        ids: Vec<u32>,
+    },
+    /// The active block after a step, sent if [`Request::draft`](crate::Request::draft) asks for it.
+    /// Open positions hold MASK, and with editing placed tokens may still change.
+    Draft {
+        /// The request.
+        request: RequestId,
+        /// Block, counted from the prompt's first token.
+        block: usize,
+        /// Step within the block, from 0.
+        step: usize,
+        /// Position of the first id.
+        start: usize,
+        /// Ids of the block.
+        ids: Vec<u32>,
+        /// Positions still open.
+        open: Vec<usize>,
+    },
+    /// The text ended; the answer's ids have all been committed before.
+    Finished {
+        /// The request.
+        request: RequestId,
+        /// The whole text and what it cost.
+        answer: Answer,
+    },
+    /// The request ended without an answer; others go on.
+    Failed {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        error: Error,
+    },
+}
