@@ -168,7 +168,7 @@ pub enum Error {
          found {decoder}"
     )]
     TokenBytes {
-        /// The tokenizer's decoder, or `none`.
+        /// What the tokenizer's decoder is.
         decoder: &'static str,
     },
     /// No token could end an answer.

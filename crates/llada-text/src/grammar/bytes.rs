@@ -37,7 +37,7 @@ impl<'a> TokenBytes<'a> {
     /// If its decoder does more than to join tokens.
     pub(crate) fn new(tokenizer: &'a Tokenizer) -> Result<Self> {
         let Some(decoder) = tokenizer.decoder() else {
-            return Err(Error::TokenBytes { decoder: "none" }); // it puts spaces between tokens
+            return Err(unsupported("none")); // it puts spaces between tokens
         };
         Ok(Self {
             tokenizer,
@@ -87,8 +87,15 @@ impl<'a> TokenBytes<'a> {
             .decoder
             .decode(vec![CONTEXT.into(), text])
             .map_err(|source| Error::Decode { source })?;
-        Ok(decoded[CONTEXT.len()..].to_owned())
+        match decoded.strip_prefix(CONTEXT) {
+            Some(token) => Ok(token.to_owned()),
+            None => Err(unsupported("one that rewrites plain letters")),
+        }
     }
+}
+
+fn unsupported(decoder: &'static str) -> Error {
+    Error::TokenBytes { decoder }
 }
 
 fn spelling(decoder: &DecoderWrapper) -> Result<Spelling> {
@@ -99,12 +106,11 @@ fn spelling(decoder: &DecoderWrapper) -> Result<Spelling> {
         match part {
             DecoderWrapper::ByteLevel(_) => spelling = Spelling::ByteLevel,
             DecoderWrapper::ByteFallback(_) => spelling = Spelling::ByteFallback,
-            DecoderWrapper::BPE(_) => return Err(Error::TokenBytes { decoder: "BPE" }),
-            DecoderWrapper::CTC(_) => return Err(Error::TokenBytes { decoder: "CTC" }),
-            DecoderWrapper::WordPiece(_) => {
-                return Err(Error::TokenBytes {
-                    decoder: "WordPiece",
-                });
+            DecoderWrapper::BPE(_) => return Err(unsupported("BPE")),
+            DecoderWrapper::CTC(_) => return Err(unsupported("CTC")),
+            DecoderWrapper::WordPiece(_) => return Err(unsupported("WordPiece")),
+            DecoderWrapper::Strip(strip) if strip.stop > 0 => {
+                return Err(unsupported("one that cuts the end"));
             }
             _ => {}
         }
