@@ -103,7 +103,7 @@ impl Matcher {
 
     /// Returns whether the text is in the grammar and cannot go on: only end tokens follow.
     pub fn is_complete(&self) -> bool {
-        self.num_end > 0 || self.inner.is_stopped()
+        self.num_end > 0 || (self.inner.is_stopped() && !self.inner.is_error())
     }
 
     /// Explains a failure of the inner matcher, after which that would refuse everything.
