@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use llada_diffusion::BlockSize;
-use llada_engine::{Answer, Engine, Options, Request};
+use llada_engine::{Acceptance, Answer, Engine, Method, Options, Policy, Request, Savings};
 use llada_model::{Input, Model};
 use llada_text::Tokenizer;
 use llada_train::data::{Document, Overflow, Reader};
@@ -185,15 +185,27 @@ fn compare(
     let mut outcomes = Vec::new();
     for (name, threshold) in rows {
         let model = if threshold.is_some() { child } else { parent };
-        let mut engine = Engine::new(model, Options::new(&model.config));
+        let mut engine = Engine::new(model, every_prompt_computed(model))?;
         let mut outcome = Outcome::default();
         for (index, prompt) in task.prompts.iter().enumerate() {
             let request = Request {
                 block_length: args.block_length,
-                threshold: threshold.unwrap_or(1.0),
                 ..Request::new(prompt.clone(), task.max_new_tokens)
             };
-            outcome.add(&mut engine, &request, threshold.is_none(), index, task)?;
+            let request = match threshold {
+                Some(threshold) => Request {
+                    policy: Policy {
+                        acceptance: Acceptance::Threshold(threshold),
+                        ..Policy::default()
+                    },
+                    ..request
+                },
+                None => Request {
+                    method: Method::Autoregression,
+                    ..request
+                },
+            };
+            outcome.add(&mut engine, &request, index, task)?;
             bar.inc(1);
         }
         outcomes.push((name, threshold, outcome));
@@ -202,26 +214,32 @@ fn compare(
     print_outcomes(args, task, &outcomes)
 }
 
+/// Returns options under which no request profits from an earlier one.
+fn every_prompt_computed(model: &Model) -> Options {
+    Options {
+        savings: Savings {
+            prefix_cache: false,
+            ..Savings::default()
+        },
+        ..Options::new(&model.config)
+    }
+}
+
 impl Outcome {
     /// Serves one request, timed, and judges its answer, untimed.
     fn add(
         &mut self,
         engine: &mut Engine<'_>,
         request: &Request,
-        is_causal: bool,
         index: usize,
         task: &Task<'_>,
     ) -> anyhow::Result<()> {
         let start = Instant::now();
-        let answer = if is_causal {
-            engine.generate_causal(request, &mut |_| {})?
-        } else {
-            engine.generate(request, &mut |_| {})?
-        };
+        let answer = engine.generate(request, &mut |_| {})?;
         self.elapsed += start.elapsed();
         self.tokens += answer.output_ids.len();
         self.denoise += answer.forwards.denoise;
-        self.forwards += answer.forwards.denoise + answer.forwards.prefill + answer.forwards.commit;
+        self.forwards += answer.forwards.total();
         let (sum, count) = (task.judge)(index, &answer).context("cannot judge an answer")?;
         self.quality.0 += sum;
         self.quality.1 += count;
@@ -300,7 +318,7 @@ fn continuation_nll(model: &Model, prompt: &[u32], answer: &[u32]) -> (f64, usiz
         ranges: &ranges,
         outputs,
     };
-    let hidden = model.forward(&input, None);
+    let hidden = model.forward(&input);
     let rows = model.head_rows(&hidden, Some(answer), None);
     (
         rows.iter()

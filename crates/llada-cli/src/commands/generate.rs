@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use llada_engine::{Answer, Engine, Options, Quota, Request, Sampling, Schedule};
+use llada_engine::{
+    Acceptance, Answer, Engine, Method, Options, Policy, Quota, Request, Sampling, Schedule,
+};
 use llada_text::{IncrementalDetokenizer, Tokenizer};
 use serde::Deserialize;
 use serde_json::json;
@@ -43,9 +45,16 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if let Some(id) = args.eos_id {
         options.eos_token_ids = vec![id];
     }
-    let mut engine = Engine::new(&model, options);
+    let mut engine = Engine::new(&model, options)?;
     for row in rows {
-        let request = request(row, &args.decoding, tokenizer.as_ref())?;
+        let request = Request {
+            method: if args.ar {
+                Method::Autoregression
+            } else {
+                Method::BlockDiffusion
+            },
+            ..request(row, &args.decoding, tokenizer.as_ref())?
+        };
         answer(args, &mut engine, &request, tokenizer.as_ref())?;
     }
     Ok(())
@@ -129,14 +138,18 @@ fn request(
     };
     Ok(Request {
         block_length: row.block_length.or(defaults.block_length),
-        threshold: row.threshold.unwrap_or(defaults.threshold),
-        quota,
+        policy: Policy {
+            acceptance: Acceptance::Threshold(row.threshold.unwrap_or(defaults.threshold)),
+            quota,
+            ..Policy::default()
+        },
         schedule,
         sampling: Sampling {
             temperature: row.temperature.unwrap_or(defaults.temperature),
             top_k: row.top_k.unwrap_or(defaults.top_k),
             top_p: row.top_p.unwrap_or(defaults.top_p),
             seed: row.seed.unwrap_or(defaults.seed),
+            ..Sampling::default()
         },
         trace: row.trace.unwrap_or(defaults.trace),
         ..Request::new(
@@ -154,13 +167,9 @@ fn answer(
 ) -> anyhow::Result<()> {
     let mut stream = Stream::new(if args.json { None } else { tokenizer }, &request.prompt)?;
     let start = Instant::now();
-    let on_final = &mut |ids: &[u32]| stream.push(ids);
-    let answer = if args.ar {
-        engine.generate_causal(request, on_final)
-    } else {
-        engine.generate(request, on_final)
-    };
-    let answer = answer.map_err(failure::usage)?;
+    let answer = engine
+        .generate(request, &mut |ids| stream.push(ids))
+        .map_err(failure::usage)?;
     let elapsed = start.elapsed();
     stream.finish()?;
     if args.json {

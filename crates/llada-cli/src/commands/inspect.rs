@@ -127,7 +127,7 @@ fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
         ranges: &ranges,
         outputs: &rows,
     };
-    let logits = model.logits(&model.forward(&input, None));
+    let logits = model.logits(&model.forward(&input));
     let bytes: Vec<u8> = logits.f32s().iter().flat_map(|z| z.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, logits.shape().to_vec(), &bytes)?;
     safetensors::serialize_to_file([("logits", view)], None, &args.out)
