@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use crate::support::{EOS, GOLDEN, MASK, generate, ids, options, policy, read_json, root};
 
-fn runs() -> Vec<Value> {
+pub(crate) fn runs() -> Vec<Value> {
     read_json("testdata/golden/generate.json")
         .as_array()
         .unwrap()
         .clone()
 }
 
-fn request(run: &Value) -> Request {
+pub(crate) fn request(run: &Value) -> Request {
     assert_eq!(
         (run["mask_id"].as_u64(), run["eos_id"].as_u64()),
         (Some(511), Some(510))
@@ -37,7 +37,7 @@ fn request(run: &Value) -> Request {
     }
 }
 
-fn assert_equals(answer: &Answer, run: &Value, case: usize) {
+pub(crate) fn assert_equals(answer: &Answer, run: &Value, case: usize) {
     assert_eq!(
         answer.output_ids,
         ids(&run["output"]),
