@@ -445,7 +445,7 @@ fn a_long_run_of_random_requests_leaks_nothing_and_answers_each_as_alone() {
     let num_requests = if is_slow { 10_000 } else { 2000 };
     let crowded = with_capacity(|capacity| {
         capacity.slots = 64;
-        capacity.pages = 48;
+        capacity.pages = 20;
         capacity.prefill_rows = 64;
     });
     let mut engine = Engine::new(&DENSE, crowded).unwrap();
@@ -484,8 +484,9 @@ fn a_long_run_of_random_requests_leaks_nothing_and_answers_each_as_alone() {
         }
     }
     assert_eq!(answered + cancelled, num_requests);
-    assert_eq!(engine.free_pages(), 48);
-    assert!(engine.stats().preemptions > 0 && engine.stats().cached_rows > 0);
+    assert_eq!(engine.free_pages(), 20);
+    let stats = engine.stats();
+    assert!(stats.preemptions > 0 && stats.cached_rows > 0, "{stats:?}");
     if let (Some(before), Some(after)) = (resident, resident_bytes()) {
         assert!(after < before + (8 << 20), "{before} bytes grew to {after}");
     }
