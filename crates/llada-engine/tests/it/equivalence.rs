@@ -2,7 +2,8 @@
 //! separate commits, one engine for many requests against one each.
 
 use llada_engine::{
-    Answer, Engine, LabelAlignment, Options, Quota, Request, Sampling, Savings, Schedule, reference,
+    Answer, Edit, Engine, LabelAlignment, Options, Policy, Quota, Request, Sampling, Savings,
+    Schedule, reference,
 };
 use llada_model::Model;
 use proptest::prelude::*;
@@ -183,6 +184,41 @@ proptest! {
         };
         let answer = assert_exact(&DENSE, &options(alignment), &request);
         prop_assert_eq!(answer.output_ids.len(), max_new_tokens);
+        prop_assert!(!answer.output_ids.contains(&MASK));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        rng_seed: RngSeed::Fixed(2),
+        ..ProptestConfig::with_cases(24)
+    })]
+
+    #[test]
+    fn any_edited_text_is_decoded_exactly(
+        prompt_len in 0usize..20, seed in 0u32..1000, max_new_tokens in 1usize..20,
+        block_length in 1usize..12, threshold in 0.2f32..1.1, above in -0.1f32..0.9,
+        max_post_edit_steps in 0usize..5, penalty_lambda in 0.0f32..3.0, stop_id in 0u32..EOS,
+    ) {
+        let request = Request {
+            policy: Policy {
+                edit: Edit::Above(above),
+                max_post_edit_steps,
+                penalty_lambda,
+                ..policy(threshold, Quota::MinTransfer(1))
+            },
+            stop_ids: vec![stop_id],
+            ..endless(prompt(prompt_len, seed), max_new_tokens, block_length)
+        };
+        let options = options(LabelAlignment::Same);
+        let oracle = reference::generate(&DENSE, &options, &request).unwrap();
+        let answer = generate(&DENSE, &options, &request);
+        prop_assert_eq!(&answer.output_ids, &oracle.output_ids);
+        prop_assert_eq!(answer.trace, oracle.trace);
+        prop_assert_eq!(answer.edits, oracle.edits);
+        prop_assert_eq!(answer.steps_per_block, oracle.steps_per_block);
+        prop_assert_eq!(answer.finish_reason, oracle.finish_reason);
+        // A pass that changes nothing is the commit.
         prop_assert!(!answer.output_ids.contains(&MASK));
     }
 }

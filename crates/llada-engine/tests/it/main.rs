@@ -6,6 +6,7 @@
 )]
 
 mod batch;
+mod constraint;
 mod equivalence;
 mod golden;
 mod invariants;
