@@ -80,6 +80,7 @@ impl<'m> Engine<'m> {
         }
         let id = RequestId(self.next_id);
         self.next_id += 1;
+        tracing::debug!(request = id.0, prompt = request.prompt.len(), "submitted");
         self.requests.insert(id, decoding);
         self.scheduler.submit(id);
         Ok(id)
@@ -116,6 +117,8 @@ impl<'m> Engine<'m> {
             return Vec::new();
         }
         let outputs = self.fill_batch(&groups);
+        let rows = self.batch.num_rows();
+        let _span = tracing::debug_span!("engine_step", requests = groups.len(), rows).entered();
         let planned = Instant::now();
         let hidden = self.forward(&groups);
         let computed = Instant::now();
@@ -291,11 +294,16 @@ impl<'m> Engine<'m> {
         self.scheduler.remove(request);
         let decoding = self.requests.remove(&request)?;
         Some(match ended {
-            Ok(reason) => Event::Finished {
-                request,
-                answer: decoding.answer(reason),
-            },
-            Err(error) => Event::Failed { request, error },
+            Ok(reason) => {
+                let answer = decoding.answer(reason);
+                let (tokens, forwards) = (answer.output_ids.len(), answer.forwards.total());
+                tracing::debug!(request = request.0, tokens, forwards, %reason, "finished");
+                Event::Finished { request, answer }
+            }
+            Err(error) => {
+                tracing::warn!(request = request.0, %error, "failed");
+                Event::Failed { request, error }
+            }
         })
     }
 }

@@ -14,7 +14,7 @@ pub struct KvStore {
 }
 
 impl KvStore {
-    /// Reserves memory for `rows` rows of a model of this configuration.
+    /// Reserves memory for `rows` rows of a model of this configuration; it comes into use row by row.
     ///
     /// # Errors
     /// [`Error::Memory`] if there is not enough.
@@ -58,12 +58,13 @@ fn width(config: &Config) -> usize {
 }
 
 /// Returns zeros, or nothing if memory is lacking.
+///
+/// The system hands zeroed pages out when they are first written, so rows that are never used cost
+/// nothing; but asking it for zeroed memory aborts where it refuses, hence the trial before.
 fn zeros(rows: usize, width: usize) -> Option<Tensor> {
     let len = rows.checked_mul(width)?;
-    let mut values = Vec::new();
-    values.try_reserve_exact(len).ok()?;
-    values.resize(len, 0.0);
-    Some(Tensor::from_f32(&[rows, width], values))
+    Vec::<f32>::new().try_reserve_exact(len).ok()?;
+    Some(Tensor::zeros(&[rows, width]))
 }
 
 fn write_rows(into: &mut Tensor, slots: &[u32], rows: &Tensor) {
