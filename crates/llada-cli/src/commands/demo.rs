@@ -93,7 +93,9 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         size.sums,
     ])?;
 
-    ui::say("\n4. Stories in parallel: the parent, and a child of it that trained for half an hour.");
+    ui::say(
+        "\n4. Stories in parallel: the parent, and a child of it that trained for half an hour.",
+    );
     let stories_child = asset("stories-child")?;
     write_story(&[&stories_child], "120")?;
     llada(&[
