@@ -60,6 +60,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         "--label-alignment",
         "shifted",
     ])?;
+    let trained = out("stories/final")?;
     let recipe = text(Path::new("recipes/stories-demo-2core.toml"))?;
     let model = format!("model.path={}", quoted(&child));
     let seconds = format!("train.max_seconds={}", size.training_seconds);
@@ -73,6 +74,10 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         "--set",
         &seconds,
     ])?;
+    anyhow::ensure!(
+        Path::new(&trained).exists(),
+        "the demo ends here: its training was stopped"
+    );
 
     ui::say(
         "\n3. Parallel decoding where quality is a number: worked sums, a parent and its child.",
@@ -88,7 +93,9 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         size.sums,
     ])?;
 
-    ui::say("\n4. Stories in parallel: the parent, and a child of it that trained for 25 minutes.");
+    ui::say(
+        "\n4. Stories in parallel: the parent, and a child of it that trained for half an hour.",
+    );
     let stories_child = asset("stories-child")?;
     write_story(&[&stories_child], "120")?;
     llada(&[
@@ -112,7 +119,6 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     ])?;
 
     ui::say("\n5. The run directory holds config.toml, metrics.jsonl and the model in Hub layout.");
-    let trained = out("stories/final")?;
     llada(&["inspect", &trained])?;
     write_story(&[&trained], "60")
 }
@@ -144,13 +150,13 @@ fn shell_word(word: &str) -> String {
     if word.chars().all(is_plain) {
         word.to_owned()
     } else {
-        format!("'{word}'")
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
-/// A TOML string.
+/// Writes a TOML string; it is written as in JSON.
 fn quoted(value: &str) -> String {
-    format!("'{value}'")
+    serde_json::Value::from(value).to_string()
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {

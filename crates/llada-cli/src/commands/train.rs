@@ -1,7 +1,7 @@
 //! `llada train`: one recipe, one run directory.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use indicatif::ProgressBar;
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot read `{}`", args.recipe.display()))?;
     let recipe = Recipe::parse(&text, &args.overrides)
         .map_err(|error| failure::usage(format!("{}: {error}", args.recipe.display())))?;
-    let stop = stop_on_ctrl_c()?;
+    let stop = StopOnCtrlC::new()?;
     let bar = ui::bar(recipe.train.steps, "steps");
     let resume = if args.resume { Resume::Yes } else { Resume::No };
     let outcome = train(
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         &args.run_dir,
         resume,
         &mut |metrics| show(&bar, metrics),
-        &stop,
+        &stop.0,
     )?;
     bar.finish_and_clear();
     for warning in &outcome.warnings {
@@ -45,20 +45,45 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns a flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
-fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let handler = move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::abort();
+/// The flag of the training that runs, if one does.
+static RUNNING: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
+
+/// Exit code of a program ended by Ctrl-C, as shells count.
+const INTERRUPTED: i32 = 130;
+
+/// A training that Ctrl-C stops after its step; a second Ctrl-C, or one outside a training, ends the
+/// program at once.
+struct StopOnCtrlC(Arc<AtomicBool>);
+
+impl StopOnCtrlC {
+    fn new() -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        *running() = Some(Arc::clone(&stop));
+        match ctrlc::set_handler(on_ctrl_c) {
+            // The demo's earlier training has set it already.
+            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(Self(stop)),
+            Err(error) => Err(error).context("cannot watch for Ctrl-C"),
         }
-        ui::say("stopping after this step; Ctrl-C again ends at once");
-    };
-    match ctrlc::set_handler(handler) {
-        // The demo trains within a program that has a handler already.
-        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(stop),
-        Err(error) => Err(error).context("cannot watch for Ctrl-C"),
+    }
+}
+
+impl Drop for StopOnCtrlC {
+    fn drop(&mut self) {
+        *running() = None;
+    }
+}
+
+fn running() -> MutexGuard<'static, Option<Arc<AtomicBool>>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(clippy::exit, reason = "what Ctrl-C does without a handler")]
+fn on_ctrl_c() {
+    match running().as_ref() {
+        Some(stop) if !stop.swap(true, Ordering::Relaxed) => {
+            ui::say("stopping after this step; Ctrl-C again ends at once");
+        }
+        _ => std::process::exit(INTERRUPTED),
     }
 }
 
