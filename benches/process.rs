@@ -21,11 +21,21 @@ pub(crate) struct Setup {
     pub(crate) pool: rayon::ThreadPool,
 }
 
+/// Numbers that an example takes besides the arguments of [`Setup`].
+pub(crate) type Numbers<const N: usize> = [(&'static str, usize); N];
+
 impl Setup {
-    /// Reads `--config FILE.json [--dtype f32|bf16] [--threads N]`. MASK is the vocabulary's last id.
-    pub(crate) fn from_args() -> Result<Self> {
+    /// Reads `--config FILE.json [--dtype f32|bf16] [--threads N]`, and `numbers`, each with its
+    /// default. MASK is the vocabulary's last id.
+    pub(crate) fn from_args<const N: usize>(numbers: Numbers<N>) -> Result<(Self, [usize; N])> {
         let args: Vec<String> = std::env::args().skip(1).collect();
-        let options = options(&args)?;
+        let options = options(&args, &numbers.map(|(name, _)| name))?;
+        let mut values = numbers.map(|(_, default)| default);
+        for (value, (name, _)) in values.iter_mut().zip(numbers) {
+            if let Some(given) = options.get(name) {
+                *value = given.parse()?;
+            }
+        }
         let path = options.get("--config").ok_or("give `--config FILE.json`")?;
         let precision = match options.get("--dtype").copied() {
             None | Some("f32") => Precision::F32,
@@ -39,20 +49,19 @@ impl Setup {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()?;
-        Ok(Self {
-            model: Model::new(config, weights),
-            pool,
-        })
+        let model = Model::new(config, weights);
+        Ok((Self { model, pool }, values))
     }
 }
 
-fn options(args: &[String]) -> Result<BTreeMap<&str, &str>> {
+fn options<'a>(args: &'a [String], own: &[&str]) -> Result<BTreeMap<&'a str, &'a str>> {
     let mut options = BTreeMap::new();
     for pair in args.chunks(2) {
         let [name, value] = pair else {
             return Err(format!("`{}` needs a value", pair[0]).into());
         };
-        if !["--config", "--dtype", "--threads"].contains(&name.as_str()) {
+        let common = ["--config", "--dtype", "--threads"];
+        if !common.iter().chain(own).any(|known| known == name) {
             return Err(format!("unknown argument `{name}`").into());
         }
         options.insert(name.as_str(), value.as_str());

@@ -1,8 +1,8 @@
 //! Prints how fast a model writes: by blocks, four tokens per forward, and one by one.
 //!
 //! `cargo run --release -p llada-engine --example decode_speed -- --config benches/peers/small-moe.json
-//! --dtype f32 --threads 1`. A prompt of 64 tokens, 128 new ones in blocks of 32, eight steps per block:
-//! no confidence passes the threshold, so the quota alone decides how many tokens a forward fixes.
+//! --dtype f32 --threads 1 --new-tokens 128`. A prompt of 64 tokens and new ones in blocks of 32, eight steps per
+//! block: no confidence passes the threshold, so the quota alone decides how many tokens a forward fixes.
 #![expect(clippy::print_stdout, reason = "a measurement for people")]
 
 #[path = "../../../benches/process.rs"]
@@ -16,14 +16,13 @@ use llada_model::Config;
 use process::{Result, Setup, Timing, peak_rss_mib, random_ids, time};
 
 const PROMPT_LEN: u32 = 64;
-const NEW_TOKENS: usize = 128;
 const WARMUP: usize = 1;
 const REPEATS: usize = 9;
 
 fn main() -> Result<()> {
-    let Setup { mut model, pool } = Setup::from_args()?;
+    let (Setup { mut model, pool }, [new_tokens]) = Setup::from_args([("--new-tokens", 128)])?;
     model.pack();
-    let request = request(&model.config);
+    let request = request(&model.config, new_tokens);
     let causal = Request {
         method: Method::Autoregression,
         ..request.clone()
@@ -47,17 +46,17 @@ fn main() -> Result<()> {
         1e3 * blocks.median() / forwards as f64
     );
     println!("seconds_min {:.4}", blocks.best());
-    print_speed("", &blocks);
-    print_speed("ar_", &causal);
+    print_speed("", &blocks, new_tokens);
+    print_speed("ar_", &causal, new_tokens);
     println!(
         "ar_ms_per_forward {:.3}",
-        1e3 * causal.median() / NEW_TOKENS as f64
+        1e3 * causal.median() / new_tokens as f64
     );
     println!("peak_rss_mb {:.0}", peak_rss_mib()?);
     Ok(())
 }
 
-fn request(config: &Config) -> Request {
+fn request(config: &Config, new_tokens: usize) -> Request {
     Request {
         block_length: Some(32),
         policy: Policy {
@@ -66,7 +65,7 @@ fn request(config: &Config) -> Request {
             ..Policy::default()
         },
         ignore_eos: true,
-        ..Request::new(random_ids(config, 0, PROMPT_LEN), NEW_TOKENS)
+        ..Request::new(random_ids(config, 0, PROMPT_LEN), new_tokens)
     }
 }
 
@@ -83,10 +82,10 @@ fn measure(
     Ok((timing, answer))
 }
 
-fn print_speed(prefix: &str, timing: &Timing) {
+fn print_speed(prefix: &str, timing: &Timing, new_tokens: usize) {
     println!(
         "{prefix}tokens_per_s {:.1}",
-        NEW_TOKENS as f64 / timing.median()
+        new_tokens as f64 / timing.median()
     );
     println!("{prefix}cpu_s {:.4}", timing.cpu_seconds);
 }

@@ -37,7 +37,7 @@ const STEP: StepSettings = StepSettings {
 };
 
 fn main() -> Result<()> {
-    let Setup { model, pool } = Setup::from_args()?;
+    let (Setup { model, pool }, []) = Setup::from_args([])?;
     let corpus = corpus(&model.config);
     let assembly = assembly(&model.config)?;
     let block_size = BlockSize::new(BLOCK_SIZE)?;
