@@ -4,7 +4,7 @@
 //! Both are floors: norms, activations, the embedding, keys and values of the same forward and the last
 //! layer's attention are left out. Rates are measured, not taken from data sheets.
 
-use llada_engine::{Answer, Method, Request};
+use llada_engine::{Method, Request};
 use llada_model::{KvStore, Mlp, Model, ParamKind, Weights};
 use llada_tensor::{Precision, Weight, product_rate, read_rate};
 use serde::Serialize;
@@ -88,7 +88,10 @@ impl Work {
     fn of(run: &Run, model: &Model, block_size: Option<usize>) -> Self {
         let (stats, costs) = (&run.stats, Costs::of(model));
         let config = &model.config;
-        let seen = run.served.iter().map(|(r, a)| Seen::of(r, a, block_size));
+        let seen = run
+            .served
+            .iter()
+            .map(|(request, answer)| Seen::of(request, &answer.steps_per_block, block_size));
         let seen = seen.fold(Seen::default(), |sum, seen| Seen {
             keys: sum.keys + seen.keys,
             pairs: sum.pairs + seen.pairs,
@@ -200,7 +203,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(request: &Request, answer: &Answer, block_size: Option<usize>) -> Self {
+    fn of(request: &Request, steps_per_block: &[usize], block_size: Option<usize>) -> Self {
         let block_size = match request.method {
             Method::BlockDiffusion => request.block_length.or(block_size),
             Method::Autoregression => None,
@@ -209,7 +212,7 @@ impl Seen {
         let block_size = block_size.unwrap_or(1);
         let first = request.prompt.len() / block_size;
         let keys = (first..)
-            .zip(&answer.steps_per_block)
+            .zip(steps_per_block)
             .map(|(block, steps)| block * block_size * steps)
             .sum();
         Self {
@@ -221,28 +224,12 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use llada_engine::{FinishReason, Forwards};
-
     use super::*;
-
-    fn answer(steps_per_block: Vec<usize>) -> Answer {
-        Answer {
-            output_ids: Vec::new(),
-            placed: Vec::new(),
-            finish_reason: FinishReason::Length,
-            forwards: Forwards::default(),
-            cached_tokens: 0,
-            fallbacks: 0,
-            edits: 0,
-            steps_per_block,
-            trace: Vec::new(),
-        }
-    }
 
     #[test]
     fn every_step_of_a_block_reads_the_blocks_before_it() {
         let request = Request::new(vec![1; 9], 8);
-        let seen = Seen::of(&request, &answer(vec![3, 2]), Some(4));
+        let seen = Seen::of(&request, &[3, 2], Some(4));
         // Two blocks precede the first active one, three the second.
         assert_eq!(seen.keys, 3 * 8 + 2 * 12);
         assert_eq!(seen.pairs, 4 * seen.keys);
@@ -254,7 +241,7 @@ mod tests {
             method: Method::Autoregression,
             ..Request::new(vec![1; 9], 8)
         };
-        let seen = Seen::of(&request, &answer(vec![1, 1, 1]), Some(4));
+        let seen = Seen::of(&request, &[1, 1, 1], Some(4));
         assert_eq!((seen.keys, seen.pairs), (9 + 10 + 11, 9 + 10 + 11));
     }
 }
