@@ -1,9 +1,14 @@
 //! Command-line arguments. New knobs of a training run go into the recipe, not into flags.
 
+mod decoding;
+
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llada_diffusion::LabelAlignment;
+
+pub(crate) use decoding::{AcceptanceArg, DecodingArgs, EditArg};
 
 /// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
 #[derive(Debug, Parser)]
@@ -26,6 +31,10 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Generates text, by parallel block decoding or (--ar) token by token.
     Generate(GenerateArgs),
+    /// Talks with a model in the terminal.
+    Chat(ChatArgs),
+    /// Shows recorded decoding.
+    Trace(TraceArgs),
     /// Measures likelihood, accuracy and speed.
     Eval(EvalArgs),
     /// Shows what a checkpoint is; computes logits; checks golden vectors.
@@ -33,6 +42,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Makes worked sums, the demo's task with exact answers.
     Sums(SumsArgs),
+    /// Times requests at several concurrencies, beside what the machine could do.
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -92,30 +103,102 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  llada generate assets/stories-child --prompt \"Once upon a time\" --threshold 0.7\n  llada generate assets/tinystories-656k --ar --prompt \"Once upon a time\" --json"
+    after_help = "Examples:\n  llada generate assets/stories-child --prompt \"Once upon a time\" --threshold 0.7\n  llada generate assets/tinystories-656k --ar --prompt \"Once upon a time\" --json\n  llada generate assets/worked-sums/child --prompt 12+34= --regex '[^;]*;[0-9]+'\n  llada generate assets/stories-child --requests requests.jsonl --json --concurrency 16"
 )]
 pub(crate) struct GenerateArgs {
-    /// Checkpoint directory.
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgs,
     #[command(flatten)]
     pub source: PromptArgs,
-    /// One JSON object per request on stdout.
+    /// One JSON object per request on stdout, in the order of the requests.
     #[arg(long)]
     pub json: bool,
+    /// Requests that run together. Answers do not depend on it, only what the cache saves.
+    #[arg(long, default_value = "1", requires = "json")]
+    pub concurrency: NonZeroUsize,
+    /// Pages of keys and values [default: as many as fit a gibibyte]. Answers do not depend on it.
+    #[arg(long, value_name = "PAGES")]
+    pub page_budget: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub decoding: DecodingArgs,
+}
+
+/// A checkpoint to decode with, and what it does not say itself.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// Checkpoint directory.
+    #[arg(value_name = "MODEL")]
+    pub dir: PathBuf,
     /// Token by token with a causal model.
     #[arg(long)]
     pub ar: bool,
     #[command(flatten)]
-    pub decoding: DecodingArgs,
+    pub ids: IdArgs,
+    /// Precision of matrix products.
+    #[arg(long, default_value = "f32")]
+    pub precision: PrecisionArg,
+}
+
+/// Special tokens of a checkpoint that does not say them.
+#[derive(Debug, Default, Args)]
+pub(crate) struct IdArgs {
     /// MASK id, for a checkpoint that does not say.
     #[arg(long)]
     pub mask_id: Option<u32>,
     /// End-of-text id, for a checkpoint that does not say.
     #[arg(long)]
     pub eos_id: Option<u32>,
-    /// Precision of matrix products.
-    #[arg(long, default_value = "f32")]
-    pub precision: PrecisionArg,
+    /// Id that deletes a position, for `--edit revise` with a checkpoint that does not say.
+    #[arg(long)]
+    pub delete_id: Option<u32>,
+    /// Id that inserts a position, for `--edit revise` with a checkpoint that does not say.
+    #[arg(long)]
+    pub split_id: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Talks with a model in the terminal. Lines come from stdin, answers go to stdout. A \
+                  checkpoint without a chat template continues the text instead.",
+    after_help = "Commands: /help /reset /system TEXT /set NAME VALUE /quit. Ctrl-C ends an answer.\n\nExamples:\n  llada chat runs/sft/final --mode q\n  llada chat assets/stories-child --max-new-tokens 60"
+)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// System message.
+    #[arg(long)]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub decoding: DecodingArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    #[command(subcommand)]
+    pub what: TraceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Replays recorded answers step by step; one line per step unless stdout is a terminal.
+    #[command(
+        after_help = "Example:\n  llada generate assets/stories-child --prompt \"Once upon a time\" --json --trace > trace.jsonl\n  llada trace show assets/stories-child trace.jsonl"
+    )]
+    Show(TraceShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceShowArgs {
+    /// Checkpoint directory.
+    pub model: PathBuf,
+    /// What `generate --json --trace` printed.
+    pub file: PathBuf,
+    /// Pause after each step on a terminal, in milliseconds.
+    #[arg(long, default_value_t = 120)]
+    pub delay_ms: u64,
+    /// MASK id, for a checkpoint that does not say.
+    #[arg(long)]
+    pub mask_id: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -130,46 +213,6 @@ pub(crate) struct PromptArgs {
     /// Requests, one JSON object per line with the same names in snake_case.
     #[arg(long)]
     pub requests: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct DecodingArgs {
-    /// Most tokens to generate.
-    #[arg(long, default_value_t = 256)]
-    pub max_new_tokens: usize,
-    /// Block length (default: the checkpoint's).
-    #[arg(long)]
-    pub block_length: Option<usize>,
-    /// Confidence above which a token is accepted.
-    #[arg(long, default_value_t = 0.95)]
-    pub threshold: f32,
-    /// Steps per block: accepts at least block/steps tokens in each.
-    #[arg(long, conflicts_with = "min_transfer")]
-    pub steps: Option<usize>,
-    /// Fewest tokens accepted per step.
-    #[arg(long)]
-    pub min_transfer: Option<usize>,
-    /// 0 takes the most probable token.
-    #[arg(long, default_value_t = 0.0)]
-    pub temperature: f32,
-    /// Samples among the k most probable tokens; 0 is off.
-    #[arg(long, default_value_t = 0)]
-    pub top_k: usize,
-    /// Samples among the most probable tokens that sum to p.
-    #[arg(long, default_value_t = 1.0)]
-    pub top_p: f32,
-    /// Seed of sampling.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// With --reference-schedule: stops inside a block as the reference's option does.
-    #[arg(long)]
-    pub eos_early_stop: bool,
-    /// Includes the block's ids after every step.
-    #[arg(long)]
-    pub trace: bool,
-    /// Steps and stops exactly as the public reference code.
-    #[arg(long)]
-    pub reference_schedule: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -372,4 +415,42 @@ pub(crate) struct EvalTextArgs {
     /// Most tokens to generate.
     #[arg(long, default_value_t = 200)]
     pub max_new_tokens: usize,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  llada bench assets/worked-sums/child --requests prompts.jsonl --concurrency 1,4 --baseline assets/worked-sums/parent"
+)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Requests, one JSON object per line as for `generate`.
+    #[arg(long)]
+    pub requests: PathBuf,
+    /// Requests that run together, one setting each.
+    #[arg(long, value_delimiter = ',', default_values = ["1", "4", "16", "64"])]
+    pub concurrency: Vec<NonZeroUsize>,
+    /// Causal model that writes token by token from the same prompts, for comparison.
+    #[arg(long, value_name = "PARENT")]
+    pub baseline: Option<PathBuf>,
+    /// Runs of each setting; the median one is reported.
+    #[arg(long, default_value = "1")]
+    pub repeat: NonZeroUsize,
+    /// Runs each setting once before it is timed.
+    #[arg(long)]
+    pub warmup: bool,
+    /// Most rows of prompts in one forward (default: the engine's).
+    #[arg(long)]
+    pub prefill_rows: Option<NonZeroUsize>,
+    /// Gives every finished block a forward of its own.
+    #[arg(long)]
+    pub no_fused_commit: bool,
+    /// Computes every prompt, even if another began alike.
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+    #[command(flatten)]
+    pub decoding: DecodingArgs,
+    /// One JSON object per setting on stdout.
+    #[arg(long)]
+    pub json: bool,
 }

@@ -20,12 +20,16 @@ pub(crate) fn usage(message: impl Display) -> anyhow::Error {
     anyhow::Error::new(Usage(message.to_string()))
 }
 
-/// Prints the chain of causes and returns the exit code.
-#[expect(
-    clippy::print_stderr,
-    reason = "the one place where errors reach the user"
-)]
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+/// Says where an error is, which stays one of usage if it was.
+pub(crate) fn within(place: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Usage>() {
+        Ok(error) => usage(format!("{place}: {error}")),
+        Err(error) => error.context(place.to_owned()),
+    }
+}
+
+/// Returns the chain of causes on one line.
+pub(crate) fn message(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
@@ -35,6 +39,15 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
             message += &text;
         }
     }
-    eprintln!("error: {message}");
+    format!("error: {message}")
+}
+
+/// Prints the error and returns the exit code.
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where errors reach the user"
+)]
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("{}", message(error));
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
 }

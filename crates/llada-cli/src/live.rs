@@ -173,7 +173,10 @@ mod tests {
         }
 
         fn text(&self) -> String {
-            let lines = self.lines.iter().map(|line| line.iter().collect::<String>());
+            let lines = self
+                .lines
+                .iter()
+                .map(|line| line.iter().collect::<String>());
             lines.collect::<Vec<_>>().join("\n")
         }
     }
@@ -185,7 +188,12 @@ mod tests {
                 let (mut live, mut screen) = (Live::new(width, colour), Screen::new(width));
                 let (mut plain, mut expected) = (Live::new(width, colour), Screen::new(width));
                 for text in ["Once", " upon", " a", "\n", "time, there", " was"] {
-                    let cells = [Cell::Placed("xy"), Cell::Open, Cell::Changed("a\nb"), Cell::Open];
+                    let cells = [
+                        Cell::Placed("xy"),
+                        Cell::Open,
+                        Cell::Changed("a\nb"),
+                        Cell::Open,
+                    ];
                     screen.apply(&live.draft(&cells));
                     screen.apply(&live.draft(&cells[1..]));
                     screen.apply(&live.commit(text));

@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod failure;
+mod live;
 mod ui;
 mod worked_sums;
 
@@ -35,8 +36,11 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Convert(args) => commands::convert::run(&args),
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
+        Command::Chat(args) => commands::chat::run(&args),
+        Command::Trace(args) => commands::trace::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Sums(args) => commands::sums::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
     }
 }

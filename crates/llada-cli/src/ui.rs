@@ -24,6 +24,16 @@ pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
     }
 }
 
+/// Writes a piece of text to stdout at once.
+pub(crate) fn write(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("cannot write to stdout")
+}
+
 /// Prints one line of progress to stderr.
 #[expect(
     clippy::print_stderr,
@@ -31,6 +41,12 @@ pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
 )]
 pub(crate) fn say(text: impl std::fmt::Display) {
     eprintln!("{text}");
+}
+
+/// Shows on stderr that a line is expected.
+#[expect(clippy::print_stderr, reason = "a prompt is no data")]
+pub(crate) fn prompt(text: &str) {
+    eprint!("{text}");
 }
 
 /// Returns rows as text with aligned columns: the first to the left, the others to the right.
@@ -67,4 +83,13 @@ pub(crate) fn bar(len: u64, unit: &str) -> indicatif::ProgressBar {
     let style = indicatif::ProgressStyle::with_template(&template)
         .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
     indicatif::ProgressBar::new(len).with_style(style)
+}
+
+/// Returns a way to draw text that changes, if stdout is a terminal.
+pub(crate) fn live() -> Option<crate::live::Live> {
+    let terminal = console::Term::stdout();
+    let (_, columns) = terminal.size();
+    let colour = console::colors_enabled(); // minds NO_COLOR
+    let live = crate::live::Live::new(usize::from(columns), colour);
+    terminal.is_term().then_some(live)
 }

@@ -1,262 +1,176 @@
 //! `llada generate`: one prompt, or a file of requests in order.
 
-use std::io::Write;
-use std::path::Path;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use anyhow::Context;
-use llada_engine::{
-    Acceptance, Answer, Engine, Method, Options, Policy, Quota, Request, Sampling, Schedule,
-};
-use llada_text::{IncrementalDetokenizer, Tokenizer};
-use serde::Deserialize;
-use serde_json::json;
+use anyhow::{Context, bail};
+use llada_engine::{Answer, Engine, Error, Event};
+use llada_text::Tokenizer;
 
+use super::decoding::{AnswerText, Checkpoint, Job, Prompt, Row, joint, to_json};
 use super::load_model;
-use crate::args::{DecodingArgs, GenerateArgs};
+use crate::args::GenerateArgs;
 use crate::{failure, ui};
-
-/// One line of a request file. What it leaves out, the command line says.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    prompt: Option<String>,
-    ids: Option<Vec<u32>>,
-    max_new_tokens: Option<usize>,
-    block_length: Option<usize>,
-    threshold: Option<f32>,
-    steps: Option<usize>,
-    min_transfer: Option<usize>,
-    temperature: Option<f32>,
-    top_k: Option<usize>,
-    top_p: Option<f32>,
-    seed: Option<u64>,
-    eos_early_stop: Option<bool>,
-    trace: Option<bool>,
-    reference_schedule: Option<bool>,
-}
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let rows = rows(args)?;
-    let tokenizer = tokenizer(&args.model, &rows)?;
-    let model = load_model(&args.model, args.precision.into())?;
-    let mut options = Options::new(&model.config);
-    options.mask_token_id = args.mask_id.or(options.mask_token_id);
-    if let Some(id) = args.eos_id {
-        options.eos_token_ids = vec![id];
+    let checkpoint = Checkpoint::open(&args.model.dir, &args.model.ids, args.model.ar)?;
+    let jobs = rows.into_iter().map(|row| {
+        let place = row.place.clone();
+        let job = checkpoint.job(row, &args.decoding);
+        Ok((place.clone(), at(place.as_deref(), job)?))
+    });
+    let jobs = jobs.collect::<anyhow::Result<Vec<_>>>()?;
+    let model = load_model(&args.model.dir, args.model.precision.into())?;
+    let pages = args.page_budget.map(Into::into);
+    let options = checkpoint.options(args.concurrency.get(), pages);
+    let mut engine = Engine::new(&model, options).map_err(failure::usage)?;
+    if args.json {
+        return answer_all(&checkpoint, &mut engine, jobs);
     }
-    let mut engine = Engine::new(&model, options)?;
-    for row in rows {
-        let request = Request {
-            method: if args.ar {
-                Method::Autoregression
-            } else {
-                Method::BlockDiffusion
-            },
-            ..request(row, &args.decoding, tokenizer.as_ref())?
+    for (place, job) in jobs {
+        let recorded = job.settings.records();
+        let shown = match recorded {
+            Some(name) => Err(failure::usage(format!(
+                "`{name}` is shown with --json only"
+            ))),
+            None => show(&checkpoint, &mut engine, job),
         };
-        answer(args, &mut engine, &request, tokenizer.as_ref())?;
+        at(place.as_deref(), shown)?;
     }
     Ok(())
 }
 
-/// Reads the requests that the arguments name.
+/// Returns the requests that the arguments name.
 fn rows(args: &GenerateArgs) -> anyhow::Result<Vec<Row>> {
-    if let Some(prompt) = &args.source.prompt {
-        return Ok(vec![Row {
-            prompt: Some(prompt.clone()),
-            ..Row::default()
-        }]);
-    }
-    if let Some(ids) = &args.source.ids {
-        return Ok(vec![Row {
-            ids: Some(ids.clone()),
-            ..Row::default()
-        }]);
-    }
-    let path = args.source.requests.as_deref().context("no prompt given")?;
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read `{}`", path.display()))?;
-    let parse = |(number, line): (usize, &str)| {
-        serde_json::from_str(line)
-            .map_err(|error| failure::usage(format!("{}:{}: {error}", path.display(), number + 1)))
-    };
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(parse)
-        .collect()
-}
-
-/// Loads the tokenizer; a directory without one serves requests that give ids.
-fn tokenizer(dir: &Path, rows: &[Row]) -> anyhow::Result<Option<Tokenizer>> {
-    match Tokenizer::load(dir) {
-        Ok(tokenizer) => Ok(Some(tokenizer)),
-        Err(_) if rows.iter().all(|row| row.ids.is_some()) && !has_tokenizer(dir) => Ok(None),
-        Err(error) => Err(error.into()),
+    let source = &args.source;
+    match (&source.prompt, &source.ids) {
+        (Some(text), _) => Ok(vec![Row::new(Prompt::Text(text.clone()))]),
+        (_, Some(ids)) => Ok(vec![Row::new(Prompt::Ids(ids.clone()))]),
+        (None, None) => Row::read_all(source.requests.as_deref().context("no prompt given")?),
     }
 }
 
-fn has_tokenizer(dir: &Path) -> bool {
-    ["tokenizer.json", "vocab.json", "encoder.json"]
-        .iter()
-        .any(|name| dir.join(name).exists())
+/// Says in which line of a file something failed.
+fn at<T>(place: Option<&str>, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    match (result, place) {
+        (Err(error), Some(place)) => Err(failure::within(place, error)),
+        (result, _) => result,
+    }
 }
 
-fn request(
-    row: Row,
-    defaults: &DecodingArgs,
-    tokenizer: Option<&Tokenizer>,
-) -> anyhow::Result<Request> {
-    let prompt = match (row.ids, row.prompt, tokenizer) {
-        (Some(ids), None, _) => ids,
-        (None, Some(text), Some(tokenizer)) => tokenizer.encode(&text).map_err(failure::usage)?,
-        _ => return Err(failure::usage("a request needs either `prompt` or `ids`")),
-    };
-    // A row's own choice between steps and min_transfer replaces that of the command line.
-    let (steps, min_transfer) = match (row.steps, row.min_transfer) {
-        (None, None) => (defaults.steps, defaults.min_transfer),
-        own => own,
-    };
-    let quota = match (steps, min_transfer) {
-        (Some(_), Some(_)) => {
-            return Err(failure::usage(
-                "`steps` and `min_transfer` exclude each other; give one",
-            ));
-        }
-        (Some(steps), None) => Quota::Steps(steps),
-        (None, min_transfer) => Quota::MinTransfer(min_transfer.unwrap_or(1)),
-    };
-    let eos_early_stop = row.eos_early_stop.unwrap_or(defaults.eos_early_stop);
-    let schedule = if row
-        .reference_schedule
-        .unwrap_or(defaults.reference_schedule)
-    {
-        Schedule::Reference { eos_early_stop }
-    } else {
-        Schedule::Exact
-    };
-    Ok(Request {
-        block_length: row.block_length.or(defaults.block_length),
-        policy: Policy {
-            acceptance: Acceptance::Threshold(row.threshold.unwrap_or(defaults.threshold)),
-            quota,
-            ..Policy::default()
-        },
-        schedule,
-        sampling: Sampling {
-            temperature: row.temperature.unwrap_or(defaults.temperature),
-            top_k: row.top_k.unwrap_or(defaults.top_k),
-            top_p: row.top_p.unwrap_or(defaults.top_p),
-            seed: row.seed.unwrap_or(defaults.seed),
-            ..Sampling::default()
-        },
-        trace: row.trace.unwrap_or(defaults.trace),
-        ..Request::new(
-            prompt,
-            row.max_new_tokens.unwrap_or(defaults.max_new_tokens),
-        )
-    })
+/// A request that broke off is a failed run, unless it never fitted.
+fn broken(error: Error) -> anyhow::Error {
+    anyhow::Error::new(error)
 }
 
-fn answer(
-    args: &GenerateArgs,
+/// Answers all requests together and prints the answers in their order, each as soon as it can be.
+fn answer_all(
+    checkpoint: &Checkpoint,
     engine: &mut Engine<'_>,
-    request: &Request,
-    tokenizer: Option<&Tokenizer>,
+    jobs: Vec<(Option<String>, Job)>,
 ) -> anyhow::Result<()> {
-    let mut stream = Stream::new(if args.json { None } else { tokenizer }, &request.prompt)?;
+    let mut waiting = VecDeque::new();
+    for (place, mut job) in jobs {
+        let hooks = std::mem::take(&mut job.hooks);
+        let submitted = engine.submit_with(&job.request, hooks);
+        let id = at(place.as_deref(), submitted.map_err(failure::usage))?;
+        waiting.push_back((id, place, job));
+    }
+    let mut finished: BTreeMap<_, Answer> = BTreeMap::new();
+    while let Some((next, _, job)) = waiting.front() {
+        if let Some(answer) = finished.remove(next) {
+            ui::line(to_json(checkpoint, job, &answer)?)?;
+            waiting.pop_front();
+            continue;
+        }
+        for event in engine.step() {
+            match event {
+                Event::Committed { .. } | Event::Draft { .. } => {}
+                Event::Finished { request, answer } => {
+                    finished.insert(request, answer);
+                }
+                Event::Failed { request, error } => {
+                    let failed = waiting.iter().find(|(id, ..)| *id == request);
+                    let place = failed.and_then(|(_, place, _)| place.as_deref());
+                    return at(place, Err(broken(error)));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Answers one request, its text on stdout as it becomes final.
+fn show(checkpoint: &Checkpoint, engine: &mut Engine<'_>, mut job: Job) -> anyhow::Result<()> {
     let start = Instant::now();
-    let answer = engine
-        .generate(request, &mut |ids| stream.push(ids))
+    let hooks = std::mem::take(&mut job.hooks);
+    engine
+        .submit_with(&job.request, hooks)
         .map_err(failure::usage)?;
-    let elapsed = start.elapsed();
-    stream.finish()?;
-    if args.json {
-        return ui::line(to_json(&request.prompt, &answer, tokenizer)?);
+    let mut stream = match &checkpoint.tokenizer {
+        Some(tokenizer) => Some(Stream::new(tokenizer, &job, checkpoint.text(&job)?)?),
+        None => None,
+    };
+    loop {
+        for event in engine.step() {
+            match (event, &mut stream) {
+                (Event::Committed { ids, .. }, Some(stream)) => stream.push(&ids)?,
+                (Event::Committed { .. } | Event::Draft { .. }, _) => {}
+                (Event::Finished { answer, .. }, _) => {
+                    match stream {
+                        Some(stream) => stream.finish()?,
+                        None => ui::line(format!("{:?}", answer.output_ids))?,
+                    }
+                    ui::say(speed(&answer, start));
+                    return Ok(());
+                }
+                (Event::Failed { error, .. }, _) => bail!(broken(error)),
+            }
+        }
     }
-    if tokenizer.is_none() {
-        ui::line(format!("{:?}", answer.output_ids))?;
-    }
+}
+
+fn speed(answer: &Answer, start: Instant) -> String {
     let (tokens, denoise) = (answer.output_ids.len(), answer.forwards.denoise);
-    ui::say(format!(
+    format!(
         "{tokens} tokens in {denoise} forwards ({:.2} tokens per forward), {:.0} tokens/s",
         tokens as f64 / denoise as f64,
-        tokens as f64 / elapsed.as_secs_f64(),
-    ));
-    Ok(())
+        tokens as f64 / start.elapsed().as_secs_f64(),
+    )
 }
 
-fn to_json(
-    prompt: &[u32],
-    answer: &Answer,
-    tokenizer: Option<&Tokenizer>,
-) -> anyhow::Result<serde_json::Value> {
-    let text = tokenizer
-        .map(|tokenizer| tokenizer.decode(&answer.output_ids))
-        .transpose()?;
-    let trace = answer
-        .trace
-        .iter()
-        .map(|step| json!({ "block": step.block, "step": step.step, "ids": step.ids }));
-    Ok(json!({
-        "prompt_ids": prompt,
-        "output_ids": answer.output_ids,
-        "text": text,
-        "finish_reason": answer.finish_reason.to_string(),
-        "forwards": {
-            "prefill": answer.forwards.prefill,
-            "denoise": answer.forwards.denoise,
-            "commit": answer.forwards.commit,
-        },
-        "trace": trace.collect::<Vec<_>>(),
-    }))
+/// Text on stdout that reads on from the prompt.
+struct Stream<'a> {
+    tokenizer: &'a Tokenizer,
+    prompt: &'a [u32],
+    is_empty: bool,
+    text: AnswerText,
 }
 
-/// Text on stdout as it becomes final.
-struct Stream {
-    detokenizer: Option<IncrementalDetokenizer>,
-    result: anyhow::Result<()>,
-}
-
-impl Stream {
-    /// Starts with the prompt, so that the text reads on from it.
-    fn new(tokenizer: Option<&Tokenizer>, prompt: &[u32]) -> anyhow::Result<Self> {
-        let mut detokenizer = tokenizer.map(|t| IncrementalDetokenizer::new(t.clone()));
-        if let Some(detokenizer) = &mut detokenizer {
-            write(&detokenizer.extend(prompt)?)?;
-        }
+impl<'a> Stream<'a> {
+    fn new(tokenizer: &'a Tokenizer, job: &'a Job, text: AnswerText) -> anyhow::Result<Self> {
+        ui::write(&tokenizer.decode(&job.request.prompt)?)?;
         Ok(Self {
-            detokenizer,
-            result: Ok(()),
+            tokenizer,
+            prompt: &job.request.prompt,
+            is_empty: true,
+            text,
         })
     }
 
-    fn push(&mut self, ids: &[u32]) {
-        let Some(detokenizer) = &mut self.detokenizer else {
-            return;
-        };
-        if self.result.is_ok() {
-            self.result = detokenizer
-                .extend(ids)
-                .map_err(Into::into)
-                .and_then(|text| write(&text));
+    fn push(&mut self, ids: &[u32]) -> anyhow::Result<()> {
+        let mut text = self.text.extend(ids)?;
+        if std::mem::replace(&mut self.is_empty, false) {
+            let first = ids.iter().take(1);
+            for &first in first {
+                text.insert_str(0, &joint(self.tokenizer, self.prompt, first)?);
+            }
         }
+        ui::write(&text)
     }
 
     fn finish(self) -> anyhow::Result<()> {
-        self.result?;
-        match self.detokenizer {
-            Some(detokenizer) => write(&(detokenizer.finish()? + "\n")),
-            None => Ok(()),
-        }
+        ui::write(&(self.text.finish()? + "\n"))
     }
-}
-
-fn write(text: &str) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .context("cannot write to stdout")
 }

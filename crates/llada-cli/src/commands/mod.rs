@@ -1,11 +1,15 @@
 //! One file per command.
 
+pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod convert;
+mod decoding;
 pub(crate) mod demo;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod sums;
+pub(crate) mod trace;
 pub(crate) mod train;
 
 use std::path::Path;

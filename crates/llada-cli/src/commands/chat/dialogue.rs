@@ -1,0 +1,110 @@
+//! What was said so far, as the next prompt.
+
+use std::path::Path;
+
+use anyhow::bail;
+use llada_engine::{Answer, FinishReason};
+use llada_text::{ChatTemplate, Conversation, Tokenizer, message};
+use serde_json::Value;
+
+use crate::commands::decoding::Checkpoint;
+use crate::failure;
+
+/// A conversation, or a text that both sides write.
+#[derive(Debug)]
+pub(super) enum Dialogue {
+    /// Messages, rendered with the checkpoint's template.
+    Messages {
+        template: Box<ChatTemplate>,
+        system: Option<String>,
+        messages: Vec<Value>,
+    },
+    /// For a checkpoint that knows no roles.
+    Text(Vec<u32>),
+}
+
+impl Dialogue {
+    pub(super) fn new(checkpoint: &Checkpoint, dir: &Path) -> anyhow::Result<Self> {
+        let tokenizer = checkpoint.tokenizer_for("a chat")?;
+        // The built-in template is in the words of models that end a turn with a token of its own.
+        if !has_template(dir) && tokenizer.specials().role_end.is_none() {
+            return Ok(Self::Text(Vec::new()));
+        }
+        Ok(Self::Messages {
+            template: Box::new(tokenizer.chat_template()?),
+            system: None,
+            messages: Vec::new(),
+        })
+    }
+
+    pub(super) fn is_plain_text(&self) -> bool {
+        matches!(self, Self::Text(_))
+    }
+
+    /// Forgets what was said, but not the system message.
+    pub(super) fn reset(&mut self) {
+        match self {
+            Self::Messages { messages, .. } => messages.clear(),
+            Self::Text(ids) => ids.clear(),
+        }
+    }
+
+    pub(super) fn set_system(&mut self, text: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Messages { system, .. } => {
+                *system = Some(text.to_owned()).filter(|text| !text.is_empty());
+                Ok(())
+            }
+            Self::Text(_) => bail!(failure::usage(
+                "this checkpoint has no chat template, so there is no system message",
+            )),
+        }
+    }
+
+    /// Returns the prompt that asks for the answer to a line.
+    pub(super) fn prompt(&self, tokenizer: &Tokenizer, line: &str) -> anyhow::Result<Vec<u32>> {
+        match self {
+            Self::Messages {
+                template,
+                system,
+                messages,
+            } => {
+                let system = system.iter().map(|text| message("system", text));
+                let said = messages.iter().cloned();
+                let all = system.chain(said).chain([message("user", line)]);
+                let conversation = Conversation::new(all).with_generation_prompt();
+                let ids = tokenizer.encode_chat(template, &conversation);
+                ids.map_err(failure::usage)
+            }
+            Self::Text(ids) if ids.is_empty() => tokenizer.encode(line).map_err(failure::usage),
+            Self::Text(ids) => {
+                let more = tokenizer.encode_text(line).map_err(failure::usage)?;
+                Ok([&ids[..], &more].concat())
+            }
+        }
+    }
+
+    /// Remembers a turn: the prompt that was answered, its last line, and the answer.
+    pub(super) fn record(&mut self, prompt: Vec<u32>, line: &str, answer: &Answer, text: String) {
+        match self {
+            Self::Messages { messages, .. } => {
+                messages.push(message("user", line));
+                messages.push(message("assistant", &text));
+            }
+            Self::Text(ids) => {
+                let written = &answer.output_ids;
+                // The text goes on, so its end is not in it.
+                let ended = usize::from(answer.finish_reason == FinishReason::Stop);
+                *ids = prompt;
+                ids.extend(&written[..written.len().saturating_sub(ended)]);
+            }
+        }
+    }
+}
+
+/// Returns whether a checkpoint ships a chat template.
+fn has_template(dir: &Path) -> bool {
+    let config = std::fs::read(dir.join("tokenizer_config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+    !config["chat_template"].is_null() || dir.join("chat_template.jinja").exists()
+}

@@ -1,0 +1,58 @@
+//! An answer as JSON.
+
+use llada_engine::{Answer, Placed};
+use serde_json::{Value, json};
+
+use super::{Checkpoint, Job};
+
+/// Returns the object that `--json` prints for an answer.
+///
+/// `cached_tokens`, `forwards.prefill`, `forwards.commit` and `tpf_all` tell what the cache saved
+/// and so depend on what ran before and beside; nothing else does. A `logprob` is conditional on the
+/// state of the step that placed its token and is no part of a sequence likelihood.
+pub(in crate::commands) fn to_json(
+    checkpoint: &Checkpoint,
+    job: &Job,
+    answer: &Answer,
+) -> anyhow::Result<Value> {
+    let text = match checkpoint.tokenizer {
+        Some(_) => Some(checkpoint.text(job)?.of(&answer.output_ids)?),
+        None => None,
+    };
+    let tokens = answer.output_ids.len() as f64;
+    let forwards = answer.forwards;
+    let trace = answer
+        .trace
+        .iter()
+        .map(|step| json!({ "block": step.block, "step": step.step, "ids": step.ids }));
+    let mut object = json!({
+        "prompt_ids": job.request.prompt,
+        "output_ids": answer.output_ids,
+        "text": text,
+        "finish_reason": answer.finish_reason.to_string(),
+        "forwards": {
+            "prefill": forwards.prefill,
+            "denoise": forwards.denoise,
+            "commit": forwards.commit,
+        },
+        "cached_tokens": answer.cached_tokens,
+        "fallbacks": answer.fallbacks,
+        "edits": answer.edits,
+        "steps_per_block": answer.steps_per_block,
+        "tpf": tokens / forwards.denoise as f64,
+        "tpf_all": tokens / forwards.total() as f64,
+        "trace": trace.collect::<Vec<_>>(),
+    });
+    if job.settings.logprobs == Some(true) {
+        object["logprobs"] = answer.placed.iter().map(logprob).collect();
+    }
+    if job.settings.return_steps == Some(true) {
+        object["steps"] = answer.placed.iter().map(|placed| placed.step).collect();
+    }
+    Ok(object)
+}
+
+fn logprob(placed: &Placed) -> f32 {
+    // A confidence that underflowed has no logarithm that JSON could write.
+    placed.confidence.max(f32::MIN_POSITIVE).ln()
+}

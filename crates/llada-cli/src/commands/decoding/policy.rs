@@ -1,0 +1,132 @@
+//! From settings to a policy. A setting that would have no effect is refused.
+
+use anyhow::bail;
+use llada_engine::{Acceptance, Edit, Policy, Preset, Quota};
+
+use crate::args::{AcceptanceArg, DecodingArgs, EditArg};
+use crate::failure;
+
+/// Ids of the operations of LLaDA2.2.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::commands) struct EditIds {
+    pub(super) delete: Option<u32>,
+    pub(super) split: Option<u32>,
+}
+
+/// Returns the policy that the settings describe.
+pub(super) fn policy(settings: &DecodingArgs, ids: EditIds) -> anyhow::Result<Policy> {
+    let preset = settings.mode.unwrap_or(Preset::Quality2).policy();
+    let edit = match settings.edit {
+        Some(choice) => edit(choice, ids)?,
+        None => preset.edit,
+    };
+    if edit == Edit::Off {
+        let details = [
+            (
+                "max_post_edit_steps",
+                settings.max_post_edit_steps.is_some(),
+            ),
+            ("penalty_lambda", settings.penalty_lambda.is_some()),
+        ];
+        refuse(&details, "needs `edit` to be on")?;
+    }
+    Ok(Policy {
+        acceptance: acceptance(settings, preset.acceptance)?,
+        quota: quota(settings)?,
+        edit,
+        max_post_edit_steps: settings
+            .max_post_edit_steps
+            .unwrap_or(preset.max_post_edit_steps),
+        penalty_lambda: settings.penalty_lambda.unwrap_or(preset.penalty_lambda),
+    })
+}
+
+/// Refuses what only block diffusion knows.
+pub(super) fn refuse_blocks(settings: &DecodingArgs) -> anyhow::Result<()> {
+    let details = [
+        ("mode", settings.mode.is_some()),
+        ("edit", settings.edit.is_some()),
+        ("acceptance", settings.acceptance.is_some()),
+    ];
+    refuse(
+        &details,
+        "has no effect with --ar, which writes token by token",
+    )
+}
+
+fn edit(choice: EditArg, ids: EditIds) -> anyhow::Result<Edit> {
+    match (choice, ids.delete, ids.split) {
+        (EditArg::Off, ..) => Ok(Edit::Off),
+        (EditArg::Above(above), ..) => Ok(Edit::Above(above)),
+        (EditArg::Revise(above), Some(delete_token_id), Some(split_token_id)) => Ok(Edit::Revise {
+            above,
+            delete_token_id,
+            split_token_id,
+        }),
+        (EditArg::Revise(_), ..) => bail!(failure::usage(
+            "`edit` revise needs tokens that delete and insert, which the checkpoint does not say; \
+             pass --delete-id and --split-id",
+        )),
+    }
+}
+
+fn acceptance(settings: &DecodingArgs, preset: Acceptance) -> anyhow::Result<Acceptance> {
+    let preset = match preset {
+        Acceptance::Threshold(threshold)
+        | Acceptance::Credit(threshold)
+        | Acceptance::Hierarchy { threshold, .. } => threshold,
+        Acceptance::Bacd { high, .. } => high,
+    };
+    let threshold = settings.threshold.unwrap_or(preset);
+    let given = [
+        ("threshold", settings.threshold.is_some()),
+        ("low", settings.low.is_some()),
+        ("high", settings.high.is_some()),
+    ];
+    let [_, low, high] = given;
+    let choice = settings.acceptance.unwrap_or_default();
+    let reason = "has no effect with this `acceptance`: threshold and credit take `threshold`, \
+                  hierarchy `threshold` and `low`, bacd `low` and `high`";
+    Ok(match choice {
+        AcceptanceArg::Threshold => {
+            refuse(&[low, high], reason)?;
+            Acceptance::Threshold(threshold)
+        }
+        AcceptanceArg::Credit => {
+            refuse(&[low, high], reason)?;
+            Acceptance::Credit(threshold)
+        }
+        AcceptanceArg::Hierarchy => {
+            refuse(&[high], reason)?;
+            Acceptance::Hierarchy {
+                threshold,
+                low: settings.low.unwrap_or(0.4),
+            }
+        }
+        AcceptanceArg::Bacd => {
+            refuse(&given[..1], reason)?;
+            Acceptance::Bacd {
+                low: settings.low.unwrap_or(0.6),
+                high: settings.high.unwrap_or(0.9),
+            }
+        }
+    })
+}
+
+fn quota(settings: &DecodingArgs) -> anyhow::Result<Quota> {
+    match (settings.steps, settings.min_transfer) {
+        (Some(_), Some(_)) => bail!(failure::usage(
+            "`steps` and `min_transfer` exclude each other; give one",
+        )),
+        (Some(steps), None) => Ok(Quota::Steps(steps)),
+        (None, min_transfer) => Ok(Quota::MinTransfer(min_transfer.unwrap_or(1))),
+    }
+}
+
+/// Refuses the first setting that is given.
+fn refuse(settings: &[(&str, bool)], reason: &str) -> anyhow::Result<()> {
+    match settings.iter().find(|(_, is_given)| *is_given) {
+        Some((name, _)) => Err(failure::usage(format!("`{name}` {reason}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,171 @@
+//! `llada trace show`: recorded decoding, step by step.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use llada_model::Config;
+use serde::Deserialize;
+
+use super::decoding::{Checkpoint, Slots, Speller};
+use crate::args::{IdArgs, TraceArgs, TraceCommand, TraceShowArgs};
+use crate::live::Live;
+use crate::{failure, ui};
+
+/// What is needed of an answer that `generate --json --trace` printed.
+#[derive(Debug, Deserialize)]
+struct Recorded {
+    prompt_ids: Vec<u32>,
+    output_ids: Vec<u32>,
+    trace: Vec<Step>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Step {
+    block: usize,
+    step: usize,
+    ids: Vec<u32>,
+}
+
+impl Step {
+    /// Position of the block's first id.
+    fn start(&self) -> usize {
+        self.block * self.ids.len()
+    }
+
+    /// Returns whether the block lies where a text can be.
+    fn is_in_range(&self) -> bool {
+        let end = (self.block.checked_add(1)).and_then(|next| next.checked_mul(self.ids.len()));
+        end.is_some()
+    }
+}
+
+pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<()> {
+    match &args.what {
+        TraceCommand::Show(args) => show(args),
+    }
+}
+
+fn show(args: &TraceShowArgs) -> anyhow::Result<()> {
+    let checkpoint = Checkpoint::open(&args.model, &IdArgs::default(), false)?;
+    let speller = Speller(checkpoint.tokenizer.as_ref());
+    let mask_id = args
+        .mask_id
+        .or(Config::from_dir(&args.model)?.mask_token_id);
+    for recorded in read(&args.file)? {
+        let replay = Replay {
+            recorded,
+            speller,
+            mask_id,
+        };
+        match ui::live() {
+            Some(live) => replay.animate(live, Duration::from_millis(args.delay_ms))?,
+            None => replay.list()?,
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<Recorded>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    let lines = (1..).zip(text.lines());
+    let recorded = lines.map(|(number, line): (usize, &str)| {
+        let problem =
+            |problem: String| failure::usage(format!("{}:{number}: {problem}", path.display()));
+        let recorded: Recorded =
+            serde_json::from_str(line).map_err(|error| problem(error.to_string()))?;
+        if !recorded.trace.iter().all(Step::is_in_range) {
+            return Err(problem("a block is out of range".to_owned()));
+        }
+        if recorded.trace.is_empty() {
+            return Err(problem(
+                "no trace; record one with `llada generate --json --trace`".to_owned(),
+            ));
+        }
+        Ok(recorded)
+    });
+    recorded.collect()
+}
+
+struct Replay<'a> {
+    recorded: Recorded,
+    speller: Speller<'a>,
+    mask_id: Option<u32>,
+}
+
+impl Replay<'_> {
+    /// Prints a line for every step.
+    fn list(&self) -> anyhow::Result<()> {
+        ui::line(format!("prompt: {}", self.spell(&self.recorded.prompt_ids)))?;
+        let mut before = Slots::new();
+        for step in &self.recorded.trace {
+            if step.step == 0 {
+                before = self.untouched(step);
+            }
+            let now = self.slots(step);
+            let pairs = || now.iter().zip(&before);
+            let filled = pairs().filter(|(now, before)| now.is_some() && before.is_none());
+            let changed = pairs().filter(|(now, before)| now != before && before.is_some());
+            // Nothing is drawn again, so any width will do.
+            let text = self
+                .speller
+                .draw(&mut Live::new(usize::MAX, false), &now, &now);
+            ui::line(format!(
+                "block {} step {}: {} filled, {} changed  {text}",
+                step.block,
+                step.step,
+                filled.count(),
+                changed.count(),
+            ))?;
+            before = now;
+        }
+        Ok(())
+    }
+
+    /// Draws the active block again after every step, behind the text before it.
+    fn animate(&self, mut live: Live, delay: Duration) -> anyhow::Result<()> {
+        ui::write(&live.commit(&self.spell(&self.recorded.prompt_ids)))?;
+        let prompt_len = self.recorded.prompt_ids.len();
+        let mut before = Slots::new();
+        let mut shown = 0;
+        for step in &self.recorded.trace {
+            let start = step.start();
+            if step.step == 0 {
+                let done = start
+                    .saturating_sub(prompt_len)
+                    .min(self.recorded.output_ids.len());
+                let text = self.spell(&self.recorded.output_ids[shown.min(done)..done]);
+                ui::write(&live.commit(&text))?;
+                (before, shown) = (self.untouched(step), done);
+            }
+            let now = self.slots(step);
+            let hidden = prompt_len.saturating_sub(start).min(now.len());
+            let before_shown = &before[hidden.min(before.len())..];
+            ui::write(&self.speller.draw(&mut live, &now[hidden..], before_shown))?;
+            std::thread::sleep(delay);
+            before = now;
+        }
+        let rest = self.spell(&self.recorded.output_ids[shown..]);
+        ui::write(&(live.commit(&rest) + "\n"))
+    }
+
+    fn slots(&self, step: &Step) -> Slots {
+        let ids = step.ids.iter();
+        ids.map(|&id| (Some(id) != self.mask_id).then_some(id))
+            .collect()
+    }
+
+    /// Returns the block before its first step: the end of the prompt, then open positions.
+    fn untouched(&self, step: &Step) -> Slots {
+        let start = step.start();
+        let prompt = &self.recorded.prompt_ids;
+        (start..start + step.ids.len())
+            .map(|i| prompt.get(i).copied())
+            .collect()
+    }
+
+    fn spell(&self, ids: &[u32]) -> String {
+        ids.iter().map(|&id| self.speller.spell(id)).collect()
+    }
+}
