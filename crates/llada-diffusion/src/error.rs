@@ -88,6 +88,12 @@ pub enum Error {
         /// Upper bound as given.
         high: f32,
     },
+    /// A window without blocks would never move on.
+    #[error("window has 0 blocks; expected at least 1 (1 decodes block after block)")]
+    EmptyWindow,
+    /// A block must not change once later ones were conditioned on it.
+    #[error("window lets blocks begin early while editing is on; use 1 block, or turn editing off")]
+    EditedWindow,
     /// Tokens with different meanings share an id.
     #[error("ids of MASK, delete and split are {ids:?}; expected three different ones")]
     SameIds {

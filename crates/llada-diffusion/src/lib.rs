@@ -29,7 +29,8 @@
 //! | [`proposal`] | what a forward says about a position | – |
 //! | [`acceptance`] | which proposals fill open positions: threshold and relatives | threshold decoding |
 //! | [`credit`] | proposals that repeat become easier to accept | – |
-//! | [`policy`] | acceptance and editing together, presets | LLaDA2.1: quality and speed modes |
+//! | [`window`] | several blocks at a time, approximate and off by default | – |
+//! | [`policy`] | acceptance, editing and window together, presets | LLaDA2.1: quality and speed modes |
 //! | [`revise`] | editing that inserts and deletes positions | LLaDA2.2 |
 //! | [`sequence`] | block after block, and where a text ends | threshold decoding |
 //!
@@ -103,6 +104,7 @@ pub mod rng;
 pub mod schedule;
 pub mod sequence;
 pub mod visibility;
+pub mod window;
 
 pub use acceptance::{Acceptance, BlockHistory, Quota};
 pub use alignment::{LabelAlignment, Predictor};
@@ -126,3 +128,4 @@ pub use visibility::{
     KeyRanges, Row, block_causal_ranges, causal_ranges, decode_ranges, full_ranges, prefill_ranges,
     visible,
 };
+pub use window::Window;

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::acceptance::{self, Acceptance, Quota};
 use crate::names::names;
+use crate::window::Window;
 
 /// How a text is decoded. The default is [`Preset::Quality2`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Policy {
     /// With editing: what a token's logit loses where its left neighbour in the block is the same
     /// token, against stuttering.
     pub penalty_lambda: f32,
+    /// How many blocks are denoised at a time.
+    pub window: Window,
 }
 
 impl Default for Policy {
@@ -28,6 +31,7 @@ impl Default for Policy {
             edit: Edit::Off,
             max_post_edit_steps: 16,
             penalty_lambda: 0.0,
+            window: Window::default(),
         }
     }
 }
@@ -81,10 +85,15 @@ impl Preset {
 }
 
 impl Policy {
-    /// Returns an error unless the numbers mean something and the special ids differ.
+    /// Returns an error unless the numbers mean something, the special ids differ, and no block is
+    /// edited that later ones were conditioned on.
     pub(crate) fn check(&self, mask_token_id: u32) -> Result<(), Error> {
         acceptance::check(self.acceptance)?;
         check_finite("penalty", &[self.penalty_lambda])?;
+        self.window.check()?;
+        if self.window.is_approximate() && self.edit != Edit::Off {
+            return Err(Error::EditedWindow);
+        }
         match self.edit {
             Edit::Off => Ok(()),
             Edit::Above(above) => check_finite("edit threshold", &[above]),
@@ -159,6 +168,25 @@ mod tests {
             ..Policy::default()
         };
         assert_eq!(error.check(9), Err(Error::Bounds { low, high }));
+    }
+
+    #[test]
+    fn editing_is_refused_only_where_blocks_begin_early() {
+        let check = |buffer_blocks, admit_threshold| {
+            let window = Window {
+                buffer_blocks,
+                admit_threshold,
+                ..Window::default()
+            };
+            let policy = Policy {
+                window,
+                ..Preset::Speed.policy()
+            };
+            policy.check(9)
+        };
+        assert_eq!(check(2, 0.5), Err(Error::EditedWindow));
+        assert_eq!(check(2, 1.0), Ok(()));
+        assert_eq!(check(1, 0.5), Ok(()));
     }
 
     #[test]

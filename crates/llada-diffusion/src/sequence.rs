@@ -10,6 +10,8 @@
 //! token: MASK is only what the model is shown there. An active block always has all its rows, also
 //! past the number of tokens asked for; the model was trained to see them.
 //!
+//! With a [`crate::Window`] several consecutive blocks may be active; without, it is one.
+//!
 //! **The frozen prefix** holds the tokens that cannot change any more and may be streamed: without
 //! editing all up to the first open position, also inside a block; with editing whole blocks only.
 //!
@@ -21,11 +23,12 @@
 //! The state is plain data: a clone of it goes on as the original would. It knows of no model, cache
 //! or clock. An engine asks it in turn for
 //!
-//! 1. [`Sequence::active_block`], the rows of the forward;
+//! 1. [`Sequence::active_blocks`], the rows of the forward;
 //! 2. [`Sequence::predicted_positions`], those whose logits matter, and [`Sequence::adjustments`] of
 //!    these logits;
 //! 3. [`Sequence::denoise_step`], given the proposals: what changed, and what to do next.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::acceptance::{Acceptance, BlockHistory};
@@ -67,9 +70,9 @@ pub struct DecodeCounts {
     pub filled: usize,
     /// Placed tokens replaced, or positions deleted or inserted.
     pub edits: usize,
-    /// Steps in which fewer proposals passed than the quota.
+    /// Steps in which fewer proposals of a block passed than its quota.
     pub fallbacks: usize,
-    /// Steps of each block, from the first with an open position.
+    /// Steps of each block, from the first with an open position. One step serves all active blocks.
     pub steps_per_block: Vec<usize>,
 }
 
@@ -87,11 +90,12 @@ pub struct Sequence {
     block_size: BlockSize,
     mask_token_id: u32,
     policy: Policy,
-    block: ActiveBlock,
+    /// Consecutive, ascending; none after the last block of the text.
+    active: VecDeque<ActiveBlock>,
     counts: DecodeCounts,
 }
 
-/// What is remembered of the active block only, so that blocks cannot inherit from one another.
+/// What is remembered of a block while it is active, so that blocks cannot inherit from one another.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct ActiveBlock {
     start: usize,
@@ -133,20 +137,28 @@ impl Sequence {
             block_size,
             mask_token_id,
             policy,
-            block: ActiveBlock::default(),
+            active: VecDeque::new(),
             counts: DecodeCounts::default(),
         };
-        sequence.enter(sequence.prefill_len());
+        sequence.admit(sequence.prefill_len());
         Ok(sequence)
     }
 
-    /// Makes the block at `start` the active one.
-    fn enter(&mut self, start: usize) {
-        self.block = ActiveBlock {
-            start,
-            ..ActiveBlock::default()
-        };
-        self.block.revision = Revision::new(self.editable_rows().len());
+    /// Makes the blocks from `next` on active, as many as the window admits.
+    fn admit(&mut self, next: usize) {
+        let starts = (next..self.tokens.len()).step_by(self.block_size.get());
+        for start in starts {
+            let filled = self.active.back().map_or(0.0, |block| self.filled(block));
+            if !self.policy.window.admits(self.active.len(), filled) {
+                return;
+            }
+            let mut block = ActiveBlock {
+                start,
+                ..ActiveBlock::default()
+            };
+            block.revision = Revision::new(self.editable_rows(&block).len());
+            self.active.push_back(block);
+        }
     }
 
     /// Returns all tokens, MASK at open positions.
@@ -184,9 +196,11 @@ impl Sequence {
         &self.counts
     }
 
-    /// Returns the steps taken in the active block.
-    pub fn step(&self) -> usize {
-        self.block.steps
+    /// Returns the steps taken in the active block that holds `position`; 0 if none does.
+    pub fn step_at(&self, position: usize) -> usize {
+        let mut active = self.active.iter();
+        let block = active.find(|block| self.rows(block).contains(&position));
+        block.map_or(0, |block| block.steps)
     }
 
     /// Returns the number of prompt tokens in whole blocks: what a prefill computes.
@@ -194,23 +208,33 @@ impl Sequence {
         self.prompt_len - self.prompt_len % self.block_size.get()
     }
 
-    /// Returns the positions of the block being denoised; `None` after the last one.
-    pub fn active_block(&self) -> Option<Range<usize>> {
-        let start = self.block.start;
-        (start < self.tokens.len()).then(|| start..start + self.block_size.get())
+    /// Returns the number of tokens in blocks that are done, the prompt's included: all before the
+    /// first active block.
+    pub fn clean_len(&self) -> usize {
+        let first = self.active.front();
+        first.map_or(self.tokens.len(), |block| block.start)
     }
 
-    /// Returns the open positions of the active block, ascending.
+    /// Returns the positions of each block being denoised, ascending; none after the last one.
+    pub fn active_blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        self.active.iter().map(|block| self.rows(block))
+    }
+
+    /// Returns the open positions of the active blocks, ascending.
     pub fn open_positions(&self) -> Vec<usize> {
-        self.editable_rows().filter(|&i| self.open[i]).collect()
+        let active = self.active.iter();
+        active.flat_map(|block| self.open_rows(block)).collect()
     }
 
-    /// Returns the positions to propose tokens for, ascending: the open ones of the active block, or
+    /// Returns the positions to propose tokens for, ascending: the open ones of the active blocks, or
     /// with editing all but the prompt's.
     pub fn predicted_positions(&self) -> Vec<usize> {
         match self.policy.edit {
             Edit::Off => self.open_positions(),
-            Edit::Above(_) | Edit::Revise { .. } => self.editable_rows().collect(),
+            Edit::Above(_) | Edit::Revise { .. } => {
+                let active = self.active.iter();
+                active.flat_map(|block| self.editable_rows(block)).collect()
+            }
         }
     }
 
@@ -228,14 +252,14 @@ impl Sequence {
     fn credit(&self, position: usize) -> impl Iterator<Item = Adjustment> {
         let is_credited =
             self.open[position] && matches!(self.policy.acceptance, Acceptance::Credit(_));
-        let credits = is_credited.then(|| self.block.credits.adjustments(position));
-        credits.into_iter().flatten()
+        let credits = is_credited.then_some(&self.active).into_iter().flatten();
+        credits.flat_map(move |block| block.credits.adjustments(position))
     }
 
     fn penalty(&self, position: usize) -> Option<Adjustment> {
         let lambda = self.policy.penalty_lambda;
         let has_penalty = self.policy.edit != Edit::Off && lambda != 0.0;
-        (has_penalty && position > self.block.start).then(|| Adjustment {
+        (has_penalty && !self.block_size.starts_at(position)).then(|| Adjustment {
             position,
             token: self.tokens[position - 1],
             delta: -lambda,
@@ -244,11 +268,12 @@ impl Sequence {
 
     /// Returns the length of the frozen prefix, the prompt included.
     pub fn frozen_len(&self) -> usize {
+        let clean_len = self.clean_len();
         let frozen = match self.policy.edit {
-            Edit::Off => self.open_positions().first().copied(),
-            Edit::Above(_) | Edit::Revise { .. } => None,
+            Edit::Off => self.first_open(clean_len),
+            Edit::Above(_) | Edit::Revise { .. } => clean_len,
         };
-        frozen.unwrap_or(self.block.start).max(self.prompt_len)
+        frozen.max(self.prompt_len)
     }
 
     /// Returns why the text is finished, or `None` while it is not.
@@ -289,10 +314,32 @@ impl Sequence {
         self.cut.unwrap_or(self.prompt_len + self.max_new_tokens)
     }
 
-    /// Returns the positions of the active block after the prompt.
-    fn editable_rows(&self) -> Range<usize> {
-        let block = self.active_block().unwrap_or_default();
-        block.start.max(self.prompt_len).min(block.end)..block.end
+    /// Returns the first open position from `start` on, or the end of the text.
+    fn first_open(&self, start: usize) -> usize {
+        let mut positions = start..self.tokens.len();
+        positions
+            .find(|&i| self.open[i])
+            .unwrap_or(self.tokens.len())
+    }
+
+    fn rows(&self, block: &ActiveBlock) -> Range<usize> {
+        block.start..block.start + self.block_size.get()
+    }
+
+    /// Returns the positions of an active block after the prompt.
+    fn editable_rows(&self, block: &ActiveBlock) -> Range<usize> {
+        let rows = self.rows(block);
+        rows.start.max(self.prompt_len).min(rows.end)..rows.end
+    }
+
+    fn open_rows(&self, block: &ActiveBlock) -> impl Iterator<Item = usize> {
+        self.rows(block).filter(|&i| self.open[i])
+    }
+
+    /// Returns the share of a block's rows that are not open.
+    fn filled(&self, block: &ActiveBlock) -> f32 {
+        let filled = self.rows(block).filter(|&i| !self.open[i]).count();
+        filled as f32 / self.block_size.get() as f32
     }
 }
 

@@ -1,9 +1,10 @@
 //! A request between two forwards: its text, what it has cost, and what goes out next.
 //!
-//! The rows before the active block are clean, those of the block hold tokens and MASKs. With labels
-//! shifted, the block's first position is predicted by the last clean row. That row sees nothing of
-//! the block, so its hidden state is kept from the forward that computed it for all the block's
-//! steps. Autoregression is shifted labels and blocks of one: the active row predicts nothing.
+//! The rows before the active block are clean, those of the block hold tokens and MASKs; with a window
+//! several blocks may be active. With labels shifted, the block's first position is predicted by the
+//! last clean row. That row sees nothing of the block, so its hidden state is kept from the forward
+//! that computed it for all the block's steps. Autoregression is shifted labels and blocks of one: the
+//! active row predicts nothing.
 
 use std::ops::Range;
 
@@ -66,6 +67,9 @@ impl Proposals for LogitRows {
 
 impl Decoding {
     pub(crate) fn new(plan: Plan, request: &Request, hooks: Hooks) -> Result<Self, Error> {
+        if hooks.constraint.is_some() {
+            plan.check_constrained()?;
+        }
         let text = Sequence::new(
             &request.prompt,
             request.max_new_tokens,
@@ -99,21 +103,20 @@ impl Decoding {
     }
 
     pub(crate) fn stand(&self) -> Stand<'_> {
-        let block = self.block();
+        let (tokens, block_size) = (self.text.tokens(), self.plan.block_size);
+        let clean = &tokens[..self.text.clean_len()];
         let last = self.text.predicted_positions().last().copied();
-        let is_active = last.is_some_and(|last| self.plan.predicting_row(last) >= block.start);
+        let row = last.map(|position| self.plan.predicting_row(position));
+        // No row looks into a later block: past the last row that predicts, none is needed.
+        let end = row
+            .filter(|&row| row >= clean.len())
+            .map(|row| block_size.rows(block_size.of(row), tokens.len()).end);
         Stand {
-            block_size: self.plan.block_size,
-            clean: &self.text.tokens()[..block.start],
-            end: if is_active { block.end } else { block.start },
+            block_size,
+            clean,
+            end: end.unwrap_or(clean.len()),
             needs_last_row: self.plan.is_shifted(),
         }
-    }
-
-    fn block(&self) -> Range<usize> {
-        self.text
-            .active_block()
-            .expect("an unfinished text has an active block")
     }
 
     /// Counts a group of this request before its forward.
@@ -126,8 +129,9 @@ impl Decoding {
             .clean
             .min(group.rows.end)
             .saturating_sub(group.rows.start);
-        let is_prefill =
-            group.rows.start < self.text.prefill_len() || pending > self.plan.block_size.get();
+        let max_blocks = self.plan.policy.window.max_blocks();
+        let is_prefill = group.rows.start < self.text.prefill_len()
+            || self.plan.block_size.count(pending) > max_blocks;
         if pending > 0 && is_prefill {
             self.forwards.prefill += 1;
             stats.prefill += 1;
@@ -208,12 +212,10 @@ impl Decoding {
             .zip(logits.map(<[f32]>::to_vec))
             .collect();
         let rows = self.adjust(rows)?;
-        let step = self.text.step();
         if matches!(self.plan.policy.edit, Edit::Revise { .. }) {
-            let sampler = self.sampler.clone();
             return Ok(Proposed::Open(LogitRows {
-                sampler,
-                step,
+                sampler: self.sampler.clone(),
+                step: self.text.step_at(self.text.clean_len()),
                 rows,
             }));
         }
@@ -229,7 +231,7 @@ impl Decoding {
             };
             let choice = Choice {
                 position: *position,
-                step,
+                step: self.text.step_at(*position),
                 banned: &banned,
                 allowed: allowed.as_deref(),
             };
@@ -256,8 +258,8 @@ impl Decoding {
         Ok(rows)
     }
 
-    /// Takes a step. Returns why the text is finished, if it is, and whether the active block's keys
-    /// and values of this forward are final.
+    /// Takes a step. Returns why the text is finished, if it is, and whether the first active block's
+    /// keys and values of this forward are final.
     pub(crate) fn advance(
         &mut self,
         id: RequestId,
@@ -265,15 +267,20 @@ impl Decoding {
         stats: &mut Stats,
         events: &mut Vec<Event>,
     ) -> (Option<FinishReason>, bool) {
-        let (block, step) = (self.block(), self.text.step());
+        let active = self.text.active_blocks();
+        let active: Vec<_> = active
+            .map(|rows| (self.text.step_at(rows.start), rows))
+            .collect();
         let done = self.apply(proposed);
         stats.accepted += done.written.len() as u64;
         stats.edits += done.edited.len() as u64;
         stats.fallbacks += u64::from(done.fell_back);
-        if done.block_done() {
-            stats.count_block(step + 1);
+        for (step, rows) in active {
+            if rows.end <= self.text.clean_len() {
+                stats.count_block(step + 1);
+            }
+            self.show(id, rows, step, events);
         }
-        self.show(id, block, step, events);
         let finish = self.commit(id, self.plan.end(&self.text, &done), events);
         (finish, done.block == BlockOutcome::Settled)
     }
@@ -293,7 +300,7 @@ impl Decoding {
         }
     }
 
-    /// Records a step and sends it as a draft, as far as that was asked for.
+    /// Records a block's step and sends it as a draft, as far as that was asked for.
     fn show(&mut self, id: RequestId, rows: Range<usize>, step: usize, events: &mut Vec<Event>) {
         let (block, ids) = (
             self.plan.block_size.of(rows.start),
@@ -362,6 +369,7 @@ impl Decoding {
                 .map(|placed| placed.expect("the answer was placed"))
                 .collect(),
             finish_reason,
+            approximate: self.plan.policy.window.is_approximate(),
             forwards: self.forwards,
             cached_tokens: self.cached_tokens.unwrap_or(0),
             fallbacks: counts.fallbacks,

@@ -51,10 +51,15 @@ impl Plan {
             stop_ids: stop_ids(request, options)?,
             alignment: options.label_alignment,
         };
-        let edits = plan.policy.edit != Edit::Off;
+        let (edits, window) = (plan.policy.edit != Edit::Off, plan.policy.window);
         if edits && (plan.is_shifted() || plan.schedule != Schedule::Exact) {
             let expected = "`off` with shifted labels or the reference schedule";
             return Err(field("edit", "on", expected));
+        }
+        let is_usual = !plan.is_shifted() && plan.schedule == Schedule::Exact;
+        if window.is_approximate() && !is_usual {
+            let expected = "1 with shifted labels or the reference schedule";
+            return Err(field("buffer_blocks", window.buffer_blocks, expected));
         }
         if let Edit::Revise {
             delete_token_id,
@@ -79,6 +84,19 @@ impl Plan {
             schedule: Schedule::Exact,
             stop_ids,
             alignment: LabelAlignment::Shifted,
+        }
+    }
+
+    /// Returns an error if the text cannot be followed token by token.
+    pub(crate) fn check_constrained(&self) -> Result<(), Error> {
+        let window = self.policy.window;
+        match window.is_approximate() {
+            true => Err(field(
+                "buffer_blocks",
+                window.buffer_blocks,
+                "1 for an answer that follows a grammar",
+            )),
+            false => Ok(()),
         }
     }
 

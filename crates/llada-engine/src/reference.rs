@@ -3,7 +3,7 @@
 //! Every step runs the whole text up to the end of the active block through the model, computes all
 //! logits of the rows in question and picks tokens by plain arithmetic. No cache, no fused head, no
 //! batch, no shared bookkeeping: what [`crate::Engine::generate`] must equal. Use it with an `f32`
-//! model. It knows thresholds (`decoding.md` 2) and token editing (6).
+//! model. It knows thresholds, token editing and windows (`docs/algorithms/decoding.md`).
 
 use std::ops::Range;
 
@@ -46,10 +46,16 @@ pub fn generate(model: &Model, options: &Options, request: &Request) -> Result<A
         plan,
         trace: Vec::new(),
         steps_per_block: Vec::new(),
+        denoise: 0,
         fallbacks: 0,
         edits: 0,
     };
-    for block in prompt_len / size..limit.div_ceil(size) {
+    let blocks = prompt_len / size..limit.div_ceil(size);
+    if oracle.plan.policy.window.is_approximate() {
+        oracle.fill_together(blocks)?;
+        return Ok(oracle.answer(request.trace));
+    }
+    for block in blocks {
         let ends = match oracle.plan.policy.edit {
             Edit::Off => oracle.fill(block)?,
             Edit::Above(above) => oracle.fill_and_edit(block, above)?,
@@ -77,6 +83,7 @@ struct Oracle<'m> {
     limit: usize,
     trace: Vec<TraceStep>,
     steps_per_block: Vec<usize>,
+    denoise: usize,
     fallbacks: usize,
     edits: usize,
 }
@@ -95,15 +102,68 @@ impl Oracle<'_> {
                 return Ok(false);
             }
             let proposals = self.propose(&open, step)?;
-            let written = self.accepted(&proposals, step);
+            let written = self.accepted(&proposals, self.quota(step));
             self.write(&written, step);
             self.record(block, step);
+            self.denoise += 1;
             if self.stops_in_block(&written) {
                 self.steps_per_block.push(step + 1);
                 return Ok(true);
             }
         }
         unreachable!("steps do not run out");
+    }
+
+    /// Fills blocks from the same forwards, as far as the window lets them in, until the text ends.
+    fn fill_together(&mut self, blocks: Range<usize>) -> Result<(), Error> {
+        let window = self.plan.policy.window;
+        let (mut first, mut end) = (blocks.start, blocks.start + 1);
+        self.steps_per_block = vec![0];
+        loop {
+            while end < blocks.end
+                && end - first < window.buffer_blocks
+                && self.stop_position().is_none()
+                && self.filled(end - 1) >= window.admit_threshold
+            {
+                end += 1;
+            }
+            let steps = self.steps_per_block.len().max(end - blocks.start);
+            self.steps_per_block.resize(steps, 0);
+            self.step_together(first..end, blocks.start)?;
+            if self.stops_in_block(&[]) {
+                return Ok(());
+            }
+            if let Some(stop) = self.stop_position() {
+                end = end.min(self.plan.block_size.of(stop) + 1);
+            }
+            while self.filled(first) == 1.0 {
+                first += 1;
+            }
+            end = end.max(first + 1);
+        }
+    }
+
+    /// Takes a step in each of the active blocks; none sees what another writes in it.
+    fn step_together(&mut self, active: Range<usize>, first_block: usize) -> Result<(), Error> {
+        let fallbacks = self.fallbacks;
+        let mut written = Vec::new();
+        for block in active.clone() {
+            let step = self.steps_per_block[block - first_block];
+            let open: Vec<usize> = self.rows(block).filter(|&i| self.open[i]).collect();
+            let may_fall_back = block == active.start
+                || self.filled(block - 1) >= self.plan.policy.window.semi_complete;
+            let need = if may_fall_back { self.quota(step) } else { 0 };
+            let proposals = self.propose(&open, step)?;
+            written.push((block, step, self.accepted(&proposals, need)));
+        }
+        for (block, step, written) in written {
+            self.write(&written, step);
+            self.record(block, step);
+            self.steps_per_block[block - first_block] += 1;
+        }
+        self.denoise += 1;
+        self.fallbacks = self.fallbacks.min(fallbacks + 1);
+        Ok(())
     }
 
     /// Fills a block and edits it until it rests or its budget is spent (`decoding.md` 6).
@@ -121,7 +181,7 @@ impl Oracle<'_> {
             let proposals = self.propose(&editable, step)?;
             let (open, placed): (Vec<_>, Vec<_>) =
                 proposals.into_iter().partition(|&(i, ..)| self.open[i]);
-            let mut written = self.accepted(&open, step);
+            let mut written = self.accepted(&open, self.quota(step));
             let is_edit = |&(i, token, p): &Proposal| token != self.tokens[i] && p > above;
             let edits: Vec<Proposal> = placed.into_iter().filter(is_edit).collect();
             self.edits += edits.len();
@@ -129,6 +189,7 @@ impl Oracle<'_> {
             written.extend(edits);
             self.write(&written, step);
             self.record(block, step);
+            self.denoise += 1;
             if rests {
                 self.steps_per_block.push(step + 1);
                 break;
@@ -137,21 +198,31 @@ impl Oracle<'_> {
         Ok(self.limit <= rows.end)
     }
 
+    /// Returns the share of a block's rows that are not open.
+    fn filled(&self, block: usize) -> f32 {
+        let rows = self.rows(block);
+        let size = rows.len() as f32;
+        rows.filter(|&i| !self.open[i]).count() as f32 / size
+    }
+
     fn rows(&self, block: usize) -> Range<usize> {
         let size = self.plan.block_size.get();
         block * size..(block + 1) * size
     }
 
-    /// Returns all proposals above the threshold, or the quota's number of best ones if that is more.
-    fn accepted(&mut self, proposals: &[Proposal], step: usize) -> Vec<Proposal> {
+    /// Returns all proposals above the threshold, or the `quota` best ones if that is more.
+    fn accepted(&mut self, proposals: &[Proposal], quota: usize) -> Vec<Proposal> {
         let mut best_first = proposals.to_vec();
         best_first.sort_by(|a, b| b.2.total_cmp(&a.2));
         let confident = proposals.iter().filter(|p| p.2 > self.threshold).count();
-        let quota = self.plan.policy.quota.at(step, self.plan.block_size);
         let need = quota.min(proposals.len());
         self.fallbacks += usize::from(confident < need);
         best_first.truncate(confident.max(need));
         best_first
+    }
+
+    fn quota(&self, step: usize) -> usize {
+        self.plan.policy.quota.at(step, self.plan.block_size)
     }
 
     fn write(&mut self, written: &[Proposal], step: usize) {
@@ -200,8 +271,9 @@ impl Oracle<'_> {
                 .map(|placed| placed.expect("the answer is filled"))
                 .collect(),
             finish_reason: stop.map_or(FinishReason::Length, |_| FinishReason::Stop),
+            approximate: self.plan.policy.window.is_approximate(),
             forwards: Forwards {
-                denoise: self.trace.len(),
+                denoise: self.denoise,
                 ..Forwards::default()
             },
             cached_tokens: 0,
@@ -214,6 +286,9 @@ impl Oracle<'_> {
 
     /// Returns a proposal for each of the positions of one block.
     fn propose(&self, positions: &[usize], step: usize) -> Result<Vec<Proposal>, Error> {
+        if positions.is_empty() {
+            return Ok(Vec::new());
+        }
         let logits = self.model.logits(&self.predictors(positions));
         let proposal = |(row, &position): (usize, &usize)| {
             let mut logits = logits.row(row).to_vec();

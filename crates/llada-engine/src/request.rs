@@ -27,9 +27,9 @@ pub struct Request {
     pub stop_ids: Vec<u32>,
     /// Go on after the checkpoint's end-of-text ids: for measurements.
     pub ignore_eos: bool,
-    /// Whether the answer records the active block after every step.
+    /// Whether the answer records the active blocks after every step.
     pub trace: bool,
-    /// Whether every step sends the active block as an [`Event::Draft`](crate::Event::Draft).
+    /// Whether every step sends the active blocks, each as an [`Event::Draft`](crate::Event::Draft).
     pub draft: bool,
 }
 
@@ -138,17 +138,21 @@ pub struct Answer {
     pub placed: Vec<Placed>,
     /// Why the text ended.
     pub finish_reason: FinishReason,
+    /// The request let blocks begin before their predecessor was done: the text may differ from the
+    /// one decoded block by block ([`Window`](crate::Window)).
+    pub approximate: bool,
     /// What it cost.
     pub forwards: Forwards,
     /// Tokens of the prompt whose keys and values were found in the cache.
     pub cached_tokens: usize,
-    /// Steps in which fewer proposals passed than the quota.
+    /// Steps in which fewer proposals of a block passed than its quota.
     pub fallbacks: usize,
     /// Placed tokens that were replaced, or positions inserted or deleted.
     pub edits: usize,
-    /// Steps of each block.
+    /// Steps of each block. A step serves all blocks that are active together, so that these may sum
+    /// to more than [`Forwards::denoise`].
     pub steps_per_block: Vec<usize>,
-    /// The active block after every step, if asked for.
+    /// The active blocks after every step, if asked for.
     pub trace: Vec<TraceStep>,
 }
 

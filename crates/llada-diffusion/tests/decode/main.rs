@@ -4,3 +4,4 @@ mod models;
 mod modes;
 mod oracle;
 mod threshold;
+mod window;

@@ -44,13 +44,16 @@ pub(crate) struct Decoded {
 /// A forward of `model`, whose logits can be asked for the best token under any ban.
 struct Forward<'a, M> {
     model: &'a M,
-    visible: Vec<u32>,
+    tokens: Vec<u32>,
+    block_size: BlockSize,
     adjustments: Vec<Adjustment>,
 }
 
 impl<M: Fn(&[u32], usize) -> Vec<f32>> Proposals for Forward<'_, M> {
     fn best(&self, position: usize, banned: &[u32]) -> Option<Candidate> {
-        let mut logits = (self.model)(&self.visible, position);
+        let block = self.block_size.of(position);
+        let visible = self.block_size.rows(block, self.tokens.len());
+        let mut logits = (self.model)(&self.tokens[..visible.end], position);
         for adjustment in self.adjustments.iter().filter(|a| a.position == position) {
             logits[adjustment.token as usize] += adjustment.delta;
         }
@@ -63,15 +66,16 @@ impl<M: Fn(&[u32], usize) -> Vec<f32>> Proposals for Forward<'_, M> {
     }
 }
 
-/// Takes one step with `model`, from (all tokens up to the block's end, position) to logits.
+/// Takes one step with `model`, from (all tokens up to the end of the position's block, position) to
+/// logits.
 pub(crate) fn step(
     sequence: &mut Sequence,
     model: impl Fn(&[u32], usize) -> Vec<f32>,
 ) -> DenoiseStep {
-    let block = sequence.active_block().expect("the text is unfinished");
     let forward = Forward {
         model: &model,
-        visible: sequence.tokens()[..block.end].to_vec(),
+        tokens: sequence.tokens().to_vec(),
+        block_size: sequence.block_size(),
         adjustments: sequence.adjustments(),
     };
     sequence.denoise_step(&forward, is_stop)
@@ -82,12 +86,12 @@ pub(crate) fn decode(mut sequence: Sequence, model: impl Fn(&[u32], usize) -> Ve
     let (mut writes, mut commits, mut streamed) = (Vec::new(), 0, Vec::new());
     let prompt = sequence.tokens()[..sequence.prompt_len()].to_vec();
     loop {
-        let block = sequence.active_block().expect("the text is unfinished");
+        let active: Vec<_> = sequence.active_blocks().flatten().collect();
         let done = step(&mut sequence, &model);
         let may_write_nothing = sequence.policy().edit != Edit::Off;
         assert!(may_write_nothing || !done.written.is_empty());
-        assert!(done.written.iter().all(|i| block.contains(i)));
-        assert!(done.edited.iter().all(|i| block.contains(i)));
+        assert!(done.written.iter().all(|i| active.contains(i)));
+        assert!(done.edited.iter().all(|i| active.contains(i)));
         assert!(sequence.tokens().starts_with(&prompt), "prompts stay");
         commits += usize::from(done.needs_commit());
         writes.push(done.written);

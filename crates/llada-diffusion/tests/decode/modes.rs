@@ -345,6 +345,7 @@ fn policies() -> Vec<Policy> {
                 max_post_edit_steps,
                 penalty_lambda: 0.5,
                 quota: Quota::MinTransfer(1),
+                ..Policy::default()
             });
         }
     }

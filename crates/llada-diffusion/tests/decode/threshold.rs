@@ -104,7 +104,7 @@ fn prompts_of_every_length_stay_as_they_are() {
     for (block, len) in (1..=5).flat_map(|block| (0..=11).map(move |len| (block, len))) {
         let sequence = Sequence::new(&prompt(len), 7, size(block), MASK, threshold(0.4)).unwrap();
         assert_eq!(sequence.prefill_len(), len / block * block);
-        let first = sequence.active_block().unwrap();
+        let first = sequence.active_blocks().next().unwrap();
         assert_eq!((first.start, first.len()), (len / block * block, block));
         let decoded = decode(sequence, chaotic(3));
         assert_eq!(decoded.sequence.tokens()[..len], prompt(len));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use llada_engine::{
     Acceptance, Answer, Capacity, Edit, Engine, Error, Event, LabelAlignment, Method, Options,
-    Policy, Quota, Request, RequestId, Sampling, Savings, reference,
+    Policy, Quota, Request, RequestId, Sampling, Savings, Window, reference,
 };
 use llada_model::Model;
 use proptest::prelude::*;
@@ -358,17 +358,27 @@ fn any_request(alignment: LabelAlignment) -> impl Strategy<Value = Request> {
             ..Sampling::default()
         }),
     ];
+    let window = prop_oneof![
+        2 => Just(Window::default()),
+        1 => (1usize..5, -0.1f32..1.2, 0.0f32..1.1).prop_map(
+            |(buffer_blocks, admit_threshold, semi_complete)| Window {
+                buffer_blocks, admit_threshold, semi_complete,
+            }
+        ),
+    ];
     let rest = (any::<bool>(), 0u8..5, 0u32..EOS);
-    (lengths, acceptance, quota, edit, sampling, rest).prop_map(
-        |(
+    (lengths, acceptance, quota, edit, sampling, window, rest).prop_map(
+        move |(
             (prompt_len, seed, max_new_tokens, block_length),
             acceptance,
             quota,
             edit,
             sampling,
+            window,
             rest,
         )| {
             let (ignore_eos, method, stop_id) = rest;
+            let may_begin_early = edit == Edit::Off && alignment == LabelAlignment::Same;
             Request {
                 method: if method == 0 {
                     Method::Autoregression
@@ -381,6 +391,11 @@ fn any_request(alignment: LabelAlignment) -> impl Strategy<Value = Request> {
                     quota,
                     edit,
                     max_post_edit_steps: 3,
+                    window: if may_begin_early {
+                        window
+                    } else {
+                        Window::default()
+                    },
                     ..Policy::default()
                 },
                 sampling,
@@ -394,14 +409,14 @@ fn any_request(alignment: LabelAlignment) -> impl Strategy<Value = Request> {
 
 #[derive(Clone, Debug)]
 enum Act {
-    Submit(Request),
+    Submit(Box<Request>),
     Cancel(prop::sample::Index),
     Step,
 }
 
 fn acts(alignment: LabelAlignment, len: usize) -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
-        3 => any_request(alignment).prop_map(Act::Submit),
+        3 => any_request(alignment).prop_map(|request| Act::Submit(request.into())),
         1 => any::<prop::sample::Index>().prop_map(Act::Cancel),
         4 => Just(Act::Step),
     ];
@@ -421,7 +436,7 @@ fn assert_independent(model: &Model, options: &Options, acts: Vec<Act>) {
     for act in acts {
         match act {
             Act::Submit(request) => {
-                requests.insert(engine.submit(&request).unwrap(), request);
+                requests.insert(engine.submit(&request).unwrap(), *request);
             }
             Act::Cancel(which) if !requests.is_empty() => {
                 let id = *requests.keys().nth(which.index(requests.len())).unwrap();

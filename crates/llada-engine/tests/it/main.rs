@@ -14,3 +14,4 @@ mod model_contract;
 mod refusals;
 mod support;
 mod tinystories;
+mod window;
