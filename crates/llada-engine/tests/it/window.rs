@@ -4,7 +4,7 @@ use llada_engine::{
     Answer, Constraint, Edit, Engine, Error, Event, Hooks, LabelAlignment, Method, Options, Policy,
     Quota, Request, Sampling, Savings, Schedule, Window, reference,
 };
-use llada_model::Model;
+use llada_model::{BlockRouting, Model};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -205,6 +205,20 @@ fn what_a_window_does_not_go_with_is_refused() {
         refusal(LabelAlignment::Shifted, &waits, constrained()),
         Ok(())
     );
+}
+
+#[test]
+fn experts_are_chosen_by_each_block_for_itself() {
+    let mut config = GOLDEN.config.clone();
+    config.moe.as_mut().unwrap().block_routing = Some(BlockRouting {
+        expert_capacity: 8,
+        block_size: 8,
+    });
+    let routed = Model::new(config, GOLDEN.weights.clone());
+    let request = windowed(endless(prompt(9, 1), 30, 8), window(3, 0.1));
+    let answer = assert_oracle(&routed, &request);
+    let free = generate(&GOLDEN, &options(LabelAlignment::Same), &request);
+    assert_ne!(answer.output_ids, free.output_ids);
 }
 
 #[test]
