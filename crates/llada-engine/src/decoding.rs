@@ -116,6 +116,7 @@ impl Decoding {
             clean,
             end: end.unwrap_or(clean.len()),
             needs_last_row: self.plan.is_shifted(),
+            step_rows: self.plan.policy.window.max_blocks() * self.plan.block_size.get(),
         }
     }
 

@@ -12,7 +12,7 @@ pub enum Event {
         /// The next ids of the answer.
         ids: Vec<u32>,
     },
-    /// The active block after a step, sent if [`Request::draft`](crate::Request::draft) asks for it.
+    /// An active block after a step, sent if [`Request::draft`](crate::Request::draft) asks for it.
     /// Open positions hold MASK, and with editing placed tokens may still change.
     Draft {
         /// The request.

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! A forward takes one group of rows from each running request: some of its pending blocks, and the
-//! active block if all of them are in. Every request with at most a block pending takes a step in
-//! every forward, whatever the others do; the prefill of longer stretches shares a budget of rows,
-//! oldest request first, so it never holds up the steps of others for long.
+//! active block if all of them are in. Every request with no more pending than a step can fill takes
+//! a step in every forward, whatever the others do; the prefill of longer stretches shares a budget
+//! of rows, oldest request first, so it never holds up the steps of others for long.
 //!
 //! A request is admitted, in order of arrival, when pages are left for its clean rows, its active
 //! block, and a further block of everyone running. If a running request finds no page all the
@@ -53,6 +53,9 @@ pub(crate) struct Stand<'a> {
     /// The last clean row predicts the block's first position: its hidden state is needed, not only
     /// its keys and values.
     pub(crate) needs_last_row: bool,
+    /// Most rows that can become clean in one step: pending rows up to here ride along with the
+    /// active block and are no prefill.
+    pub(crate) step_rows: usize,
 }
 
 /// Rows of a request in a forward.
@@ -223,7 +226,7 @@ impl Scheduler {
 fn group(limits: Limits, slot: &Slot, stand: Stand<'_>, budget: &mut usize) -> Option<Group> {
     let (cached, clean, size) = (slot.cached, stand.clean.len(), stand.block_size.get());
     let pending = clean - cached;
-    let taken = if pending <= size {
+    let taken = if pending <= stand.step_rows {
         pending
     } else {
         // A budget smaller than a block still lets one block in.

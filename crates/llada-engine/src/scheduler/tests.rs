@@ -38,6 +38,7 @@ impl Text {
             clean: &self.tokens[..self.clean],
             end: self.clean + self.size,
             needs_last_row: self.shifted,
+            step_rows: self.size,
         }
     }
 
