@@ -1,10 +1,12 @@
 //! The program as a user runs it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+mod bench;
 mod commands;
 mod readme;
 mod refusals;
 mod requests;
+mod talk;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
