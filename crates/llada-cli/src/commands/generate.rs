@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use llada_engine::{Answer, Engine, Error, Event};
+use llada_engine::{Answer, Engine, Event};
 use llada_text::Tokenizer;
 
 use super::decoding::{AnswerText, Checkpoint, Job, Prompt, Row, joint, to_json};
@@ -18,7 +18,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let jobs = rows.into_iter().map(|row| {
         let place = row.place.clone();
         let job = checkpoint.job(row, &args.decoding);
-        Ok((place.clone(), at(place.as_deref(), job)?))
+        let job = job.and_then(|job| check_shown(args, job));
+        Ok((at(place.as_deref(), job)?, place))
     });
     let jobs = jobs.collect::<anyhow::Result<Vec<_>>>()?;
     let model = load_model(&args.model.dir, args.model.precision.into())?;
@@ -28,15 +29,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if args.json {
         return answer_all(&checkpoint, &mut engine, jobs);
     }
-    for (place, job) in jobs {
-        let recorded = job.settings.records();
-        let shown = match recorded {
-            Some(name) => Err(failure::usage(format!(
-                "`{name}` is shown with --json only"
-            ))),
-            None => show(&checkpoint, &mut engine, job),
-        };
-        at(place.as_deref(), shown)?;
+    for (job, place) in jobs {
+        at(place.as_deref(), show(&checkpoint, &mut engine, job))?;
     }
     Ok(())
 }
@@ -51,6 +45,14 @@ fn rows(args: &GenerateArgs) -> anyhow::Result<Vec<Row>> {
     }
 }
 
+/// Refuses a job whose answer would tell more than is printed.
+fn check_shown(args: &GenerateArgs, job: Job) -> anyhow::Result<Job> {
+    match job.settings.records() {
+        Some(name) if !args.json => Err(failure::usage(format!("`{name}` needs --json"))),
+        _ => Ok(job),
+    }
+}
+
 /// Says in which line of a file something failed.
 fn at<T>(place: Option<&str>, result: anyhow::Result<T>) -> anyhow::Result<T> {
     match (result, place) {
@@ -59,19 +61,14 @@ fn at<T>(place: Option<&str>, result: anyhow::Result<T>) -> anyhow::Result<T> {
     }
 }
 
-/// A request that broke off is a failed run, unless it never fitted.
-fn broken(error: Error) -> anyhow::Error {
-    anyhow::Error::new(error)
-}
-
 /// Answers all requests together and prints the answers in their order, each as soon as it can be.
 fn answer_all(
     checkpoint: &Checkpoint,
     engine: &mut Engine<'_>,
-    jobs: Vec<(Option<String>, Job)>,
+    jobs: Vec<(Job, Option<String>)>,
 ) -> anyhow::Result<()> {
     let mut waiting = VecDeque::new();
-    for (place, mut job) in jobs {
+    for (mut job, place) in jobs {
         let hooks = std::mem::take(&mut job.hooks);
         let submitted = engine.submit_with(&job.request, hooks);
         let id = at(place.as_deref(), submitted.map_err(failure::usage))?;
@@ -93,7 +90,7 @@ fn answer_all(
                 Event::Failed { request, error } => {
                     let failed = waiting.iter().find(|(id, ..)| *id == request);
                     let place = failed.and_then(|(_, place, _)| place.as_deref());
-                    return at(place, Err(broken(error)));
+                    return at(place, Err(error.into()));
                 }
             }
         }
@@ -125,7 +122,7 @@ fn show(checkpoint: &Checkpoint, engine: &mut Engine<'_>, mut job: Job) -> anyho
                     ui::say(speed(&answer, start));
                     return Ok(());
                 }
-                (Event::Failed { error, .. }, _) => bail!(broken(error)),
+                (Event::Failed { error, .. }, _) => bail!(error),
             }
         }
     }
@@ -161,11 +158,9 @@ impl<'a> Stream<'a> {
 
     fn push(&mut self, ids: &[u32]) -> anyhow::Result<()> {
         let mut text = self.text.extend(ids)?;
-        if std::mem::replace(&mut self.is_empty, false) {
-            let first = ids.iter().take(1);
-            for &first in first {
-                text.insert_str(0, &joint(self.tokenizer, self.prompt, first)?);
-            }
+        if let (true, Some(&first)) = (self.is_empty, ids.first()) {
+            self.is_empty = false;
+            text.insert_str(0, &joint(self.tokenizer, self.prompt, first)?);
         }
         ui::write(&text)
     }

@@ -18,7 +18,7 @@ fn damaged(dir: &Path, file: &str, content: &[u8]) -> String {
 }
 
 #[test]
-fn a_flag_whose_feature_does_not_exist_is_refused_by_name() {
+fn a_flag_or_a_value_that_does_not_exist_is_refused_by_the_name_of_the_flag() {
     for flag in ["--edit", "--mode", "--quant"] {
         let (code, message) = failure(&["generate", PARENT, "--prompt", "a", flag, "x"]);
         assert_eq!(code, 2);

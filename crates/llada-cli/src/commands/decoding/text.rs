@@ -33,8 +33,8 @@ impl AnswerText {
     }
 }
 
-/// Returns the text of a prompt, and what decoding drops of an answer that begins with `first` if it
-/// stands alone: with some tokenizers a space.
+/// Returns what stands between a prompt and an answer that begins with `first`: with some tokenizers a
+/// space, which decoding drops at the start of a text.
 pub(in crate::commands) fn joint(
     tokenizer: &Tokenizer,
     prompt: &[u32],
