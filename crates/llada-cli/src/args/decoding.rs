@@ -54,6 +54,17 @@ pub(crate) struct DecodingArgs {
     /// With editing: what the logit of a repeated token loses [default: 0].
     #[arg(long)]
     pub penalty_lambda: Option<f32>,
+    /// Approximate: denoises up to this many blocks at once, as --admit-threshold lets them in
+    /// [default: 1].
+    #[arg(long)]
+    pub buffer_blocks: Option<usize>,
+    /// With --buffer-blocks: share of a block that is filled before the next one starts; 1 is exact.
+    #[arg(long)]
+    pub admit_threshold: Option<f32>,
+    /// With --buffer-blocks: share of a block that is filled before the next one falls back to its
+    /// most confident token [default: 0.9].
+    #[arg(long)]
+    pub semi_complete: Option<f32>,
     /// 0 takes the most probable token [default: 0].
     #[arg(long)]
     pub temperature: Option<f32>,
@@ -136,7 +147,7 @@ impl DecodingArgs {
         };
         let filled = fill! {
             max_new_tokens block_length mode threshold acceptance low high steps min_transfer edit
-            max_post_edit_steps penalty_lambda temperature top_k top_p min_p repetition_penalty
+            max_post_edit_steps penalty_lambda buffer_blocks admit_threshold semi_complete temperature top_k top_p min_p repetition_penalty
             presence_penalty frequency_penalty logit_bias seed stop stop_token_ids ignore_eos
             json_schema regex eos_early_stop reference_schedule trace logprobs return_steps
         };

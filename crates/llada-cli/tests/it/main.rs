@@ -6,7 +6,9 @@ mod commands;
 mod readme;
 mod refusals;
 mod requests;
+mod structured;
 mod talk;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

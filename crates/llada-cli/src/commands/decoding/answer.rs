@@ -36,6 +36,7 @@ pub(in crate::commands) fn to_json(
             "commit": forwards.commit,
         },
         "cached_tokens": answer.cached_tokens,
+        "approximate": answer.approximate,
         "fallbacks": answer.fallbacks,
         "edits": answer.edits,
         "steps_per_block": answer.steps_per_block,

@@ -1,7 +1,7 @@
 //! From settings to a policy. A setting that would have no effect is refused.
 
 use anyhow::bail;
-use llada_engine::{Acceptance, Edit, Policy, Preset, Quota};
+use llada_engine::{Acceptance, Edit, Policy, Preset, Quota, Window};
 
 use crate::args::{AcceptanceArg, DecodingArgs, EditArg};
 use crate::failure;
@@ -38,6 +38,32 @@ pub(super) fn policy(settings: &DecodingArgs, ids: EditIds) -> anyhow::Result<Po
             .max_post_edit_steps
             .unwrap_or(preset.max_post_edit_steps),
         penalty_lambda: settings.penalty_lambda.unwrap_or(preset.penalty_lambda),
+        window: window(settings)?,
+    })
+}
+
+/// Returns the running set of blocks. One that is larger than a block has to say when blocks enter.
+fn window(settings: &DecodingArgs) -> anyhow::Result<Window> {
+    let Some(buffer_blocks) = settings.buffer_blocks else {
+        let details = [
+            ("admit_threshold", settings.admit_threshold.is_some()),
+            ("semi_complete", settings.semi_complete.is_some()),
+        ];
+        refuse(&details, "needs `buffer_blocks`")?;
+        return Ok(Window::default());
+    };
+    let Some(admit_threshold) = settings.admit_threshold else {
+        bail!(failure::usage(
+            "`buffer_blocks` needs `admit_threshold`, the filled share of a block at which the next \
+             one starts: below 1 the text is approximate",
+        ));
+    };
+    Ok(Window {
+        buffer_blocks,
+        admit_threshold,
+        semi_complete: settings
+            .semi_complete
+            .unwrap_or(Window::default().semi_complete),
     })
 }
 
@@ -47,6 +73,7 @@ pub(super) fn refuse_blocks(settings: &DecodingArgs) -> anyhow::Result<()> {
         ("mode", settings.mode.is_some()),
         ("edit", settings.edit.is_some()),
         ("acceptance", settings.acceptance.is_some()),
+        ("buffer_blocks", settings.buffer_blocks.is_some()),
     ];
     refuse(
         &details,

@@ -81,7 +81,7 @@ pub(super) fn describes(schema: &Value, value: &Value) -> bool {
         None => schema["const"] == *value,
         Some("boolean") => value.is_boolean(),
         Some("null") => value.is_null(),
-        Some("integer") => value.is_i64() && in_bounds(schema, value),
+        Some("integer") => is_whole(value) && in_bounds(schema, value),
         Some("number") => value.is_number() && in_bounds(schema, value),
         Some("string") => value
             .as_str()
@@ -90,6 +90,11 @@ pub(super) fn describes(schema: &Value, value: &Value) -> bool {
         Some("object") => describes_properties(schema, value),
         Some(other) => panic!("no schema above has type {other}"),
     }
+}
+
+/// Returns whether `value` is a whole number, however it is written: -0 is one.
+fn is_whole(value: &Value) -> bool {
+    value.as_f64().is_some_and(|value| value.fract() == 0.0)
 }
 
 fn in_bounds(schema: &Value, value: &Value) -> bool {
