@@ -11,8 +11,6 @@ use crate::{Config, LayerWeights};
 /// Queries, keys and values of some rows, and what the backward needs of their making.
 #[derive(Debug)]
 pub(super) struct Projected {
-    /// Input of the QKV product, [N, D].
-    normed: Tensor,
     /// Queries and keys before QK-norm, [R, H*P] and [N, G*P]; absent without QK-norm.
     unnormed: Option<(Tensor, Tensor)>,
     /// Rotated queries, [R, H*P].
@@ -60,13 +58,7 @@ pub(super) fn project(model: &Model, index: usize, x: &Tensor, rows: &Rows<'_>) 
     };
     rope(&mut q, config.head_dim, &rows.query_rotation);
     rope(&mut k, config.head_dim, &rows.key_rotation);
-    Projected {
-        normed,
-        unnormed,
-        q,
-        k,
-        v,
-    }
+    Projected { unnormed, q, k, v }
 }
 
 /// Queries [R, H*P] over keys and values [M, G*P] -> [R, D], without the residual.
@@ -131,12 +123,8 @@ pub(super) fn attention_backward(
     }
     let dq = rows.unselect(dq, x.dims2()[0]);
     let dqkv = join_columns(&[&dq, &dk, &dv]);
-    linear_backward_weight(
-        &projected.normed,
-        &dqkv,
-        layer.qkv.precision(),
-        &mut grads.qkv,
-    );
+    let normed = rms_norm(x, layer.input_norm.values(), eps); // as in `project`
+    linear_backward_weight(&normed, &dqkv, layer.qkv.precision(), &mut grads.qkv);
     if let Some(dbias) = &mut grads.qkv_bias {
         bias_backward(&dqkv, dbias);
     }

@@ -13,8 +13,6 @@ pub(super) struct LayerSaved {
     attention: AttentionSaved,
     /// After the attention, [R, D].
     h: Tensor,
-    /// The MLP's input, [R, D].
-    normed: Tensor,
     mlp: MlpSaved,
 }
 
@@ -46,15 +44,7 @@ pub(super) fn layer_finish(
     let (mut y, mlp) = mlp_forward(&model.config, &layer.mlp, &normed);
     add_assign(&mut y, &h);
     let attention = AttentionSaved::new(projected, attended);
-    (
-        y,
-        LayerSaved {
-            attention,
-            h,
-            normed,
-            mlp,
-        },
-    )
+    (y, LayerSaved { attention, h, mlp })
 }
 
 /// dy [R, D] -> dx [N, D].
@@ -69,11 +59,13 @@ pub(super) fn layer_backward(
 ) -> Tensor {
     let layer = &model.weights.layers[index];
     let eps = model.config.rms_norm_eps;
+    // Computed again rather than kept: a norm costs less than the memory traffic of its result.
+    let normed = rms_norm(&saved.h, layer.post_norm.values(), eps);
     let dnormed = mlp_backward(
         &model.config,
         &layer.mlp,
-        &saved.normed,
-        &saved.mlp,
+        &normed,
+        saved.mlp,
         dy,
         &mut grads.mlp,
     );
