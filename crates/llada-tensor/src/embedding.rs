@@ -1,5 +1,6 @@
 //! Token embedding.
 
+use crate::rows::fill_rows;
 use crate::{DType, Tensor, Weight};
 
 /// Returns the rows of `table` named by `ids`, as f32. # Shapes: table [V, D] -> [N, D].
@@ -9,15 +10,18 @@ use crate::{DType, Tensor, Weight};
 pub fn embed(ids: &[u32], table: &Weight) -> Tensor {
     let table = table.values();
     let [_, width] = table.dims2();
-    let mut values = Vec::with_capacity(ids.len() * width);
-    for &id in ids {
-        let row = id as usize * width..(id as usize + 1) * width;
+    let mut x = Tensor::scratch(&[ids.len(), width]);
+    fill_rows(&mut x, |i, x| {
+        let row = ids[i] as usize * width..(ids[i] as usize + 1) * width;
         match table.dtype() {
-            DType::Bf16 => values.extend(table.bf16s()[row].iter().map(|v| v.to_f32())),
-            _ => values.extend_from_slice(&table.f32s()[row]),
+            DType::Bf16 => {
+                let row = &table.bf16s()[row];
+                x.iter_mut().zip(row).for_each(|(x, v)| *x = v.to_f32());
+            }
+            _ => x.copy_from_slice(&table.f32s()[row]),
         }
-    }
-    Tensor::from_f32(&[ids.len(), width], values)
+    });
+    x
 }
 
 /// Adds row i of `dy` to row `ids[i]` of `dtable`, in row order.

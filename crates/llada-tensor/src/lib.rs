@@ -13,6 +13,7 @@
 //! operation; a mismatch is a caller's bug and panics with both shapes.
 
 mod attention;
+mod buffer;
 mod embedding;
 mod experts;
 mod gemm;
@@ -41,7 +42,9 @@ pub use experts::{ExpertGrads, ExpertWeights, ExpertsSaved, experts, experts_bac
 pub use gemm::Precision;
 pub use head::{HeadRow, head_backward, head_rows};
 pub use isa::{Isa, with_isa};
-pub use linear::{bias_backward, linear, linear_backward_input, linear_backward_weight};
+pub use linear::{
+    add_backward_input, bias_backward, linear, linear_backward_input, linear_backward_weight,
+};
 pub use mmap::{MappedFile, map_file};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamW, adamw_step, sum_of_squares};
@@ -52,6 +55,6 @@ pub use router::{RouterConfig, Routing, route, route_backward, route_blocks};
 pub use rows::{
     add_assign, gather_rows, join_columns, scatter_add_rows, split_columns, stack_rows,
 };
-pub use swiglu::{swiglu, swiglu_backward};
+pub use swiglu::{SwigluGrads, swiglu, swiglu_backward};
 pub use tensor::{DType, Tensor};
 pub use weight::Weight;

@@ -16,7 +16,7 @@ const GRAD_CHUNK: usize = 128;
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Tensor {
     check(x, w);
     let (isa, w) = (Isa::active(), w.f32s());
-    let mut y = Tensor::zeros(x.shape());
+    let mut y = Tensor::scratch(x.shape());
     let task = rows_per_task(x.len() / w.len(), 2 * w.len()) * w.len();
     y.f32s_mut()
         .par_chunks_mut(task)
@@ -31,7 +31,7 @@ pub fn rms_norm_backward(x: &Tensor, w: &Tensor, eps: f32, dy: &Tensor, dw: &mut
     assert_eq!(x.shape(), dy.shape(), "rms_norm_backward: x and dy");
     assert_eq!(w.len(), dw.len(), "rms_norm_backward: w and dw");
     let (isa, w) = (Isa::active(), w.f32s());
-    let mut dx = Tensor::zeros(x.shape());
+    let mut dx = Tensor::scratch(x.shape());
     let chunk = GRAD_CHUNK * w.len();
     let partial_dws: Vec<Vec<f32>> = dx
         .f32s_mut()

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::Tensor;
 use crate::parallel::rows_per_task;
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::{Isa, Tensor};
 
 /// Settings of one AdamW step (arXiv:1711.05101), bias-corrected.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,7 +42,7 @@ pub fn adamw_step(
     for other in [grad.len(), first.len(), second.len()] {
         assert_eq!(param.len(), other, "adamw_step: gradient and moments");
     }
-    let factors = Factors::new(config, grad_scale);
+    let (isa, factors) = (Isa::active(), &Factors::new(config, grad_scale));
     let task = rows_per_task(param.len(), 4);
     let moments = first
         .f32s_mut()
@@ -54,16 +55,45 @@ pub fn adamw_step(
     params
         .zip(moments)
         .for_each(|((param, grad), (first, second))| {
-            for i in 0..grad.len() {
-                factors.update(&mut param[i], grad[i], &mut first[i], &mut second[i]);
-            }
+            dispatch(
+                isa,
+                Update {
+                    factors,
+                    param,
+                    grad,
+                    first,
+                    second,
+                },
+            );
         });
+}
+
+/// Updates some elements. The plain loop becomes vectors of the instruction set.
+struct Update<'a> {
+    factors: &'a Factors,
+    param: &'a mut [f32],
+    grad: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+impl Kernel for Update<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let moments = self.first.iter_mut().zip(self.second);
+        let params = self.param.iter_mut().zip(self.grad);
+        for ((param, grad), (first, second)) in params.zip(moments) {
+            self.factors.update(param, *grad, first, second);
+        }
+    }
 }
 
 /// Returns the sum of squares in f64, in a fixed order.
 pub fn sum_of_squares(x: &Tensor) -> f64 {
-    let chunks = x.f32s().par_chunks(SUM_CHUNK);
-    let sums: Vec<f64> = chunks.map(chunk_sum_of_squares).collect();
+    let (isa, chunks) = (Isa::active(), x.f32s().par_chunks(SUM_CHUNK));
+    let sums: Vec<f64> = chunks.map(|x| dispatch(isa, SumOfSquares(x))).collect();
     sums.iter().sum()
 }
 
@@ -110,19 +140,23 @@ impl Factors {
     }
 }
 
-/// Returns the sum over one chunk, in eight interleaved chains that the compiler keeps in vectors.
-fn chunk_sum_of_squares(x: &[f32]) -> f64 {
-    let mut sums = [0.0; 8];
-    let xs = x.chunks_exact(8);
-    let tail: f64 = xs
-        .remainder()
-        .iter()
-        .map(|&x| f64::from(x) * f64::from(x))
-        .sum();
-    for x in xs {
-        for (sum, &x) in sums.iter_mut().zip(x) {
-            *sum += f64::from(x) * f64::from(x);
+/// Sums over one chunk, in eight interleaved chains that the compiler keeps in vectors.
+struct SumOfSquares<'a>(&'a [f32]);
+
+impl Kernel for SumOfSquares<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> f64 {
+        let mut sums = [0.0; 8];
+        let xs = self.0.chunks_exact(8);
+        let square = |&x: &f32| f64::from(x) * f64::from(x);
+        let tail: f64 = xs.remainder().iter().map(square).sum();
+        for x in xs {
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum += square(x);
+            }
         }
+        sums.iter().sum::<f64>() + tail
     }
-    sums.iter().sum::<f64>() + tail
 }

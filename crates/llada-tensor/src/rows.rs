@@ -1,21 +1,28 @@
 //! Moving rows and columns of matrices.
 
+use rayon::prelude::*;
+
 use crate::Tensor;
+use crate::parallel::rows_per_task;
 
 /// Adds `y` to `x` element by element.
 pub fn add_assign(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape(), "add_assign: x and y");
-    add(x.f32s_mut(), y.f32s());
+    let task = rows_per_task(x.len(), 1);
+    x.f32s_mut()
+        .par_chunks_mut(task)
+        .zip(y.f32s().par_chunks(task))
+        .for_each(|(x, y)| add(x, y));
 }
 
 /// Returns the chosen rows of `x`, in the given order. # Shapes: x [N, D] -> [rows.len(), D].
 pub fn gather_rows(x: &Tensor, rows: &[u32]) -> Tensor {
     let [_, width] = x.dims2();
-    let mut values = Vec::with_capacity(rows.len() * width);
-    for &row in rows {
-        values.extend_from_slice(x.row(row as usize));
-    }
-    Tensor::from_f32(&[rows.len(), width], values)
+    let mut gathered = Tensor::scratch(&[rows.len(), width]);
+    fill_rows(&mut gathered, |i, to| {
+        to.copy_from_slice(x.row(rows[i] as usize));
+    });
+    gathered
 }
 
 /// Adds row i of `y` to row `rows[i]` of `x`, in the order of i.
@@ -52,12 +59,13 @@ pub fn split_columns<const K: usize>(x: &Tensor, widths: [usize; K]) -> [Tensor;
     );
     let mut start = 0;
     widths.map(|width| {
-        let mut values = Vec::with_capacity(rows * width);
-        for row in x.f32s().chunks_exact(columns.max(1)) {
-            values.extend_from_slice(&row[start..start + width]);
-        }
+        let taken = start..start + width;
         start += width;
-        Tensor::from_f32(&[rows, width], values)
+        let mut part = Tensor::scratch(&[rows, width]);
+        fill_rows(&mut part, |i, to| {
+            to.copy_from_slice(&x.row(i)[taken.clone()]);
+        });
+        part
     })
 }
 
@@ -69,13 +77,25 @@ pub fn join_columns(parts: &[&Tensor]) -> Tensor {
         parts.iter().all(|part| part.dims2()[0] == rows),
         "join_columns: rows differ"
     );
-    let mut values = Vec::with_capacity(rows * columns);
-    for row in 0..rows {
+    let mut joined = Tensor::scratch(&[rows, columns]);
+    fill_rows(&mut joined, |i, mut to| {
         for part in parts {
-            values.extend_from_slice(part.row(row));
+            let (left, right) = to.split_at_mut(part.dims2()[1]);
+            left.copy_from_slice(part.row(i));
+            to = right;
         }
-    }
-    Tensor::from_f32(&[rows, columns], values)
+    });
+    joined
+}
+
+/// Calls `fill(i, row)` for every row of `x`, several at a time.
+pub(crate) fn fill_rows(x: &mut Tensor, fill: impl Fn(usize, &mut [f32]) + Sync) {
+    let [rows, width] = x.dims2();
+    x.f32s_mut()
+        .par_chunks_mut(width.max(1))
+        .enumerate()
+        .with_min_len(rows_per_task(rows, width))
+        .for_each(|(i, row)| fill(i, row));
 }
 
 /// Adds `y` to `x` element by element.

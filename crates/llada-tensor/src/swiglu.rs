@@ -13,7 +13,7 @@ const OPS: usize = 4;
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
     assert_eq!(gate.shape(), up.shape(), "swiglu: gate and up");
     let isa = Isa::active();
-    let mut y = Tensor::zeros(gate.shape());
+    let mut y = Tensor::scratch(gate.shape());
     let task = rows_per_task(gate.len(), OPS);
     let inputs = gate.f32s().par_chunks(task).zip(up.f32s().par_chunks(task));
     y.f32s_mut()
@@ -23,33 +23,32 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
     y
 }
 
-/// Returns (dgate, dup). # Shapes: all [N, F].
-pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor) {
+/// What [`swiglu_backward`] returns, each [N, F].
+#[derive(Clone, Debug, PartialEq)]
+pub struct SwigluGrads {
+    /// Gradient of `gate`.
+    pub gate: Tensor,
+    /// Gradient of `up`.
+    pub up: Tensor,
+    /// The forward's result once more, so that nobody needs to keep it.
+    pub y: Tensor,
+}
+
+/// Returns the gradients of the inputs, and the forward's result. They overwrite the arguments, so
+/// that the largest arrays of a layer exist once. # Shapes: all [N, F].
+pub fn swiglu_backward(mut gate: Tensor, mut up: Tensor, mut dy: Tensor) -> SwigluGrads {
     assert_eq!(gate.shape(), up.shape(), "swiglu_backward: gate and up");
     assert_eq!(gate.shape(), dy.shape(), "swiglu_backward: gate and dy");
     let isa = Isa::active();
-    let (mut dgate, mut dup) = (Tensor::zeros(gate.shape()), Tensor::zeros(gate.shape()));
     let task = rows_per_task(gate.len(), 2 * OPS);
-    let inputs = gate.f32s().par_chunks(task).zip(up.f32s().par_chunks(task));
-    let grads = dgate
+    let inputs = gate
         .f32s_mut()
         .par_chunks_mut(task)
-        .zip(dup.f32s_mut().par_chunks_mut(task));
-    grads.zip(inputs.zip(dy.f32s().par_chunks(task))).for_each(
-        |((dgate, dup), ((gate, up), dy))| {
-            dispatch(
-                isa,
-                Backward {
-                    gate,
-                    up,
-                    dy,
-                    dgate,
-                    dup,
-                },
-            );
-        },
-    );
-    (dgate, dup)
+        .zip(up.f32s_mut().par_chunks_mut(task));
+    inputs
+        .zip(dy.f32s_mut().par_chunks_mut(task))
+        .for_each(|((gate, up), dy)| dispatch(isa, Backward { gate, up, dy }));
+    SwigluGrads { gate, up, y: dy }
 }
 
 struct Forward<'a> {
@@ -71,13 +70,12 @@ impl Kernel for Forward<'_> {
     }
 }
 
-/// With `t = sigmoid(gate)`: `dup = dy * gate * t` and `dgate = dy * up * t * (1 + gate * (1 - t))`.
+/// With `t = sigmoid(gate)`: `dup = dy * gate * t`, `dgate = dy * up * t * (1 + gate * (1 - t))` and
+/// `y = gate * t * up` take the places of up, gate and dy.
 struct Backward<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    dy: &'a [f32],
-    dgate: &'a mut [f32],
-    dup: &'a mut [f32],
+    gate: &'a mut [f32],
+    up: &'a mut [f32],
+    dy: &'a mut [f32],
 }
 
 impl Kernel for Backward<'_> {
@@ -86,18 +84,22 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let one = s.splat(1.0);
-        let inputs = self.gate.chunks(S::LANES).zip(self.up.chunks(S::LANES));
-        let grads = self
-            .dgate
+        let inputs = self
+            .gate
             .chunks_mut(S::LANES)
-            .zip(self.dup.chunks_mut(S::LANES));
-        for (((gate, up), dy), (dgate, dup)) in inputs.zip(self.dy.chunks(S::LANES)).zip(grads) {
-            let [gate, up, dy] = [s.load_or(gate, 0.0), s.load_or(up, 0.0), s.load_or(dy, 0.0)];
+            .zip(self.up.chunks_mut(S::LANES));
+        for ((gate_at, up_at), dy_at) in inputs.zip(self.dy.chunks_mut(S::LANES)) {
+            let [gate, up, dy] = [
+                s.load_or(gate_at, 0.0),
+                s.load_or(up_at, 0.0),
+                s.load_or(dy_at, 0.0),
+            ];
             let t = s.sigmoid(gate);
             let scaled = s.mul(dy, t);
             let slope = s.fma(gate, s.sub(one, t), one);
-            s.store_some(s.mul(scaled, gate), dup);
-            s.store_some(s.mul(s.mul(scaled, up), slope), dgate);
+            s.store_some(s.mul(s.mul(scaled, up), slope), gate_at);
+            s.store_some(s.mul(scaled, gate), up_at);
+            s.store_some(s.mul(s.mul(gate, t), up), dy_at);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use half::bf16;
 
+use crate::buffer::Buffer;
+
 /// Element type of a [`Tensor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DType {
@@ -18,7 +20,7 @@ pub enum DType {
 /// Where the elements live. A device other than the CPU is a further variant here.
 #[derive(Clone, Debug, PartialEq)]
 enum Storage {
-    F32(Vec<f32>),
+    F32(Buffer),
     Bf16(Vec<bf16>),
     I32(Vec<i32>),
     U8(Vec<u8>),
@@ -34,7 +36,14 @@ pub struct Tensor {
 impl Tensor {
     /// Creates an `f32` array of zeros.
     pub fn zeros(shape: &[usize]) -> Self {
-        Self::from_f32(shape, vec![0.0; shape.iter().product()])
+        let values = Buffer::zeros(shape.iter().product());
+        Self::wrap(shape, values.len(), Storage::F32(values))
+    }
+
+    /// Creates an `f32` array of arbitrary values, for a result that overwrites them all.
+    pub(crate) fn scratch(shape: &[usize]) -> Self {
+        let values = Buffer::scratch(shape.iter().product());
+        Self::wrap(shape, values.len(), Storage::F32(values))
     }
 
     /// Wraps `f32` elements.
@@ -42,7 +51,7 @@ impl Tensor {
     /// # Panics
     /// If the number of elements does not fit the shape.
     pub fn from_f32(shape: &[usize], values: Vec<f32>) -> Self {
-        Self::wrap(shape, values.len(), Storage::F32(values))
+        Self::wrap(shape, values.len(), Storage::F32(values.into()))
     }
 
     /// Wraps bf16 elements. Panics as [`Tensor::from_f32`].

@@ -1,6 +1,7 @@
 //! One optimiser step: forward and backward over the micro-batches, clip, update.
 
 use llada_model::{Activations, Gradients, Model};
+use llada_tensor::map_parallel;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -67,7 +68,9 @@ impl Learner {
             optimizer,
             gradients,
         } = self;
-        gradients.for_each_mut(|_, gradient| gradient.f32s_mut().fill(0.0));
+        map_parallel(gradients.params_mut(), |_, (_, gradient)| {
+            gradient.f32s_mut().fill(0.0);
+        });
         let sums = accumulate(model, batch, settings.activations, gradients);
         let grad_norm = gradient_norm(gradients);
         let step = optimizer.num_steps + 1;

@@ -13,8 +13,6 @@ use crate::{Config, LayerWeights};
 /// Queries, keys and values of some rows, and what the backward needs of their making.
 #[derive(Debug)]
 pub(super) struct Projected {
-    /// Input of the QKV product, [N, D].
-    normed: Tensor,
     /// Queries and keys before QK-norm, [R, H*P] and [N, G*P]; absent without QK-norm.
     unnormed: Option<(Tensor, Tensor)>,
     /// Rotated queries, [R, H*P].
@@ -62,13 +60,7 @@ pub(super) fn project<K>(model: &Model, index: usize, x: &Tensor, rows: &Rows<K>
     };
     rope(&mut q, config.head_dim, &rows.query_rotation);
     rope(&mut k, config.head_dim, &rows.key_rotation);
-    Projected {
-        normed,
-        unnormed,
-        q,
-        k,
-        v,
-    }
+    Projected { unnormed, q, k, v }
 }
 
 /// Queries [R, H*P] over the rows' own keys and values [N, G*P] -> [R, H*P].
@@ -135,12 +127,8 @@ pub(super) fn attention_backward(
     }
     let dq = rows.selection.unselect(dq);
     let dqkv = join_columns(&[&dq, &dk, &dv]);
-    linear_backward_weight(
-        &projected.normed,
-        &dqkv,
-        layer.qkv.precision(),
-        &mut grads.qkv,
-    );
+    let normed = rms_norm(x, layer.input_norm.values(), eps); // as in `project`
+    linear_backward_weight(&normed, &dqkv, layer.qkv.precision(), &mut grads.qkv);
     if let Some(dbias) = &mut grads.qkv_bias {
         bias_backward(&dqkv, dbias);
     }

@@ -20,8 +20,6 @@ pub(super) struct LayerSaved {
 pub(super) struct FinishSaved {
     /// After the attention, [R, D].
     h: Tensor,
-    /// The MLP's input, [R, D].
-    normed: Tensor,
     mlp: MlpSaved,
 }
 
@@ -61,7 +59,7 @@ pub(super) fn layer_finish<K>(
     let normed = rms_norm(&h, layer.post_norm.values(), model.config.rms_norm_eps);
     let (mut y, mlp) = mlp_forward(&model.config, &layer.mlp, &normed, &rows.blocks);
     add_assign(&mut y, &h);
-    (y, FinishSaved { h, normed, mlp })
+    (y, FinishSaved { h, mlp })
 }
 
 /// dy [R, D] -> dx [N, D].
@@ -77,11 +75,13 @@ pub(super) fn layer_backward(
     let LayerSaved { attention, rest } = saved;
     let layer = &model.weights.layers[index];
     let eps = model.config.rms_norm_eps;
+    // Computed again rather than kept: a norm costs less than the memory traffic of its result.
+    let normed = rms_norm(&rest.h, layer.post_norm.values(), eps);
     let dnormed = mlp_backward(
         &model.config,
         &layer.mlp,
-        &rest.normed,
-        &rest.mlp,
+        &normed,
+        rest.mlp,
         dy,
         &mut grads.mlp,
     );

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use llada_tensor::{
-    ExpertGrads, ExpertWeights, ExpertsSaved, RouterConfig, Routing, Tensor, Weight, add_assign,
-    experts, experts_backward, linear, linear_backward_input, linear_backward_weight, route,
-    route_backward, route_blocks, swiglu, swiglu_backward,
+    ExpertGrads, ExpertWeights, ExpertsSaved, RouterConfig, Routing, SwigluGrads, Tensor, Weight,
+    add_assign, add_backward_input, experts, experts_backward, linear, linear_backward_input,
+    linear_backward_weight, route, route_backward, route_blocks, swiglu, swiglu_backward,
 };
 
 use crate::{Config, Mlp, Moe, MoeConfig, Swiglu};
@@ -23,8 +23,6 @@ pub(super) struct SwigluSaved {
     gate: Tensor,
     /// [N, F].
     up: Tensor,
-    /// Input of the down projection, [N, F].
-    inner: Tensor,
 }
 
 #[derive(Debug)]
@@ -73,7 +71,7 @@ pub(super) fn mlp_backward(
     config: &Config,
     mlp: &Mlp<Weight>,
     x: &Tensor,
-    saved: &MlpSaved,
+    saved: MlpSaved,
     dy: &Tensor,
     grads: &mut Mlp<Tensor>,
 ) -> Tensor {
@@ -81,9 +79,14 @@ pub(super) fn mlp_backward(
         (Mlp::Dense(swiglu), MlpSaved::Dense(saved), Mlp::Dense(grads)) => {
             swiglu_mlp_backward(swiglu, x, saved, dy, grads)
         }
-        (Mlp::Moe(moe), MlpSaved::Moe(saved), Mlp::Moe(grads)) => {
-            moe_backward(&router_config(moe_config(config)), moe, x, saved, dy, grads)
-        }
+        (Mlp::Moe(moe), MlpSaved::Moe(saved), Mlp::Moe(grads)) => moe_backward(
+            &router_config(moe_config(config)),
+            moe,
+            x,
+            *saved,
+            dy,
+            grads,
+        ),
         _ => panic!("weights, record and gradients of different models"),
     }
 }
@@ -91,26 +94,25 @@ pub(super) fn mlp_backward(
 fn swiglu_forward(weights: &Swiglu<Weight>, x: &Tensor) -> (Tensor, SwigluSaved) {
     let gate = linear(x, &weights.gate, None);
     let up = linear(x, &weights.up, None);
-    let inner = swiglu(&gate, &up);
-    let y = linear(&inner, &weights.down, None);
-    (y, SwigluSaved { gate, up, inner })
+    let y = linear(&swiglu(&gate, &up), &weights.down, None);
+    (y, SwigluSaved { gate, up })
 }
 
 fn swiglu_mlp_backward(
     weights: &Swiglu<Weight>,
     x: &Tensor,
-    saved: &SwigluSaved,
+    saved: SwigluSaved,
     dy: &Tensor,
     grads: &mut Swiglu<Tensor>,
 ) -> Tensor {
     let precision = weights.down.precision();
-    linear_backward_weight(&saved.inner, dy, precision, &mut grads.down);
-    let dinner = linear_backward_input(dy, &weights.down);
-    let (dgate, dup) = swiglu_backward(&saved.gate, &saved.up, &dinner);
-    linear_backward_weight(x, &dgate, precision, &mut grads.gate);
-    linear_backward_weight(x, &dup, precision, &mut grads.up);
-    let mut dx = linear_backward_input(&dgate, &weights.gate);
-    add_assign(&mut dx, &linear_backward_input(&dup, &weights.up));
+    let dinner = linear_backward_input(dy, &weights.down); // [N, F]
+    let SwigluGrads { gate, up, y: inner } = swiglu_backward(saved.gate, saved.up, dinner);
+    linear_backward_weight(&inner, dy, precision, &mut grads.down);
+    linear_backward_weight(x, &gate, precision, &mut grads.gate);
+    linear_backward_weight(x, &up, precision, &mut grads.up);
+    let mut dx = linear_backward_input(&gate, &weights.gate);
+    add_backward_input(&up, &weights.up, &mut dx);
     dx
 }
 
@@ -150,7 +152,7 @@ fn moe_backward(
     config: &RouterConfig,
     moe: &Moe<Weight>,
     x: &Tensor,
-    saved: &MoeSaved,
+    saved: MoeSaved,
     dy: &Tensor,
     grads: &mut Moe<Tensor>,
 ) -> Tensor {
@@ -160,15 +162,14 @@ fn moe_backward(
         x,
         &saved.routing,
         &weights,
-        &saved.experts,
+        saved.experts,
         dy,
         &mut expert_grads,
     );
     let dlogits = route_backward(&saved.router_logits, &saved.routing, config, &dweights);
     linear_backward_weight(x, &dlogits, moe.router.precision(), &mut grads.router);
-    add_assign(&mut dx, &linear_backward_input(&dlogits, &moe.router));
-    if let (Some(shared), Some(saved), Some(grads)) =
-        (&moe.shared, &saved.shared, &mut grads.shared)
+    add_backward_input(&dlogits, &moe.router, &mut dx);
+    if let (Some(shared), Some(saved), Some(grads)) = (&moe.shared, saved.shared, &mut grads.shared)
     {
         add_assign(&mut dx, &swiglu_mlp_backward(shared, x, saved, dy, grads));
     }

@@ -8,7 +8,9 @@ mod combine;
 mod plan;
 
 use crate::gemm::Right;
-use crate::{Isa, Precision, Routing, Tensor, Weight, gather_rows, swiglu, swiglu_backward};
+use crate::{
+    Isa, Precision, Routing, SwigluGrads, Tensor, Weight, gather_rows, swiglu, swiglu_backward,
+};
 use combine::{combine, dots, spread};
 use plan::Plan;
 
@@ -86,7 +88,7 @@ pub fn experts_backward(
     x: &Tensor,
     routing: &Routing,
     experts: &[ExpertWeights<'_>],
-    saved: &ExpertsSaved,
+    saved: ExpertsSaved,
     dy: &Tensor,
     grads: &mut [ExpertGrads<'_>],
 ) -> (Tensor, Vec<f32>) {
@@ -100,11 +102,16 @@ pub fn experts_backward(
             down,
         },
     ) = (Isa::active(), saved);
-    let dweights = dots(isa, plan, routing.top_k, dy, down);
-    let ddown = spread(plan, routing, dy); // [S, D]
+    let dweights = dots(isa, &plan, routing.top_k, dy, &down);
+    drop(down);
+    let ddown = spread(&plan, routing, dy); // [S, D]
     let mut dhidden = Tensor::zeros(gate.shape()); // [S, F]
     plan.multiply(isa, &ddown, |e| backward(experts[e].down), &mut dhidden);
-    let (dgate, dup) = swiglu_backward(gate, up, &dhidden); // [S, F] each
+    let SwigluGrads {
+        gate: dgate,
+        up: dup,
+        y: hidden,
+    } = swiglu_backward(gate, up, dhidden); // [S, F] each
     let sorted = gather_rows(x, &plan.rows); // [S, D]
     let mut dsorted = Tensor::zeros(sorted.shape());
     plan.multiply(isa, &dgate, |e| backward(experts[e].gate), &mut dsorted);
@@ -114,13 +121,13 @@ pub fn experts_backward(
     plan.multiply_transposed(isa, &dgate, &sorted, |e| experts[e].gate.precision(), dw);
     let dw = grads.iter_mut().map(|grads| &mut *grads.up).collect();
     plan.multiply_transposed(isa, &dup, &sorted, |e| experts[e].up.precision(), dw);
-    let (dw, hidden) = (
-        grads.iter_mut().map(|grads| &mut *grads.down).collect(),
-        swiglu(gate, up),
-    );
+    let dw = grads.iter_mut().map(|grads| &mut *grads.down).collect();
     plan.multiply_transposed(isa, &ddown, &hidden, |e| experts[e].down.precision(), dw);
     let ones = vec![1.0; routing.weights.len()];
-    (combine(isa, plan, routing.top_k, &dsorted, &ones), dweights)
+    (
+        combine(isa, &plan, routing.top_k, &dsorted, &ones),
+        dweights,
+    )
 }
 
 /// Returns the right operand of an output.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::matrix::{Matrix, Target};
 use super::pack::{Format, Line, PANEL, Pair, PanelsView, Single, pack_panel, pack_right};
-use super::{Precision, Right};
+use super::{Precision, Right, Start};
 use crate::Isa;
 use crate::simd::{Kernel, Simd};
 
@@ -29,7 +29,7 @@ thread_local! {
     static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
-/// `C += A B` for a rectangle of C.
+/// `C += A B` or `C = A B` for a rectangle of C.
 pub(super) struct Block<'a> {
     pub(super) isa: Isa,
     pub(super) precision: Precision,
@@ -39,6 +39,7 @@ pub(super) struct Block<'a> {
     pub(super) b: Right<'a>,
     /// First column of B of this rectangle; a multiple of [`PANEL`].
     pub(super) first_column: usize,
+    pub(super) start: Start,
     pub(super) c: Target<'a>,
 }
 
@@ -103,6 +104,7 @@ fn multiply<S: Simd, F: Format>(s: S, block: Block<'_>, buffers: &mut Buffers) {
         a,
         b,
         first_column,
+        start,
         mut c,
         ..
     } = block;
@@ -123,7 +125,11 @@ fn multiply<S: Simd, F: Format>(s: S, block: Block<'_>, buffers: &mut Buffers) {
             };
             for rows in ranges(m, BLOCK_ROWS) {
                 let a = a.block(rows.clone(), depth.clone());
-                multiply_block::<S, F>(s, a, b, c.block(rows, columns.clone()), &mut buffers.a);
+                let mut c = c.block(rows, columns.clone());
+                if start == Start::Zero && depth.start == 0 {
+                    c.fill(0.0); // a block, which is still cached when the product is added
+                }
+                multiply_block::<S, F>(s, a, b, c, &mut buffers.a);
             }
         }
     }

@@ -181,6 +181,14 @@ impl<'a> Target<'a> {
         ]
     }
 
+    /// Sets all elements.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, value: f32) {
+        for row in 0..self.shape[0] {
+            self.row_from(row, 0).fill(value);
+        }
+    }
+
     /// Returns the elements of a row from a column on; none when the row ends before it.
     #[inline(always)]
     pub(super) fn row_from(&mut self, row: usize, column: usize) -> &mut [f32] {

@@ -1,11 +1,11 @@
 //! Matrix products: one blocked algorithm over packed panels, for every instruction set.
 //!
-//! [`gemm`] computes `C += A B`. Operands are copied block by block into panels in the order in which
+//! [`gemm`] computes `C += A B` and [`gemm_over`] `C = A B`. Operands are copied block by block into panels in the order in which
 //! the innermost kernel reads them, rounded to the [`Precision`] on the way; a weight can keep its
 //! panels ([`Panels`]) so that repeated products skip the copy.
 //!
 //! Invariant: every element of C is one chain of additions over k in ascending order that starts from
-//! the value already in C. A block of k ends by storing C and the next starts by loading it, so the
+//! the value already in C, or from zero. A block of k ends by storing C and the next starts by loading it, so the
 //! result does not depend on blocking, on the position of a tile, on the other rows or on the number
 //! of threads, which share only disjoint parts of C.
 
@@ -61,6 +61,40 @@ impl Right<'_> {
 /// # Panics
 /// If the shapes disagree, or `b` was packed for another precision.
 pub(crate) fn gemm(isa: Isa, precision: Precision, a: Matrix<'_>, b: Right<'_>, c: &mut [f32]) {
+    product(isa, precision, a, b, Start::Sum, c);
+}
+
+/// As [`gemm`], but overwrites `c`.
+pub(crate) fn gemm_over(
+    isa: Isa,
+    precision: Precision,
+    a: Matrix<'_>,
+    b: Right<'_>,
+    c: &mut [f32],
+) {
+    if a.shape()[1] == 0 {
+        c.fill(0.0); // there is no first step that would
+    }
+    product(isa, precision, a, b, Start::Zero, c);
+}
+
+/// What the additions of a product start from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// The values in C.
+    Sum,
+    /// Zero: the values in C are not read.
+    Zero,
+}
+
+fn product(
+    isa: Isa,
+    precision: Precision,
+    a: Matrix<'_>,
+    b: Right<'_>,
+    start: Start,
+    c: &mut [f32],
+) {
     let ([m, k], [b_rows, n]) = (a.shape(), b.shape());
     assert_eq!(k, b_rows, "product of {m} x {k} and {b_rows} x {n}");
     assert_eq!(c.len(), m * n, "product of {m} x {k} and {b_rows} x {n}");
@@ -77,6 +111,7 @@ pub(crate) fn gemm(isa: Isa, precision: Precision, a: Matrix<'_>, b: Right<'_>, 
         a,
         b,
         first_column: 0,
+        start,
         c: Target::new(c, [m, n]),
     };
     divide(block, tasks);

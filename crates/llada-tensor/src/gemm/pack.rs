@@ -23,8 +23,10 @@ pub(super) trait Format {
     /// Elements of a word.
     const DEPTH: usize;
 
-    /// Joins consecutive elements; `next` is zero past the end.
-    fn word<E: Element>(first: E, next: impl FnOnce() -> E) -> f32;
+    /// Returns the words of a vector's worth of consecutive elements; missing ones are zero.
+    fn words<S: Simd, E: Element>(s: S, elements: &[E]) -> S::V;
+    /// Returns words that begin with an element of `first` and go on with one of `next`, if they do.
+    fn join<S: Simd, E: Element>(s: S, first: &[E], next: &[E]) -> S::V;
     /// Adds the products of the elements of two words to `acc`, lane by lane.
     fn multiply<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V;
 }
@@ -36,8 +38,13 @@ impl Format for Single {
     const DEPTH: usize = 1;
 
     #[inline(always)]
-    fn word<E: Element>(first: E, _next: impl FnOnce() -> E) -> f32 {
-        first.single()
+    fn words<S: Simd, E: Element>(s: S, elements: &[E]) -> S::V {
+        E::load(s, elements)
+    }
+
+    #[inline(always)]
+    fn join<S: Simd, E: Element>(s: S, first: &[E], _next: &[E]) -> S::V {
+        E::load(s, first)
     }
 
     #[inline(always)]
@@ -53,8 +60,14 @@ impl Format for Pair {
     const DEPTH: usize = 2;
 
     #[inline(always)]
-    fn word<E: Element>(first: E, next: impl FnOnce() -> E) -> f32 {
-        f32::from_bits(first.half_bits() | next().half_bits() << 16)
+    fn words<S: Simd, E: Element>(s: S, elements: &[E]) -> S::V {
+        let (low, high) = elements.split_at(elements.len().min(S::LANES));
+        s.pack_bf16(E::load(s, low), E::load(s, high))
+    }
+
+    #[inline(always)]
+    fn join<S: Simd, E: Element>(s: S, first: &[E], next: &[E]) -> S::V {
+        s.join_bf16(E::load(s, first), E::load(s, next))
     }
 
     #[inline(always)]
@@ -64,38 +77,26 @@ impl Format for Pair {
 }
 
 /// An element of an operand.
-pub(super) trait Element: Copy + Default {
-    /// The value.
-    fn single(self) -> f32;
-    /// The bits of the value rounded to bf16.
-    fn half_bits(self) -> u32;
+pub(super) trait Element: Copy {
+    /// Reads up to a vector of elements as `f32`; missing lanes are zero.
+    fn load<S: Simd>(s: S, x: &[Self]) -> S::V;
 }
 
 impl Element for f32 {
     #[inline(always)]
-    fn single(self) -> f32 {
-        self
-    }
-
-    // As `bf16::from_f32`, but without a branch, so that loops over it become vectors.
-    #[inline(always)]
-    fn half_bits(self) -> u32 {
-        let bits = self.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-        let quiet_nan = bits >> 16 | 0x40;
-        if self.is_nan() { quiet_nan } else { rounded }
+    fn load<S: Simd>(s: S, x: &[Self]) -> S::V {
+        s.load_or(x, 0.0)
     }
 }
 
 impl Element for bf16 {
     #[inline(always)]
-    fn single(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-
-    #[inline(always)]
-    fn half_bits(self) -> u32 {
-        u32::from(self.to_bits())
+    fn load<S: Simd>(s: S, x: &[Self]) -> S::V {
+        let mut values = [0.0; PANEL];
+        for (value, x) in values[..S::LANES].iter_mut().zip(x) {
+            *value = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
+        s.load(&values)
     }
 }
 
@@ -130,14 +131,11 @@ fn pack_values<S: Simd, F: Format, E: Element, const W: usize>(
             interleave_rows::<S, F, E, W>(s, row, panel);
         }
         Order::ColumnMajor => {
-            if rows < W {
-                panel.fill(0.0);
-            }
             let mut lines = lines.take(k).map(|line| &line[..rows]);
             for words in panel.chunks_exact_mut(W) {
                 let Some(first) = lines.next() else { break };
                 let next = if F::DEPTH == 2 { lines.next() } else { None };
-                join_columns::<F, E>(first, next, &mut words[..rows]);
+                join_columns::<S, F, E>(s, first, next.unwrap_or_default(), words);
             }
         }
     }
@@ -156,7 +154,7 @@ fn interleave_rows<S: Simd, F: Format, E: Element, const W: usize>(
         let mut words = [s.splat(0.0); W];
         for (words, row) in words.iter_mut().zip(rows) {
             if let Some(row) = row.get(first..) {
-                *words = load_words::<S, F, E>(s, row);
+                *words = F::words(s, row);
             }
         }
         let words = transposed(s, words);
@@ -164,26 +162,6 @@ fn interleave_rows<S: Simd, F: Format, E: Element, const W: usize>(
             s.store_some(words, panel);
         }
     }
-}
-
-/// Loads the first words of a row; words past its end are zero.
-#[inline(always)]
-fn load_words<S: Simd, F: Format, E: Element>(s: S, row: &[E]) -> S::V {
-    let mut words = [0.0; PANEL];
-    let words = &mut words[..S::LANES];
-    match row.get(..S::LANES * F::DEPTH) {
-        Some(row) => {
-            for (word, elements) in words.iter_mut().zip(row.chunks_exact(F::DEPTH)) {
-                *word = F::word(elements[0], || elements[F::DEPTH - 1]);
-            }
-        }
-        None => {
-            for (word, elements) in words.iter_mut().zip(row.chunks(F::DEPTH)) {
-                *word = F::word(elements[0], || elements.get(1).copied().unwrap_or_default());
-            }
-        }
-    }
-    s.load(words)
 }
 
 /// Transposes W rows of a vector each; W is a power of two.
@@ -201,20 +179,12 @@ fn transposed<S: Simd, const W: usize>(s: S, mut rows: [S::V; W]) -> [S::V; W] {
     rows
 }
 
-/// Writes the words of the columns `first` and `next` of A, side by side.
+/// Writes the words of the columns `first` and `next` of A side by side. Missing rows become zeros.
 #[inline(always)]
-fn join_columns<F: Format, E: Element>(first: &[E], next: Option<&[E]>, words: &mut [f32]) {
-    match next {
-        Some(next) => {
-            for ((word, &first), &next) in words.iter_mut().zip(first).zip(next) {
-                *word = F::word(first, || next);
-            }
-        }
-        None => {
-            for (word, &first) in words.iter_mut().zip(first) {
-                *word = F::word(first, E::default);
-            }
-        }
+fn join_columns<S: Simd, F: Format, E: Element>(s: S, first: &[E], next: &[E], words: &mut [f32]) {
+    for (index, words) in words.chunks_mut(S::LANES).enumerate() {
+        let [first, next] = [first, next].map(|x| x.get(index * S::LANES..).unwrap_or_default());
+        s.store_some(F::join(s, first, next), words);
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Matrix, Right, gemm};
+use crate::gemm::{Matrix, Right, gemm, gemm_over};
 use crate::simd::dispatch;
 use crate::{Isa, Tensor, Weight};
 use row::{LogitGradient, Statistics};
@@ -87,7 +87,7 @@ pub fn head_backward(
         "head_backward: targets, rows, weights"
     );
     assert_eq!(dw.shape(), w.values().shape(), "head_backward: dw");
-    let mut dh = Tensor::zeros(h.shape());
+    let mut dh = Tensor::scratch(h.shape());
     head.for_each_chunk(isa, |chunk, logits| {
         logits
             .par_chunks_mut(head.vocab)
@@ -108,7 +108,7 @@ pub fn head_backward(
             });
         let dz = Matrix::new(logits, head.vocab); // [chunk, V]
         let dh = &mut dh.f32s_mut()[head.elements(&chunk)];
-        gemm(isa, w.precision(), dz, w.plain(), dh);
+        gemm_over(isa, w.precision(), dz, w.plain(), dh);
         let h = Right::Plain(head.hidden(&chunk));
         gemm(isa, w.precision(), dz.transposed(), h, dw.f32s_mut());
     });
@@ -139,15 +139,12 @@ impl<'a> Head<'a> {
     /// Computes the logits of one chunk of rows after the other and hands them to `body`.
     fn for_each_chunk(&self, isa: Isa, mut body: impl FnMut(Range<usize>, &mut [f32])) {
         let chunk = (CHUNK_LOGITS / self.vocab.max(1)).clamp(64, 256);
-        let mut scratch = vec![0.0; chunk.min(self.rows) * self.vocab];
+        let mut scratch = Tensor::scratch(&[chunk.min(self.rows), self.vocab]);
         for first in (0..self.rows).step_by(chunk) {
             let rows = first..self.rows.min(first + chunk);
-            let logits = &mut scratch[..rows.len() * self.vocab]; // [chunk, V]
-            logits
-                .par_chunks_mut(self.vocab.max(1))
-                .for_each(|row| row.fill(0.0));
+            let logits = &mut scratch.f32s_mut()[..rows.len() * self.vocab]; // [chunk, V]
             let (h, w) = (self.hidden(&rows), self.w.transposed());
-            gemm(isa, self.w.precision(), h, w, logits);
+            gemm_over(isa, self.w.precision(), h, w, logits);
             body(rows, logits);
         }
     }

@@ -105,6 +105,26 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn join_bf16(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the features exist; no memory is touched.
+        unsafe {
+            // Lane i takes the halves i, of a, and 16 + i, of b.
+            let low = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let high = _mm512_slli_epi32::<16>(_mm512_add_epi32(low, _mm512_set1_epi32(16)));
+            let packed = _mm512_castps_si512(self.pack_bf16(a, b));
+            let joined = _mm512_permutexvar_epi16(_mm512_or_si512(low, high), packed);
+            _mm512_castsi512_ps(joined)
+        }
+    }
+
+    #[inline(always)]
+    fn pack_bf16(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the features exist; both types are 64 bytes in which every bit
+        // pattern is valid.
+        unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(b, a)) }
+    }
+
+    #[inline(always)]
     fn zip(self, a: __m512, b: __m512) -> [__m512; 2] {
         // SAFETY: `self` proves that the features exist; no memory is touched.
         unsafe {

@@ -82,6 +82,31 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Adds to `acc` the products of two bf16 pairs per lane (a lane's low half comes first).
     fn dot_bf16(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
 
+    /// Rounds to bf16 (to nearest, ties to even): lane i holds the pair of `a[i]`, in its low half, and
+    /// `b[i]`. As in [`Simd::dot_bf16`], subnormal numbers may become zero.
+    #[inline(always)]
+    fn join_bf16(self, a: Self::V, b: Self::V) -> Self::V {
+        let (mut low, mut high) = ([0.0; 16], [0.0; 16]);
+        self.store(a, &mut low);
+        self.store(b, &mut high);
+        for (low, high) in low.iter_mut().zip(high) {
+            *low = f32::from_bits(bf16_bits(*low) | bf16_bits(high) << 16);
+        }
+        self.load(&low)
+    }
+    /// As [`Simd::join_bf16`] for the pairs of neighbours a0 a1, a2 a3 ..., then those of b.
+    #[inline(always)]
+    fn pack_bf16(self, a: Self::V, b: Self::V) -> Self::V {
+        let mut x = [0.0; 32];
+        self.store(a, &mut x);
+        self.store(b, &mut x[Self::LANES..]);
+        let mut pairs = [0.0; 16];
+        for (pair, x) in pairs.iter_mut().zip(x.chunks_exact(2)) {
+            *pair = f32::from_bits(bf16_bits(x[0]) | bf16_bits(x[1]) << 16);
+        }
+        self.load(&pairs)
+    }
+
     /// a0 b0 a1 b1 ...: the lanes of both, alternately.
     fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2];
 
@@ -166,6 +191,16 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = isa;
     kernel.run(Scalar)
+}
+
+/// Returns the bits of `x` rounded to bf16: `bf16::from_f32` without a branch, so that loops over it
+/// become vectors.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let quiet_nan = bits >> 16 | 0x40;
+    if x.is_nan() { quiet_nan } else { rounded }
 }
 
 /// Splits the bits of a bf16 pair into its two values.

@@ -1,6 +1,6 @@
 //! Every vector operation at every instruction set against `std`.
 
-use super::{Kernel, Simd, dispatch};
+use super::{Kernel, Simd, dispatch, unpack_pair};
 use crate::Isa;
 
 /// Applies `exp` and `sigmoid` to every element.
@@ -238,5 +238,56 @@ fn zipping_alternates_the_lanes() {
             .flat_map(|i| [i as f32, (lanes + i) as f32])
             .collect();
         assert_eq!(zipped, want, "{isa:?}");
+    }
+}
+
+/// Returns the halves of all lanes of two vectors of bf16 pairs, joined and packed.
+struct Pairs<'a> {
+    /// A vector and another one, as many elements as [`Simd::LANES`] each.
+    x: &'a [f32],
+}
+
+impl Kernel for Pairs<'_> {
+    type Output = [Vec<f32>; 2];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let (a, b) = (s.load(self.x), s.load(&self.x[S::LANES..]));
+        [s.join_bf16(a, b), s.pack_bf16(a, b)].map(|pairs| {
+            let mut lanes = vec![0.0; S::LANES];
+            s.store(pairs, &mut lanes);
+            lanes.into_iter().flat_map(unpack_pair).collect()
+        })
+    }
+}
+
+#[test]
+fn pairs_are_rounded_to_nearest_even_and_keep_their_order() {
+    // Ties to either side, beside them, and past the largest bf16.
+    let bits = [0x3f80_8000_u32, 0x3f81_8000, 0x3f80_8001, 0x3f80_7fff];
+    let x: Vec<f32> = bits
+        .map(f32::from_bits)
+        .into_iter()
+        .chain([f32::MAX, f32::INFINITY, -0.0])
+        .chain((0..25).map(|i| 0.1 * i as f32))
+        .collect();
+    let rounded = |x: &[f32]| -> Vec<f32> {
+        let round = |&x: &f32| half::bf16::from_f32(x).to_f32();
+        x.iter().map(round).collect()
+    };
+    for isa in Isa::available() {
+        let [joined, packed] = dispatch(isa, Pairs { x: &x });
+        let (a, b) = x[..packed.len()].split_at(packed.len() / 2);
+        let alternating: Vec<f32> = a.iter().zip(b).flat_map(|(&a, &b)| [a, b]).collect();
+        assert_eq!(joined, rounded(&alternating), "{isa:?}");
+        assert_eq!(packed, rounded(&x[..packed.len()]), "{isa:?}");
+    }
+}
+
+#[test]
+fn pairs_keep_nan() {
+    for isa in Isa::available() {
+        let [joined, packed] = dispatch(isa, Pairs { x: &[f32::NAN; 32] });
+        assert!(joined.iter().chain(&packed).all(|x| x.is_nan()), "{isa:?}");
     }
 }

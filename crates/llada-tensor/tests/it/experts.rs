@@ -57,7 +57,7 @@ impl Case {
             .map(|[gate, up, down]| ExpertGrads { gate, up, down })
             .collect();
         let (x, routing) = (&self.x, &self.routing);
-        let (dx, dweights) = experts_backward(x, routing, &weights, &saved, dy, &mut grads);
+        let (dx, dweights) = experts_backward(x, routing, &weights, saved, dy, &mut grads);
         (dx, dweights, gradients)
     }
 
@@ -180,7 +180,7 @@ fn gradients_of_experts_are_added_to_what_is_there() {
         .iter_mut()
         .map(|[gate, up, down]| ExpertGrads { gate, up, down })
         .collect();
-    experts_backward(&case.x, &case.routing, &weights, &saved, &dy, &mut grads);
+    experts_backward(&case.x, &case.routing, &weights, saved, &dy, &mut grads);
     for (total, fresh) in total.iter().flatten().zip(fresh.iter().flatten()) {
         let want: Vec<f64> = fresh.f32s().iter().map(|g| 2.0 * f64::from(*g)).collect();
         assert_close(total.f32s(), &want, 1e-5);

@@ -1,6 +1,6 @@
 //! `swiglu` and its gradient.
 
-use llada_tensor::{Tensor, reference, swiglu, swiglu_backward};
+use llada_tensor::{SwigluGrads, Tensor, reference, swiglu, swiglu_backward};
 
 use crate::data::{assert_close, doubles, for_every_isa, matrix, with_threads};
 use crate::gradients::numeric_gradient;
@@ -24,7 +24,13 @@ fn gradients_agree_with_finite_differences() {
         for shape in SHAPES {
             let (gate, up, dy) = (matrix(1, shape), matrix(2, shape), matrix(3, shape));
             let [gate64, up64, dy64] = [&gate, &up, &dy].map(|t| doubles(t.f32s()));
-            let (dgate, dup) = swiglu_backward(&gate, &up, &dy);
+            let forward = swiglu(&gate, &up);
+            let SwigluGrads {
+                gate: dgate,
+                up: dup,
+                y,
+            } = swiglu_backward(gate, up, dy);
+            assert_eq!(y, forward);
             let of_gate = |gate: &[f64]| reference::swiglu::swiglu(gate, &up64);
             let of_up = |up: &[f64]| reference::swiglu::swiglu(&gate64, up);
             assert_close(
@@ -43,9 +49,9 @@ fn large_gates_saturate_without_overflow() {
         let gate = Tensor::from_f32(&[1, 2], vec![-1000.0, 1000.0]);
         let ones = Tensor::from_f32(&[1, 2], vec![1.0, 1.0]);
         assert_eq!(swiglu(&gate, &ones).f32s(), [0.0, 1000.0]);
-        let (dgate, dup) = swiglu_backward(&gate, &ones, &ones);
+        let grads = swiglu_backward(gate, ones.clone(), ones);
         assert_eq!(
-            (dgate.f32s(), dup.f32s()),
+            (grads.gate.f32s(), grads.up.f32s()),
             (&[0.0, 1.0][..], &[0.0, 1000.0][..])
         );
     });
@@ -58,7 +64,12 @@ fn one_and_two_threads_are_bit_identical() {
         matrix(2, [999, 130]),
         matrix(3, [999, 130]),
     );
-    let run = || (swiglu(&gate, &up), swiglu_backward(&gate, &up, &dy));
+    let run = || {
+        (
+            swiglu(&gate, &up),
+            swiglu_backward(gate.clone(), up.clone(), dy.clone()),
+        )
+    };
     assert_eq!(with_threads(1, run), with_threads(2, run));
 }
 

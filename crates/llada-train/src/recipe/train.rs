@@ -16,7 +16,8 @@ pub struct Train {
     pub batch_documents: Option<usize>,
     /// Tokens per step: documents are added until they have so many.
     pub batch_tokens: Option<usize>,
-    /// Rows of one forward pass at most (one document may have more). Default: 8192.
+    /// Rows of one forward pass at most (one document may have more). Default: 2048, of which the
+    /// activations of a small model's layer fit the caches.
     #[serde(default = "micro_batch_rows")]
     pub micro_batch_rows: usize,
     /// Whether layer activations are kept (`keep`) or computed twice (`recompute`). Default: `keep`.
@@ -123,7 +124,7 @@ impl Train {
 }
 
 fn micro_batch_rows() -> usize {
-    8192
+    2048
 }
 
 fn eval_documents() -> usize {
