@@ -209,7 +209,7 @@ fn fill(open: Vec<Candidate>, unresolved: &[usize], rules: &Rules, is_final: boo
         return decision;
     }
     let (open, acceptance) = (&decision.open, rules.acceptance);
-    let need = rules.need + open.len() - unresolved.len();
+    let need = rules.need.saturating_add(open.len() - unresolved.len());
     let accepted = acceptance.accept(open, need, rules.history);
     decision.fell_back = acceptance.falls_back(open, &accepted, rules.history);
     let fills: Vec<Candidate> = accepted.iter().map(|&i| open[i]).collect();

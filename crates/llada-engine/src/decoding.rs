@@ -116,7 +116,7 @@ impl Decoding {
             clean,
             end: end.unwrap_or(clean.len()),
             needs_last_row: self.plan.is_shifted(),
-            step_rows: self.plan.policy.window.max_blocks() * self.plan.block_size.get(),
+            step_rows: (self.plan.policy.window.max_blocks()).saturating_mul(block_size.get()),
         }
     }
 
@@ -246,14 +246,14 @@ impl Decoding {
         let adjustments = self.text.adjustments();
         for (position, logits) in &mut rows {
             let position = *position;
-            if !logits.iter().all(|z| z.is_finite()) {
-                return Err(Error::NotFinite { position });
-            }
             let before = (0..position).filter(|&i| !self.text.open()[i]);
             self.sampler
                 .adjust(logits, before.map(|i| self.text.tokens()[i]));
             for adjustment in adjustments.iter().filter(|a| a.position == position) {
                 logits[adjustment.token as usize] += adjustment.delta;
+            }
+            if !logits.iter().all(|z| z.is_finite()) {
+                return Err(Error::NotFinite { position });
             }
         }
         Ok(rows)

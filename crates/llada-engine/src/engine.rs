@@ -31,11 +31,12 @@ impl<'m> Engine<'m> {
     /// Creates an engine; pack the model first ([`Model::pack`]).
     ///
     /// # Errors
-    /// If the capacity is zero somewhere, or memory for its pages cannot be had.
+    /// If the capacity is zero somewhere or beyond all counting, or memory for its pages cannot be had.
     pub fn new(model: &'m Model, options: Options) -> Result<Self, Error> {
         let capacity = options.capacity;
-        capacity.check()?;
-        let rows = capacity.pages * capacity.page_rows;
+        let rows = capacity.rows()?;
+        let store =
+            KvStore::new(&model.config, rows).map_err(|error| Error::Memory(error.to_string()))?;
         let limits = Limits {
             slots: capacity.slots,
             prefill_rows: capacity.prefill_rows,
@@ -45,8 +46,7 @@ impl<'m> Engine<'m> {
         let pool = PagePool::new(capacity.pages, capacity.page_rows);
         Ok(Self {
             model,
-            store: KvStore::new(&model.config, rows)
-                .map_err(|error| Error::Memory(error.to_string()))?,
+            store,
             scheduler: Scheduler::new(limits, pool),
             requests: BTreeMap::new(),
             next_id: 0,

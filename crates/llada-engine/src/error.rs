@@ -59,8 +59,12 @@ pub enum Error {
     /// Neither the checkpoint nor the request gives a block length.
     #[error("the checkpoint does not say its block size; pass --block-length")]
     NoBlockLength,
-    /// The model produced NaN or infinity; deciding a token from it would be a guess.
-    #[error("logits for position {position} are not finite; check the weights")]
+    /// The model, or what the request adds to its logits, made NaN or infinity; deciding a token
+    /// from it would be a guess.
+    #[error(
+        "logits for position {position} are not finite; check the weights, and the request's \
+         penalties and biases"
+    )]
     NotFinite {
         /// Position that was to be decided.
         position: usize,

@@ -54,8 +54,24 @@ impl Capacity {
     /// Bytes of keys and values that the default has room for, if that is more than one context.
     const DEFAULT_BYTES: usize = 1 << 30;
 
-    /// Returns an error unless every bound lets something through.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// Returns the rows of all pages.
+    ///
+    /// # Errors
+    /// If a bound lets nothing through, or rows have no number: they are counted in 32 bits.
+    pub(crate) fn rows(&self) -> Result<usize, Error> {
+        self.check()?;
+        let most = u32::MAX as usize / self.page_rows;
+        match self.pages <= most {
+            true => Ok(self.pages * self.page_rows),
+            false => Err(Error::Field {
+                field: "pages",
+                found: self.pages.to_string(),
+                expected: format!("at most {most}"),
+            }),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
         let bounds = [
             ("slots", self.slots),
             ("page_rows", self.page_rows),

@@ -183,3 +183,17 @@ fn nothing_to_change_is_the_end() {
     let (writes, _) = decide(&mut revision, &[1, 2], &rules(16), &proposals);
     assert_eq!(writes, []);
 }
+
+#[test]
+fn a_quota_without_end_takes_all_open_rows() {
+    let rules = Rules {
+        need: usize::MAX,
+        ..rules(16)
+    };
+    // Row 0 was opened by an edit; it comes on top of the quota.
+    let mut revision = Revision::new(3);
+    revision.original[0] = false;
+    let proposals = Ranked::new([&[(1, 0.1)], &[(2, 0.1)], &[(3, 0.1)]]);
+    let (writes, _) = decide(&mut revision, &[MASK; 3], &rules, &proposals);
+    assert_eq!(writes, [(0, 1), (1, 2), (2, 3)]);
+}

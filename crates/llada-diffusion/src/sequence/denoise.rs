@@ -250,7 +250,7 @@ impl Sequence {
             need: self.need(0),
             above,
             max_post_edit_steps: self.policy.max_post_edit_steps,
-            max_updates: self.block_size.get() + self.policy.max_post_edit_steps,
+            max_updates: (self.block_size.get()).saturating_add(self.policy.max_post_edit_steps),
             mask_token_id: self.mask_token_id,
             delete_token_id,
             split_token_id,

@@ -1,10 +1,13 @@
 //! Requests that cannot be served are refused with the field at fault.
 
-use llada_engine::{Engine, Error, LabelAlignment, Method, Options, Quota, Request, Sampling};
+use llada_engine::{
+    Capacity, Edit, Engine, Error, LabelAlignment, Method, Options, Policy, Quota, Request,
+    Sampling, Window,
+};
 use llada_model::Model;
 use llada_tensor::{Precision, Tensor, Weight};
 
-use crate::support::{DENSE, MASK, options, prompt, threshold};
+use crate::support::{CAPACITY, DENSE, MASK, options, prompt, threshold};
 
 fn refusal(change: impl Fn(&mut Request, &mut Options)) -> String {
     let mut request = Request::new(prompt(5, 1), 8);
@@ -188,4 +191,68 @@ fn logits_that_are_not_numbers_fail_the_request() {
         assert_eq!(error, Error::NotFinite { position: 5 });
         assert_eq!(engine.generate(&causal(request), &mut |_| {}), Err(error));
     }
+}
+
+#[test]
+fn penalties_that_overflow_fail_the_request_under_every_policy() {
+    let revise = Edit::Revise {
+        above: 0.5,
+        delete_token_id: 1,
+        split_token_id: 2,
+    };
+    for edit in [Edit::Off, Edit::Above(0.5), revise] {
+        let message = refusal(|request, _| {
+            request.policy.edit = edit;
+            request.sampling.repetition_penalty = 1e-40;
+        });
+        assert!(message.contains("penalties"), "{edit:?}: {message}");
+    }
+}
+
+#[test]
+fn pages_beyond_all_counting_are_refused_before_memory_is_asked_for() {
+    for pages in [usize::MAX, 1 << 32] {
+        let capacity = Capacity { pages, ..CAPACITY };
+        let options = Options {
+            capacity,
+            ..options(LabelAlignment::Same)
+        };
+        let message = Engine::new(&DENSE, options).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            format!("`pages` is {pages}; expected at most 536870911")
+        );
+    }
+}
+
+#[test]
+fn bounds_without_end_bound_nothing() {
+    let answer = |policy: Policy| {
+        let request = Request {
+            policy,
+            ..Request::new(prompt(5, 1), 24)
+        };
+        let mut engine = Engine::new(&DENSE, options(LabelAlignment::Same)).unwrap();
+        engine.generate(&request, &mut |_| {}).unwrap()
+    };
+    let window = |buffer_blocks| Policy {
+        window: Window {
+            buffer_blocks,
+            admit_threshold: 0.2,
+            ..Window::default()
+        },
+        ..Policy::default()
+    };
+    assert_eq!(answer(window(usize::MAX)), answer(window(4)));
+    let revise = |most| Policy {
+        edit: Edit::Revise {
+            above: 0.5,
+            delete_token_id: 1,
+            split_token_id: 2,
+        },
+        quota: Quota::MinTransfer(most),
+        max_post_edit_steps: most,
+        ..Policy::default()
+    };
+    assert_eq!(answer(revise(usize::MAX)), answer(revise(1000)));
 }
