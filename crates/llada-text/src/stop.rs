@@ -168,8 +168,8 @@ mod tests {
     fn a_stop_string_across_tokens_and_characters_is_found() {
         let tokenizer = byte_level();
         let ids = tokenizer.encode("hello hello日本").unwrap();
-        let mut text = StopStrings::new(tokenizer.clone(), vec!["lo日".into()]).unwrap();
-        assert_eq!(text.extend(&ids).unwrap(), "hello hel");
+        let mut text = StopStrings::new(tokenizer.clone(), vec!["o日".into()]).unwrap();
+        assert_eq!(text.extend(&ids).unwrap(), "hello hell");
         let up_to_stop = tokenizer.encode("hello hello日").unwrap();
         assert_eq!(text.stopped_at(), Some(up_to_stop.len()));
         assert_eq!(text.finish().unwrap(), "");

@@ -289,7 +289,7 @@ fn errors_say_in_one_line_what_is_wrong() {
     }
     for (schema, reason) in [
         ("3", "schema must be an object or boolean"),
-        (r#"{"type": "strin"}"#, "Invalid type: strin"),
+        (r#"{"type": "text"}"#, "Invalid type: text"),
         (r#"{"not": {}}"#, r#"Unimplemented keys: ["not"]"#),
         (r#"{"pattern": "(a"}"#, "unclosed group"),
         (
