@@ -1,5 +1,6 @@
 //! `llada trace show`: recorded decoding, step by step.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -88,6 +89,19 @@ fn read(path: &Path) -> anyhow::Result<Vec<Recorded>> {
     recorded.collect()
 }
 
+/// The blocks that were recorded so far, by number, as their last steps left them.
+type Blocks = BTreeMap<usize, Slots>;
+
+/// Returns, for every step, the first block that takes this step or a later one: those before it are
+/// done. With a window the steps of several blocks alternate.
+fn first_active(trace: &[Step]) -> Vec<usize> {
+    let mut firsts: Vec<usize> = trace.iter().map(|step| step.block).collect();
+    for i in (1..firsts.len()).rev() {
+        firsts[i - 1] = firsts[i - 1].min(firsts[i]);
+    }
+    firsts
+}
+
 struct Replay<'a> {
     recorded: Recorded,
     speller: Speller<'a>,
@@ -98,12 +112,11 @@ impl Replay<'_> {
     /// Prints a line for every step.
     fn list(&self) -> anyhow::Result<()> {
         ui::line(format!("prompt: {}", self.spell(&self.recorded.prompt_ids)))?;
-        let mut before = Slots::new();
+        let mut blocks = Blocks::new();
         for step in &self.recorded.trace {
-            if step.step == 0 {
-                before = self.untouched(step);
-            }
             let now = self.slots(step);
+            let before = blocks.insert(step.block, now.clone());
+            let before = before.unwrap_or_else(|| self.untouched(step));
             let pairs = || now.iter().zip(&before);
             let filled = pairs().filter(|(now, before)| now.is_some() && before.is_none());
             let changed = pairs().filter(|(now, before)| now != before && before.is_some());
@@ -118,33 +131,39 @@ impl Replay<'_> {
                 filled.count(),
                 changed.count(),
             ))?;
-            before = now;
         }
         Ok(())
     }
 
-    /// Draws the active block again after every step, behind the text before it.
+    /// Draws the active blocks again after every step, behind the text before them.
     fn animate(&self, mut live: Live, delay: Duration) -> anyhow::Result<()> {
-        ui::write(&live.commit(&self.spell(&self.recorded.prompt_ids)))?;
-        let prompt_len = self.recorded.prompt_ids.len();
-        let mut before = Slots::new();
+        let Recorded {
+            prompt_ids,
+            output_ids,
+            trace,
+        } = &self.recorded;
+        ui::write(&live.commit(&self.spell(prompt_ids)))?;
+        let mut blocks = Blocks::new();
         let mut shown = 0;
-        for step in &self.recorded.trace {
-            let start = step.start();
-            if step.step == 0 {
-                let done = start
-                    .saturating_sub(prompt_len)
-                    .min(self.recorded.output_ids.len());
-                let text = self.spell(&self.recorded.output_ids[shown.min(done)..done]);
-                ui::write(&live.commit(&text))?;
-                (before, shown) = (self.untouched(step), done);
-            }
+        for (step, first) in trace.iter().zip(first_active(trace)) {
             let now = self.slots(step);
-            let hidden = prompt_len.saturating_sub(start).min(now.len());
-            let before_shown = &before[hidden.min(before.len())..];
-            ui::write(&self.speller.draw(&mut live, &now[hidden..], before_shown))?;
+            let before = blocks.clone();
+            blocks.insert(step.block, now);
+            blocks.retain(|&block, _| block >= first);
+            let start = first.saturating_mul(step.ids.len());
+            let done = start.saturating_sub(prompt_ids.len()).min(output_ids.len());
+            let text = self.spell(&output_ids[shown.min(done)..done]);
+            ui::write(&live.commit(&text))?;
+            shown = shown.max(done);
+            let hidden = prompt_ids.len().saturating_sub(start);
+            let now = blocks.values().flatten().copied().skip(hidden);
+            let before = blocks.keys().flat_map(|block| match before.get(block) {
+                Some(slots) => slots.clone(),
+                None => self.untouched(step),
+            });
+            let (now, before): (Slots, Slots) = (now.collect(), before.skip(hidden).collect());
+            ui::write(&self.speller.draw(&mut live, &now, &before))?;
             std::thread::sleep(delay);
-            before = now;
         }
         let rest = self.spell(&self.recorded.output_ids[shown..]);
         ui::write(&(live.commit(&rest) + "\n"))
@@ -167,5 +186,22 @@ impl Replay<'_> {
 
     fn spell(&self, ids: &[u32]) -> String {
         ids.iter().map(|&id| self.speller.spell(id)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_done_when_no_later_step_is_its_own() {
+        let step = |block| Step {
+            block,
+            step: 0,
+            ids: Vec::new(),
+        };
+        let trace = [0, 1, 0, 1, 2, 1, 2, 3].map(step);
+        assert_eq!(first_active(&trace), [0, 0, 0, 1, 1, 1, 2, 3]);
+        assert_eq!(first_active(&[]), [0; 0]);
     }
 }

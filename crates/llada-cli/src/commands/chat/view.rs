@@ -1,4 +1,6 @@
-//! An answer while it is written: final text, and on a terminal the active block behind it.
+//! An answer while it is written: final text, and on a terminal the active blocks behind it.
+
+use std::collections::BTreeMap;
 
 use llada_engine::Event;
 
@@ -13,8 +15,8 @@ pub(super) struct View<'a> {
     live: Option<Live>,
     /// Position behind the final ids.
     end: usize,
-    /// Start of the block that was drawn last, and the block.
-    drawn: (usize, Slots),
+    /// The blocks that were drawn last, by position.
+    drawn: BTreeMap<usize, Option<u32>>,
 }
 
 impl<'a> View<'a> {
@@ -26,7 +28,7 @@ impl<'a> View<'a> {
             written: String::new(),
             live: ui::live(),
             end,
-            drawn: (0, Slots::new()),
+            drawn: BTreeMap::new(),
         }
     }
 
@@ -43,31 +45,24 @@ impl<'a> View<'a> {
                 self.write(&text)?;
             }
         }
-        for event in events {
-            if let Event::Draft {
-                start, ids, open, ..
-            } = event
-            {
-                let slots = (*start..).zip(ids);
-                let slots = slots.map(|(i, &id)| (!open.contains(&i)).then_some(id));
-                self.draw(*start, slots.collect())?;
-            }
+        let drafts: BTreeMap<_, _> = events.iter().flat_map(slots).collect();
+        if drafts.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.draw(drafts)
     }
 
-    fn draw(&mut self, start: usize, slots: Slots) -> anyhow::Result<()> {
-        let (drawn_start, before) = std::mem::replace(&mut self.drawn, (start, slots));
+    /// Draws the active blocks, as far as they are not final.
+    fn draw(&mut self, drafts: BTreeMap<usize, Option<u32>>) -> anyhow::Result<()> {
+        let drawn = std::mem::replace(&mut self.drawn, drafts);
         let Some(live) = &mut self.live else {
             return Ok(());
         };
-        let behind = self.end.saturating_sub(start);
-        let shown = |slots: &Slots| slots.iter().skip(behind).copied().collect::<Slots>();
-        let before = match drawn_start == start {
-            true => shown(&before),
-            false => Slots::new(),
-        };
-        ui::write(&self.speller.draw(live, &shown(&self.drawn.1), &before))
+        let shown = self.drawn.range(self.end..);
+        let (now, before): (Slots, Slots) = shown
+            .map(|(position, &slot)| (slot, drawn.get(position).copied().flatten()))
+            .unzip();
+        ui::write(&self.speller.draw(live, &now, &before))
     }
 
     fn write(&mut self, text: &str) -> anyhow::Result<()> {
@@ -84,5 +79,40 @@ impl<'a> View<'a> {
         self.write(&rest)?;
         ui::write("\n")?;
         Ok(self.written)
+    }
+}
+
+/// Returns the positions of a draft, and what stands there if they are not open.
+fn slots(event: &Event) -> Vec<(usize, Option<u32>)> {
+    let Event::Draft {
+        start, ids, open, ..
+    } = event
+    else {
+        return Vec::new();
+    };
+    let ids = (*start..).zip(ids);
+    ids.map(|(i, &id)| (i, (!open.contains(&i)).then_some(id)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use llada_engine::RequestId;
+
+    use super::*;
+
+    #[test]
+    fn drafts_of_several_blocks_follow_one_another() {
+        let draft = |block: usize, ids: [u32; 2], open: &[usize]| Event::Draft {
+            request: RequestId(0),
+            block,
+            step: 0,
+            start: 2 * block,
+            ids: ids.to_vec(),
+            open: open.to_vec(),
+        };
+        let events = [draft(1, [5, 9], &[3]), draft(2, [9, 7], &[4])];
+        let slots: Vec<_> = events.iter().flat_map(slots).collect();
+        assert_eq!(slots, [(2, Some(5)), (3, None), (4, None), (5, Some(7))]);
     }
 }
