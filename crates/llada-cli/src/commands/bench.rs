@@ -60,9 +60,20 @@ fn jobs(args: &BenchArgs, checkpoint: &Checkpoint, rows: &[Row]) -> anyhow::Resu
     let job = |row: &Row| {
         let job = checkpoint.job(row.clone(), &args.decoding);
         let place = row.place.as_deref().unwrap_or_default();
-        job.map_err(|error| failure::within(place, error))
+        job.and_then(check_measured)
+            .map_err(|error| failure::within(place, error))
     };
     rows.iter().map(job).collect()
+}
+
+/// Refuses a job whose answer would tell more than is reported.
+fn check_measured(job: Job) -> anyhow::Result<Job> {
+    match job.settings.records() {
+        Some(name) => Err(failure::usage(format!(
+            "`{name}` adds to the JSON of an answer, which a benchmark does not print"
+        ))),
+        None => Ok(job),
+    }
 }
 
 /// Returns the same prompts for a model that writes token by token.

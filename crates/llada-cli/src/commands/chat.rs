@@ -103,6 +103,11 @@ impl Chat<'_> {
         };
         let (name, value) = (name.replace('-', "_"), value.trim());
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        if value.is_null() {
+            bail!(failure::usage(format!(
+                "`{name}` is null; expected a value"
+            )));
+        }
         let fields = Map::from_iter([(name, value)]);
         let change: DecodingArgs =
             serde_json::from_value(Value::Object(fields)).map_err(failure::usage)?;

@@ -192,12 +192,13 @@ fn the_table_has_a_row_per_model_and_setting() {
 fn bad_settings_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let file = sums(dir.path());
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["--concurrency", "0"], "--concurrency"),
         (&["--repeat", "0"], "--repeat"),
         (&["--random-weights"], "--random-weights"),
         (&["--config", "config.json"], "--config"),
         (&["--threshold", "nan"], "threshold"),
+        (&["--logprobs"], "`logprobs`"),
     ];
     for (args, word) in cases {
         let (code, message) = failure(&[&["bench", CHILD, "--requests", &file], args].concat());

@@ -133,6 +133,17 @@ fn a_request_that_fits_no_page_budget_is_refused_with_its_line() {
 }
 
 #[test]
+fn pages_that_no_memory_holds_are_refused() {
+    for pages in ["18446744073709551615", "100000000000"] {
+        let message = refusal(&[&GOLDEN[..], &["--ids", "1", "--page-budget", pages]].concat());
+        assert!(
+            message.contains("`pages`") && message.contains(pages),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn every_line_that_cannot_be_read_is_refused_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let cases = [
@@ -217,8 +228,9 @@ fn settings_that_would_have_no_effect_are_refused() {
         "--prompt",
         "1+1=",
     ];
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--low", "0.5"], "`low`"),
+        (&["--eos-early-stop"], "`reference_schedule`"),
         (
             &["--acceptance", "bacd", "--threshold", "0.5"],
             "`threshold`",
@@ -234,12 +246,17 @@ fn settings_that_would_have_no_effect_are_refused() {
         let message = refusal(&[&GOLDEN[..], &["--ids", "1"], extra].concat());
         assert!(message.contains(word), "{extra:?}: {message}");
     }
-    for extra in [
-        ["--mode", "s"],
-        ["--edit", "0.5"],
-        ["--acceptance", "credit"],
-    ] {
-        let message = refusal(&[&parent[..], &extra].concat());
+    let of_blocks: [&[&str]; 7] = [
+        &["--mode", "s"],
+        &["--edit", "0.5"],
+        &["--acceptance", "credit"],
+        &["--threshold", "0.5"],
+        &["--block-length", "4"],
+        &["--steps", "2"],
+        &["--reference-schedule"],
+    ];
+    for extra in of_blocks {
+        let message = refusal(&[&parent[..], extra].concat());
         assert!(message.contains("--ar"), "{extra:?}: {message}");
     }
     for extra in [["--edit", "0.5"], ["--mode", "q"]] {

@@ -9,7 +9,7 @@ use crate::{failure, llada, root, stdout};
 const STORIES: &str = "assets/stories-child";
 
 /// Runs a chat on lines of input; returns stdout and stderr.
-fn chat(args: &[&str], lines: &str) -> (String, String) {
+fn chat(args: &[&str], lines: impl AsRef<[u8]>) -> (String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_llada"))
         .current_dir(root())
         .arg("chat")
@@ -23,7 +23,7 @@ fn chat(args: &[&str], lines: &str) -> (String, String) {
         .stdin
         .take()
         .unwrap()
-        .write_all(lines.as_bytes())
+        .write_all(lines.as_ref())
         .unwrap();
     let output = child.wait_with_output().unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -93,6 +93,24 @@ fn settings_change_between_lines_and_bad_lines_end_nothing() {
 }
 
 #[test]
+fn a_setting_without_a_value_is_refused() {
+    let (out, err) = chat(&[STORIES, "--max-new-tokens", "4"], "/set threshold null\n");
+    assert!(
+        out.is_empty() && err.contains("`threshold` is null"),
+        "{err}"
+    );
+}
+
+#[test]
+fn a_line_that_is_not_text_ends_nothing() {
+    let lines = [b"One \xff\xfe day\n".to_vec(), b"One day\n".to_vec()].concat();
+    let (out, err) = chat(&[STORIES, "--max-new-tokens", "4"], lines);
+    assert!(err.contains("UTF-8"), "{err}");
+    assert_eq!(cached(&err).len(), 1, "{err}");
+    assert_eq!(out.lines().count(), 1, "{out}");
+}
+
+#[test]
 fn a_chat_template_gives_every_turn_its_role() {
     let dir = tempfile::tempdir().unwrap();
     copy(&root().join("assets/worked-sums/child"), dir.path());
@@ -143,18 +161,39 @@ fn a_recorded_answer_is_shown_step_by_step() {
     let first = shown.lines().nth(1).unwrap();
     assert!(first.contains("step 0: ") && first.contains('░'), "{first}");
     assert!(!shown.contains('\x1b'), "{shown}");
-    let filled: usize = shown
-        .lines()
-        .filter_map(|line| {
-            line.split(" filled")
-                .next()?
-                .rsplit(' ')
-                .next()?
-                .parse::<usize>()
-                .ok()
-        })
-        .sum();
+    let filled: usize = counts(&shown, " filled").iter().sum();
     assert!(filled >= 16, "{shown}");
+}
+
+/// Returns the number before a word in every line that has one.
+fn counts(shown: &str, word: &str) -> Vec<usize> {
+    let before = shown.lines().filter_map(|line| line.split_once(word));
+    before
+        .map(|(text, _)| text.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn blocks_whose_steps_alternate_are_each_compared_with_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("trace.jsonl");
+    let model = "testdata/golden/model";
+    let text = [
+        "--ids",
+        "5,6,7,8,9",
+        "--max-new-tokens",
+        "27",
+        "--block-length",
+        "8",
+    ];
+    let window = ["--buffer-blocks", "3", "--admit-threshold", "0.1"];
+    let ids = ["--mask-id", "511", "--ignore-eos", "--json", "--trace"];
+    let recorded = stdout(&[&["generate", model][..], &text, &window, &ids].concat());
+    std::fs::write(&file, &recorded).unwrap();
+    let file = file.to_str().unwrap();
+    let shown = stdout(&["trace", "show", model, file, "--mask-id", "511"]);
+    assert_eq!(counts(&shown, " filled").iter().sum::<usize>(), 27);
+    assert_eq!(counts(&shown, " changed").iter().sum::<usize>(), 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Lines from stdin, and Ctrl-C.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use anyhow::Context;
@@ -47,13 +47,18 @@ impl Input {
 
     /// Returns the next line; `None` at the end of input or after Ctrl-C.
     pub(super) fn line(&self) -> anyhow::Result<Option<String>> {
-        if self.is_terminal {
-            ui::prompt("> ");
-        }
-        self.ask.send(()).context("stdin is closed")?;
-        match self.heard.recv().context("stdin is closed")? {
-            Heard::Line(line) => line.context("cannot read stdin"),
-            Heard::Interrupt => Ok(None),
+        loop {
+            if self.is_terminal {
+                ui::prompt("> ");
+            }
+            self.ask.send(()).context("stdin is closed")?;
+            match self.heard.recv().context("stdin is closed")? {
+                Heard::Line(Err(error)) if error.kind() == ErrorKind::InvalidData => {
+                    ui::say("error: a line is not UTF-8 and was left out");
+                }
+                Heard::Line(line) => return line.context("cannot read stdin"),
+                Heard::Interrupt => return Ok(None),
+            }
         }
     }
 

@@ -10,7 +10,7 @@ mod text;
 use std::cell::OnceCell;
 use std::path::Path;
 
-use llada_engine::{Capacity, Hooks, Method, Options, Request, Sampling, Schedule};
+use llada_engine::{Capacity, Hooks, Method, Options, Request, Sampling};
 use llada_model::Config;
 use llada_text::{StopStrings, Tokenizer, Vocabulary};
 
@@ -105,7 +105,6 @@ impl Checkpoint {
     }
 
     fn request(&self, prompt: Vec<u32>, settings: &DecodingArgs) -> anyhow::Result<Request> {
-        let eos_early_stop = settings.eos_early_stop == Some(true);
         let ignore_eos = settings.ignore_eos == Some(true);
         let mut stop_ids = settings.stop_token_ids.clone().unwrap_or_default();
         if !ignore_eos {
@@ -115,10 +114,7 @@ impl Checkpoint {
             method: self.method,
             block_length: settings.block_length,
             policy: policy::policy(settings, self.edit_ids)?,
-            schedule: match settings.reference_schedule {
-                Some(true) => Schedule::Reference { eos_early_stop },
-                _ => Schedule::Exact,
-            },
+            schedule: policy::schedule(settings)?,
             sampling: sampling(settings),
             stop_ids,
             ignore_eos,

@@ -1,7 +1,7 @@
 //! From settings to a policy. A setting that would have no effect is refused.
 
 use anyhow::bail;
-use llada_engine::{Acceptance, Edit, Policy, Preset, Quota, Window};
+use llada_engine::{Acceptance, Edit, Policy, Preset, Quota, Schedule, Window};
 
 use crate::args::{AcceptanceArg, DecodingArgs, EditArg};
 use crate::failure;
@@ -70,10 +70,15 @@ fn window(settings: &DecodingArgs) -> anyhow::Result<Window> {
 /// Refuses what only block diffusion knows.
 pub(super) fn refuse_blocks(settings: &DecodingArgs) -> anyhow::Result<()> {
     let details = [
+        ("block_length", settings.block_length.is_some()),
         ("mode", settings.mode.is_some()),
         ("edit", settings.edit.is_some()),
         ("acceptance", settings.acceptance.is_some()),
+        ("threshold", settings.threshold.is_some()),
+        ("steps", settings.steps.is_some()),
+        ("min_transfer", settings.min_transfer.is_some()),
         ("buffer_blocks", settings.buffer_blocks.is_some()),
+        ("reference_schedule", settings.reference_schedule.is_some()),
     ];
     refuse(
         &details,
@@ -148,6 +153,19 @@ fn quota(settings: &DecodingArgs) -> anyhow::Result<Quota> {
         (Some(steps), None) => Ok(Quota::Steps(steps)),
         (None, min_transfer) => Ok(Quota::MinTransfer(min_transfer.unwrap_or(1))),
     }
+}
+
+/// Returns when decoding leaves a block.
+pub(super) fn schedule(settings: &DecodingArgs) -> anyhow::Result<Schedule> {
+    let eos_early_stop = settings.eos_early_stop == Some(true);
+    if settings.reference_schedule == Some(true) {
+        return Ok(Schedule::Reference { eos_early_stop });
+    }
+    refuse(
+        &[("eos_early_stop", eos_early_stop)],
+        "needs `reference_schedule`",
+    )?;
+    Ok(Schedule::Exact)
 }
 
 /// Refuses the first setting that is given.
