@@ -109,7 +109,9 @@ pub enum Error {
         value: f32,
     },
     /// No token is left to choose from.
-    #[error("vocabulary has {found} tokens; expected at least one besides MASK")]
+    #[error(
+        "vocabulary has {found} tokens; expected at least one besides MASK and those that edit"
+    )]
     NoToken {
         /// Number of logits given.
         found: usize,

@@ -69,6 +69,11 @@ impl Plan {
         {
             check_ids("delete_token_id", &[delete_token_id], config)?;
             check_ids("split_token_id", &[split_token_id], config)?;
+            // Each of the three is banned at times, and a token must be left.
+            let found = config.vocab_size;
+            if found <= 3 {
+                return Err(llada_diffusion::Error::NoToken { found }.into());
+            }
         }
         Ok(plan)
     }
@@ -251,13 +256,20 @@ fn block_size(request: &Request, options: &Options, config: &Config) -> Result<B
         .ok_or(Error::NoBlockLength)?;
     // A block longer than the context would only add rows that no answer can use.
     let limit = config.max_position_embeddings;
-    match BlockSize::new(size) {
-        Ok(block_size) if size <= limit => Ok(block_size),
-        _ => Err(field(
-            "block_length",
-            size,
-            &format!("1 to {limit}, the model's context"),
-        )),
+    let block_size = match BlockSize::new(size) {
+        Ok(block_size) if size <= limit => block_size,
+        _ => {
+            let expected = format!("1 to {limit}, the model's context");
+            return Err(field("block_length", size, &expected));
+        }
+    };
+    let routing = config.moe.as_ref().and_then(|moe| moe.block_routing);
+    match routing {
+        Some(routing) if routing.block_size != size => {
+            let expected = format!("{}, the rows that share experts", routing.block_size);
+            Err(field("block_length", size, &expected))
+        }
+        _ => Ok(block_size),
     }
 }
 

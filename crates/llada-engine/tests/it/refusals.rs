@@ -4,10 +4,10 @@ use llada_engine::{
     Capacity, Edit, Engine, Error, LabelAlignment, Method, Options, Policy, Quota, Request,
     Sampling, Window,
 };
-use llada_model::Model;
+use llada_model::{BlockRouting, Model, Weights};
 use llada_tensor::{Precision, Tensor, Weight};
 
-use crate::support::{CAPACITY, DENSE, MASK, options, prompt, threshold};
+use crate::support::{CAPACITY, DENSE, GOLDEN, MASK, options, prompt, threshold};
 
 fn refusal(change: impl Fn(&mut Request, &mut Options)) -> String {
     let mut request = Request::new(prompt(5, 1), 8);
@@ -207,6 +207,54 @@ fn penalties_that_overflow_fail_the_request_under_every_policy() {
         });
         assert!(message.contains("penalties"), "{edit:?}: {message}");
     }
+}
+
+#[test]
+fn a_block_that_is_not_what_shares_experts_is_refused() {
+    let mut config = GOLDEN.config.clone();
+    config.moe.as_mut().unwrap().block_routing = Some(BlockRouting {
+        expert_capacity: 8,
+        block_size: 8,
+    });
+    let routed = Model::new(config, GOLDEN.weights.clone());
+    let mut engine = Engine::new(&routed, options(LabelAlignment::Same)).unwrap();
+    let mut answer = |block_length| {
+        let request = Request {
+            block_length,
+            ..Request::new(prompt(5, 1), 4)
+        };
+        let answer = engine.generate(&request, &mut |_| {});
+        answer.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(answer(Some(8)), Ok(()));
+    let expected = "`block_length` is 4; expected 8, the rows that share experts";
+    assert_eq!(answer(Some(4)), Err(expected.to_owned()));
+}
+
+#[test]
+fn insertions_and_deletions_need_a_token_besides_the_three_special_ones() {
+    let mut config = DENSE.config.clone();
+    config.vocab_size = 3;
+    let weights = Weights::random(&config, 5, Precision::F32);
+    let model = Model::new(config, weights);
+    let options = Options {
+        mask_token_id: Some(2),
+        eos_token_ids: vec![0],
+        ..options(LabelAlignment::Same)
+    };
+    let mut request = Request::new(vec![0], 4);
+    request.policy.edit = Edit::Revise {
+        above: 0.5,
+        delete_token_id: 0,
+        split_token_id: 1,
+    };
+    let error = Engine::new(&model, options).unwrap().submit(&request);
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .starts_with("vocabulary has 3")
+    );
 }
 
 #[test]
