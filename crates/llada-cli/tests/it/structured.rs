@@ -5,26 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use self::schemas::Random;
 use crate::{root, stdout};
 
 #[path = "../../../llada-text/src/grammar/tests/schemas.rs"]
 mod schemas;
-
-/// Pseudo-random numbers (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
-    }
-
-    fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.below(items.len())]
-    }
-}
 
 /// Puts the golden model together with a byte-level tokenizer of fewer ids.
 fn model(dir: &Path) {

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use regex::Regex;
 
+use self::schemas::Random;
 use super::*;
 use crate::tokenizer::Tokenizer;
 
@@ -30,22 +31,6 @@ fn with_first_space() -> (Tokenizer, Vocabulary) {
     let end = tokenizer.specials().eos.unwrap();
     let vocabulary = Vocabulary::new(&tokenizer, 2048, &[end]).unwrap();
     (tokenizer, vocabulary)
-}
-
-/// Pseudo-random numbers (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % bound as u64).unwrap()
-    }
-
-    fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.below(items.len())]
-    }
 }
 
 /// Takes random allowed tokens to an end token and returns the answer's ids without that.
