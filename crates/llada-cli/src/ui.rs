@@ -15,23 +15,22 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> anyhow::Result<rayon::Threa
         .context("cannot start worker threads")
 }
 
-/// Prints one line of data to stdout; a closed pipe ends the program quietly.
+/// Prints one line of data to stdout; see [`write`].
 pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
-    use std::io::Write;
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("cannot write to stdout"),
-    }
+    write(&format!("{text}\n"))
 }
 
-/// Writes a piece of text to stdout at once.
+/// Writes a piece of text to stdout at once; where nobody reads it any more, that is no error.
 pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     let mut stdout = std::io::stdout();
-    stdout
+    match stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
-        .context("cannot write to stdout")
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to stdout"),
+    }
 }
 
 /// Prints one line of progress to stderr.

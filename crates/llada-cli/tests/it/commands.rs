@@ -161,3 +161,19 @@ fn text_on_stdout_is_the_prompt_and_its_continuation() {
     let help = llada(&["generate", "--help"]);
     assert!(String::from_utf8_lossy(&help.stdout).contains("--threshold"));
 }
+
+#[test]
+fn a_reader_that_left_is_no_error() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_llada"))
+        .current_dir(crate::root())
+        .args(["generate", PARENT, "--ar", "--prompt", "Once upon a time"])
+        .args(["--max-new-tokens", "100"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{message}");
+}
