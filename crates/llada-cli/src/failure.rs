@@ -21,11 +21,12 @@ pub(crate) fn usage(message: impl Display) -> anyhow::Error {
 }
 
 /// Says where an error is, which stays one of usage if it was.
-pub(crate) fn within(place: &str, error: anyhow::Error) -> anyhow::Error {
-    match error.downcast::<Usage>() {
+pub(crate) fn at<T>(place: Option<&str>, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    let Some(place) = place else { return result };
+    result.map_err(|error| match error.downcast::<Usage>() {
         Ok(error) => usage(format!("{place}: {error}")),
         Err(error) => error.context(place.to_owned()),
-    }
+    })
 }
 
 /// Returns the chain of causes on one line.

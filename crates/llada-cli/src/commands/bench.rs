@@ -58,10 +58,9 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 /// Makes what the engine is asked from the requests as they were written.
 fn jobs(args: &BenchArgs, checkpoint: &Checkpoint, rows: &[Row]) -> anyhow::Result<Vec<Job>> {
     let job = |row: &Row| {
-        let job = checkpoint.job(row.clone(), &args.decoding);
-        let place = row.place.as_deref().unwrap_or_default();
-        job.and_then(check_measured)
-            .map_err(|error| failure::within(place, error))
+        let job = checkpoint.job(row.clone(), &args.decoding)?;
+        let place = job.place.clone();
+        failure::at(place.as_deref(), check_measured(job))
     };
     rows.iter().map(job).collect()
 }

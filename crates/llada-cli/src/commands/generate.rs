@@ -10,16 +10,16 @@ use llada_text::Tokenizer;
 use super::decoding::{AnswerText, Checkpoint, Job, Prompt, Row, joint, to_json};
 use super::load_model;
 use crate::args::GenerateArgs;
-use crate::{failure, ui};
+use crate::failure::{self, at};
+use crate::ui;
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let rows = rows(args)?;
     let checkpoint = Checkpoint::open(&args.model.dir, &args.model.ids, args.model.ar)?;
     let jobs = rows.into_iter().map(|row| {
-        let place = row.place.clone();
-        let job = checkpoint.job(row, &args.decoding);
-        let job = job.and_then(|job| check_shown(args, job));
-        Ok((at(place.as_deref(), job)?, place))
+        let job = checkpoint.job(row, &args.decoding)?;
+        let place = job.place.clone();
+        at(place.as_deref(), check_shown(args, job))
     });
     let jobs = jobs.collect::<anyhow::Result<Vec<_>>>()?;
     let model = load_model(&args.model.dir, args.model.precision.into())?;
@@ -29,7 +29,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if args.json {
         return answer_all(&checkpoint, &mut engine, jobs);
     }
-    for (job, place) in jobs {
+    for job in jobs {
+        let place = job.place.clone();
         at(place.as_deref(), show(&checkpoint, &mut engine, job))?;
     }
     Ok(())
@@ -53,29 +54,21 @@ fn check_shown(args: &GenerateArgs, job: Job) -> anyhow::Result<Job> {
     }
 }
 
-/// Says in which line of a file something failed.
-fn at<T>(place: Option<&str>, result: anyhow::Result<T>) -> anyhow::Result<T> {
-    match (result, place) {
-        (Err(error), Some(place)) => Err(failure::within(place, error)),
-        (result, _) => result,
-    }
-}
-
 /// Answers all requests together and prints the answers in their order, each as soon as it can be.
 fn answer_all(
     checkpoint: &Checkpoint,
     engine: &mut Engine<'_>,
-    jobs: Vec<(Job, Option<String>)>,
+    jobs: Vec<Job>,
 ) -> anyhow::Result<()> {
     let mut waiting = VecDeque::new();
-    for (mut job, place) in jobs {
+    for mut job in jobs {
         let hooks = std::mem::take(&mut job.hooks);
         let submitted = engine.submit_with(&job.request, hooks);
-        let id = at(place.as_deref(), submitted.map_err(failure::usage))?;
-        waiting.push_back((id, place, job));
+        let id = at(job.place.as_deref(), submitted.map_err(failure::usage))?;
+        waiting.push_back((id, job));
     }
     let mut finished: BTreeMap<_, Answer> = BTreeMap::new();
-    while let Some((next, _, job)) = waiting.front() {
+    while let Some((next, job)) = waiting.front() {
         if let Some(answer) = finished.remove(next) {
             ui::line(to_json(checkpoint, job, &answer)?)?;
             waiting.pop_front();
@@ -88,8 +81,8 @@ fn answer_all(
                     finished.insert(request, answer);
                 }
                 Event::Failed { request, error } => {
-                    let failed = waiting.iter().find(|(id, ..)| *id == request);
-                    let place = failed.and_then(|(_, place, _)| place.as_deref());
+                    let failed = waiting.iter().find(|(id, _)| *id == request);
+                    let place = failed.and_then(|(_, job)| job.place.as_deref());
                     return at(place, Err(error.into()));
                 }
             }

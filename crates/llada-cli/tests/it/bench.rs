@@ -210,7 +210,7 @@ fn bad_settings_are_refused_by_name() {
 #[test]
 fn files_without_a_usable_request_are_refused_with_their_name() {
     let dir = tempfile::tempdir().unwrap();
-    for row in ["", "{", r#"{"ids": [1], "speed": 9}"#] {
+    for row in ["", "{", r#"{"ids": [1], "speed": 9}"#, r#"{"ids": []}"#] {
         let file = requests(dir.path(), &[row]);
         let (code, message) = failure(&["bench", CHILD, "--requests", &file]);
         assert_eq!(code, 2, "{message}");

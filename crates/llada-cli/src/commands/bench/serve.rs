@@ -45,12 +45,13 @@ pub(super) fn serve(model: &Model, options: Options, jobs: Vec<Job>) -> anyhow::
     let start = Instant::now();
     for job in jobs {
         let id = engine.submit_with(&job.request, job.hooks);
+        let id = failure::at(job.place.as_deref(), id.map_err(failure::usage))?;
         let client = Client {
             request: job.request,
             heard: None,
             answer: None,
         };
-        clients.insert(id.map_err(failure::usage)?, client);
+        clients.insert(id, client);
     }
     let mut run = Run {
         elapsed: Duration::ZERO,

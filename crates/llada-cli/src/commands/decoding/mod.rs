@@ -38,6 +38,8 @@ pub(super) struct Job {
     pub(super) request: Request,
     pub(super) hooks: Hooks,
     pub(super) settings: DecodingArgs,
+    /// `file:line` of its row, for messages.
+    pub(super) place: Option<String>,
 }
 
 impl Checkpoint {
@@ -86,6 +88,11 @@ impl Checkpoint {
 
     /// Makes the request that a row asks for. What the row leaves out, `defaults` say.
     pub(super) fn job(&self, row: Row, defaults: &DecodingArgs) -> anyhow::Result<Job> {
+        let place = row.place.clone();
+        failure::at(place.as_deref(), self.placeless_job(row, defaults))
+    }
+
+    fn placeless_job(&self, row: Row, defaults: &DecodingArgs) -> anyhow::Result<Job> {
         let prompt = match row.prompt {
             Prompt::Ids(ids) => ids,
             Prompt::Text(text) => self
@@ -101,6 +108,7 @@ impl Checkpoint {
             request: self.request(prompt, &settings)?,
             hooks: self.hooks(&settings)?,
             settings,
+            place: row.place,
         })
     }
 

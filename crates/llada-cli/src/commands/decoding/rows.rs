@@ -22,7 +22,7 @@ pub(in crate::commands) struct Row {
     pub(in crate::commands) prompt: Prompt,
     pub(super) settings: DecodingArgs,
     /// `file:line`, for messages.
-    pub(in crate::commands) place: Option<String>,
+    pub(super) place: Option<String>,
 }
 
 impl Row {
