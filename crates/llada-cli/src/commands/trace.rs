@@ -70,6 +70,10 @@ fn show(args: &TraceShowArgs) -> anyhow::Result<()> {
 fn read(path: &Path) -> anyhow::Result<Vec<Recorded>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read `{}`", path.display()))?;
+    if text.is_empty() {
+        let message = format!("`{}`: expected an answer, found none", path.display());
+        return Err(failure::usage(message));
+    }
     let lines = (1..).zip(text.lines());
     let recorded = lines.map(|(number, line): (usize, &str)| {
         let problem =

@@ -214,6 +214,9 @@ fn a_file_without_a_trace_is_refused_with_its_line() {
         );
         assert!(message.contains(word), "{message}");
     }
+    std::fs::write(&file, "").unwrap();
+    let (code, message) = failure(&["trace", "show", STORIES, file.to_str().unwrap()]);
+    assert!(code == 2 && message.contains("found none"), "{message}");
 }
 
 #[test]
