@@ -15,7 +15,7 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> anyhow::Result<rayon::Threa
         .context("cannot start worker threads")
 }
 
-/// Prints one line of data to stdout; see [`write`].
+/// Prints one line of data to stdout; see [`write()`].
 pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
     write(&format!("{text}\n"))
 }
