@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
-use llada_engine::{Answer, Engine, Event};
+use anyhow::{Context, bail, ensure};
+use llada_engine::{Answer, Engine, Event, RequestId};
 use llada_text::Tokenizer;
+use serde_json::json;
 
 use super::decoding::{AnswerText, Checkpoint, Job, Prompt, Row, joint, to_json};
 use super::load_model;
@@ -55,6 +56,7 @@ fn check_shown(args: &GenerateArgs, job: Job) -> anyhow::Result<Job> {
 }
 
 /// Answers all requests together and prints the answers in their order, each as soon as it can be.
+/// A request that fails leaves the others alone.
 fn answer_all(
     checkpoint: &Checkpoint,
     engine: &mut Engine<'_>,
@@ -67,28 +69,43 @@ fn answer_all(
         let id = at(job.place.as_deref(), submitted.map_err(failure::usage))?;
         waiting.push_back((id, job));
     }
-    let mut finished: BTreeMap<_, Answer> = BTreeMap::new();
+    let (num_jobs, mut num_failed) = (waiting.len(), 0);
+    let mut ended = BTreeMap::new();
     while let Some((next, job)) = waiting.front() {
-        if let Some(answer) = finished.remove(next) {
-            ui::line(to_json(checkpoint, job, &answer)?)?;
-            waiting.pop_front();
-            continue;
-        }
-        for event in engine.step() {
-            match event {
-                Event::Committed { .. } | Event::Draft { .. } => {}
-                Event::Finished { request, answer } => {
-                    finished.insert(request, answer);
-                }
-                Event::Failed { request, error } => {
-                    let failed = waiting.iter().find(|(id, _)| *id == request);
-                    let place = failed.and_then(|(_, job)| job.place.as_deref());
-                    return at(place, Err(error.into()));
-                }
+        match ended.remove(next) {
+            Some(Ok(answer)) => ui::line(to_json(checkpoint, job, &answer)?)?,
+            Some(Err(error)) => {
+                num_failed += 1;
+                ui::line(failed_json(job, error))?;
+            }
+            None => {
+                ended.extend(engine.step().into_iter().filter_map(end));
+                continue;
             }
         }
+        waiting.pop_front();
     }
+    ensure!(
+        num_failed == 0,
+        "{num_failed} of {num_jobs} requests failed"
+    );
     Ok(())
+}
+
+/// Returns the end of a request, if the event is one.
+fn end(event: Event) -> Option<(RequestId, Result<Answer, llada_engine::Error>)> {
+    match event {
+        Event::Committed { .. } | Event::Draft { .. } => None,
+        Event::Finished { request, answer } => Some((request, Ok(answer))),
+        Event::Failed { request, error } => Some((request, Err(error))),
+    }
+}
+
+/// Returns what stands in the place of an answer: why there is none.
+fn failed_json(job: &Job, error: llada_engine::Error) -> serde_json::Value {
+    let error = at::<()>(job.place.as_deref(), Err(error.into()));
+    let error = error.err().map(|error| format!("{error:#}"));
+    json!({ "prompt_ids": job.request.prompt, "error": error })
 }
 
 /// Answers one request, its text on stdout as it becomes final.

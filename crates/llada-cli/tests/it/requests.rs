@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::{failure, json, stdout};
+use crate::{failure, json, llada, stdout};
 
 const GOLDEN: [&str; 6] = [
     "generate",
@@ -353,4 +353,33 @@ fn an_answer_follows_a_json_schema_from_a_file_or_a_request() {
     assert!(missing.contains("none.json"), "{missing}");
     let malformed = refusal(&["generate", CHILD, "--prompt", "1", "--regex", "("]);
     assert!(malformed.contains("regex"), "{malformed}");
+}
+
+#[test]
+fn a_request_that_fails_leaves_the_others_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("requests.jsonl");
+    let rows = [
+        r#"{"prompt": "641-179=", "max_new_tokens": 40}"#,
+        r#"{"prompt": "641-179=", "max_new_tokens": 40, "repetition_penalty": 1e-40}"#,
+        r#"{"prompt": "12+34=", "max_new_tokens": 40}"#,
+    ];
+    std::fs::write(&file, rows.join("\n")).unwrap();
+    let requests = ["--requests", file.to_str().unwrap(), "--concurrency", "3"];
+    let output = llada(
+        &[
+            &["generate", "assets/worked-sums/child", "--json"],
+            &requests[..],
+        ]
+        .concat(),
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("1 of 3 requests failed"), "{message}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<_> = lines.lines().map(json).collect();
+    assert_eq!(answers[0]["finish_reason"], "stop");
+    let error = answers[1]["error"].as_str().unwrap();
+    assert!(error.contains("requests.jsonl:2"), "{error}");
+    assert_eq!(answers[2]["finish_reason"], "stop");
 }
