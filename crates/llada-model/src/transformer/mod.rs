@@ -14,8 +14,8 @@ mod rows;
 use std::borrow::Cow;
 
 use llada_tensor::{
-    HeadRow, KeyRanges, Tensor, Weight, embed, embed_backward, head_backward, head_rows, linear,
-    rms_norm, rms_norm_backward,
+    HeadRow, KeyRanges, Tensor, Weight, embed, embed_backward, head_backward, head_rows,
+    head_rows_and_backward, linear, rms_norm, rms_norm_backward,
 };
 
 pub use self::cached::{CachedInput, CachedOutput};
@@ -186,6 +186,18 @@ impl Model {
             entropy_weights,
             dhead,
         )
+    }
+
+    /// Does both at once; see [`llada_tensor::head_rows_and_backward`].
+    pub fn head_rows_and_backward(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        nll_weights: &[f32],
+        grads: &mut Gradients,
+    ) -> (Vec<HeadRow>, Tensor) {
+        let dhead = grads.head.as_mut().unwrap_or(&mut grads.embedding);
+        head_rows_and_backward(hidden, self.head(), targets, nll_weights, dhead)
     }
 
     /// Returns whole logits, [rows, V]: for sampling and inspection.

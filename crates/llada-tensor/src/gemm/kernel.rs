@@ -39,7 +39,6 @@ pub(super) struct Block<'a> {
     pub(super) b: Right<'a>,
     /// First column of B of this rectangle; a multiple of [`PANEL`].
     pub(super) first_column: usize,
-    pub(super) start: Start,
     pub(super) c: Target<'a>,
 }
 
@@ -104,7 +103,6 @@ fn multiply<S: Simd, F: Format>(s: S, block: Block<'_>, buffers: &mut Buffers) {
         a,
         b,
         first_column,
-        start,
         mut c,
         ..
     } = block;
@@ -126,8 +124,8 @@ fn multiply<S: Simd, F: Format>(s: S, block: Block<'_>, buffers: &mut Buffers) {
             for rows in ranges(m, BLOCK_ROWS) {
                 let a = a.block(rows.clone(), depth.clone());
                 let mut c = c.block(rows, columns.clone());
-                if start == Start::Zero && depth.start == 0 {
-                    c.fill(0.0); // a block, which is still cached when the product is added
+                if depth.start > 0 {
+                    c.start_from(Start::Sum); // of the depths before
                 }
                 multiply_block::<S, F>(s, a, b, c, &mut buffers.a);
             }
@@ -232,11 +230,15 @@ fn multiply_tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     mut c: Target<'_>,
 ) {
     let [m, _] = c.shape();
+    let loaded = match c.start() {
+        Start::Sum => m,
+        Start::Zero => 0,
+    };
     // Loops over constants with a condition inside, so that `acc` stays in registers.
     let mut acc = [[s.splat(0.0); VECTORS]; ROWS];
     for (i, acc) in acc.iter_mut().enumerate() {
         for (j, acc) in acc.iter_mut().enumerate() {
-            if i < m {
+            if i < loaded {
                 *acc = s.load_or(c.row_from(i, j * S::LANES), 0.0);
             }
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::Start;
 use crate::{DType, Tensor};
 
 /// Elements of an operand.
@@ -101,9 +102,11 @@ impl<'a> Matrix<'a> {
 /// A row-major matrix to write, or a rectangle of one. Splitting gives disjoint rectangles, which
 /// different threads may write.
 pub(super) struct Target<'a> {
-    start: *mut f32,
+    first: *mut f32,
     shape: [usize; 2],
     stride: usize,
+    /// What the additions to the elements start from.
+    start: Start,
     elements: PhantomData<&'a mut [f32]>,
 }
 
@@ -112,12 +115,13 @@ unsafe impl Send for Target<'_> {}
 
 impl<'a> Target<'a> {
     /// Borrows a whole matrix.
-    pub(super) fn new(values: &'a mut [f32], shape: [usize; 2]) -> Self {
+    pub(super) fn new(values: &'a mut [f32], shape: [usize; 2], start: Start) -> Self {
         assert_eq!(values.len(), shape[0] * shape[1], "shape {shape:?}");
         Self {
-            start: values.as_mut_ptr(),
+            first: values.as_mut_ptr(),
             shape,
             stride: shape[1],
+            start,
             elements: PhantomData,
         }
     }
@@ -134,29 +138,40 @@ impl<'a> Target<'a> {
             "block of a target"
         );
         let shape = [rows.len(), columns.len()];
-        let start = self
-            .start
+        let first = self
+            .first
             .wrapping_add(rows.start * self.stride + columns.start);
         Target {
-            start,
+            first,
             shape,
             stride: self.stride,
+            start: self.start,
             elements: PhantomData,
         }
+    }
+
+    /// Returns what the additions start from.
+    pub(super) fn start(&self) -> Start {
+        self.start
+    }
+
+    /// Changes what the additions start from.
+    pub(super) fn start_from(&mut self, start: Start) {
+        self.start = start;
     }
 
     /// Cuts before row `at`.
     pub(super) fn split_rows(self, at: usize) -> [Self; 2] {
         let [rows, columns] = self.shape;
         assert!(at <= rows, "row {at} of {rows}");
-        let below = self.start.wrapping_add(at * self.stride);
+        let below = self.first.wrapping_add(at * self.stride);
         [
             Self {
                 shape: [at, columns],
                 ..self
             },
             Self {
-                start: below,
+                first: below,
                 shape: [rows - at, columns],
                 ..self
             },
@@ -167,26 +182,18 @@ impl<'a> Target<'a> {
     pub(super) fn split_columns(self, at: usize) -> [Self; 2] {
         let [rows, columns] = self.shape;
         assert!(at <= columns, "column {at} of {columns}");
-        let beside = self.start.wrapping_add(at);
+        let beside = self.first.wrapping_add(at);
         [
             Self {
                 shape: [rows, at],
                 ..self
             },
             Self {
-                start: beside,
+                first: beside,
                 shape: [rows, columns - at],
                 ..self
             },
         ]
-    }
-
-    /// Sets all elements.
-    #[inline(always)]
-    pub(super) fn fill(&mut self, value: f32) {
-        for row in 0..self.shape[0] {
-            self.row_from(row, 0).fill(value);
-        }
     }
 
     /// Returns the elements of a row from a column on; none when the row ends before it.
@@ -195,7 +202,7 @@ impl<'a> Target<'a> {
         let [rows, columns] = self.shape;
         assert!(row < rows, "row of a target");
         let column = column.min(columns);
-        let start = self.start.wrapping_add(row * self.stride + column);
+        let start = self.first.wrapping_add(row * self.stride + column);
         // SAFETY: the elements lie in this target's rectangle of the borrowed matrix, which no other
         // target overlaps while `self` is borrowed.
         unsafe { std::slice::from_raw_parts_mut(start, columns - column) }

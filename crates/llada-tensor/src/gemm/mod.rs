@@ -111,8 +111,7 @@ fn product(
         a,
         b,
         first_column: 0,
-        start,
-        c: Target::new(c, [m, n]),
+        c: Target::new(c, [m, n], start),
     };
     divide(block, tasks);
 }

@@ -49,18 +49,7 @@ pub fn head_rows(
     }
     let mut rows = Vec::with_capacity(head.rows);
     head.for_each_chunk(isa, |chunk, logits| {
-        let logits = logits.par_chunks_mut(head.vocab).zip(chunk);
-        rows.par_extend(logits.map(|(logits, i)| {
-            let target = targets.map(|targets| targets[i]);
-            dispatch(
-                isa,
-                Statistics {
-                    logits,
-                    target,
-                    banned,
-                },
-            )
-        }));
+        rows.extend(read(isa, chunk, logits, targets, banned));
     });
     rows
 }
@@ -81,38 +70,104 @@ pub fn head_backward(
     dw: &mut Tensor,
 ) -> Tensor {
     let (isa, head) = (Isa::active(), Head::new(h, w));
-    let lengths = [targets.len(), rows.len(), nll_weights.len()];
-    assert_eq!(
-        lengths, [head.rows; 3],
-        "head_backward: targets, rows, weights"
-    );
-    assert_eq!(dw.shape(), w.values().shape(), "head_backward: dw");
+    let loss = Loss {
+        targets,
+        nll_weights,
+        entropy_weights,
+    };
+    loss.check(&head);
+    assert_eq!(rows.len(), head.rows, "head_backward: rows");
     let mut dh = Tensor::scratch(h.shape());
     head.for_each_chunk(isa, |chunk, logits| {
-        logits
-            .par_chunks_mut(head.vocab)
-            .zip(chunk.clone())
-            .for_each(|(logits, i)| {
-                let entropy_weight = entropy_weights.map_or(0.0, |weights| weights[i]);
-                let (row, target, nll_weight) = (rows[i], targets[i], nll_weights[i]);
-                dispatch(
-                    isa,
-                    LogitGradient {
-                        logits,
-                        row,
-                        target,
-                        nll_weight,
-                        entropy_weight,
-                    },
-                );
-            });
-        let dz = Matrix::new(logits, head.vocab); // [chunk, V]
-        let dh = &mut dh.f32s_mut()[head.elements(&chunk)];
-        gemm_over(isa, w.precision(), dz, w.plain(), dh);
-        let h = Right::Plain(head.hidden(&chunk));
-        gemm(isa, w.precision(), dz.transposed(), h, dw.f32s_mut());
+        loss.differentiate(isa, chunk.clone(), logits, rows);
+        head.add_gradients(isa, chunk, logits, &mut dh, dw);
     });
     dh // [N, D]
+}
+
+/// As [`head_rows`] and [`head_backward`], bit by bit, for weights that are known before the rows:
+/// logits are computed once. The loss has no entropies.
+///
+/// # Panics
+/// If a target is not below V.
+pub fn head_rows_and_backward(
+    h: &Tensor,
+    w: &Weight,
+    targets: &[u32],
+    nll_weights: &[f32],
+    dw: &mut Tensor,
+) -> (Vec<HeadRow>, Tensor) {
+    let (isa, head) = (Isa::active(), Head::new(h, w));
+    let loss = Loss {
+        targets,
+        nll_weights,
+        entropy_weights: None,
+    };
+    loss.check(&head);
+    let mut rows = Vec::with_capacity(head.rows);
+    let mut dh = Tensor::scratch(h.shape());
+    head.for_each_chunk(isa, |chunk, logits| {
+        rows.extend(read(isa, chunk.clone(), logits, Some(targets), None));
+        loss.differentiate(isa, chunk.clone(), logits, &rows);
+        head.add_gradients(isa, chunk, logits, &mut dh, dw);
+    });
+    (rows, dh) // [N, D]
+}
+
+/// Returns what the logits of a chunk of rows say. They are unchanged in the end.
+fn read(
+    isa: Isa,
+    chunk: Range<usize>,
+    logits: &mut [f32],
+    targets: Option<&[u32]>,
+    banned: Option<u32>,
+) -> Vec<HeadRow> {
+    let vocab = logits.len() / chunk.len();
+    let logits = logits.par_chunks_mut(vocab).zip(chunk);
+    let row = logits.map(|(logits, i)| {
+        let target = targets.map(|targets| targets[i]);
+        dispatch(
+            isa,
+            Statistics {
+                logits,
+                target,
+                banned,
+            },
+        )
+    });
+    row.collect()
+}
+
+/// A weighted sum of negative log-likelihoods and entropies.
+struct Loss<'a> {
+    targets: &'a [u32],
+    nll_weights: &'a [f32],
+    entropy_weights: Option<&'a [f32]>,
+}
+
+impl Loss<'_> {
+    fn check(&self, head: &Head<'_>) {
+        let lengths = [self.targets.len(), self.nll_weights.len()];
+        assert_eq!(lengths, [head.rows; 2], "head: targets and weights");
+    }
+
+    /// Turns the logits of a chunk of rows into their gradient.
+    fn differentiate(&self, isa: Isa, chunk: Range<usize>, logits: &mut [f32], rows: &[HeadRow]) {
+        let vocab = logits.len() / chunk.len();
+        let logits = logits.par_chunks_mut(vocab).zip(chunk);
+        logits.for_each(|(logits, i)| {
+            dispatch(
+                isa,
+                LogitGradient {
+                    logits,
+                    row: rows[i],
+                    target: self.targets[i],
+                    nll_weight: self.nll_weights[i],
+                    entropy_weight: self.entropy_weights.map_or(0.0, |weights| weights[i]),
+                },
+            );
+        });
+    }
 }
 
 /// Inputs of the head and their extents.
@@ -147,6 +202,24 @@ impl<'a> Head<'a> {
             gemm_over(isa, self.w.precision(), h, w, logits);
             body(rows, logits);
         }
+    }
+
+    /// Writes the rows' part of dh and adds their part of dw, given the gradient of their logits,
+    /// [chunk, V].
+    fn add_gradients(
+        &self,
+        isa: Isa,
+        chunk: Range<usize>,
+        dlogits: &[f32],
+        dh: &mut Tensor,
+        dw: &mut Tensor,
+    ) {
+        assert_eq!(dw.shape(), self.w.values().shape(), "gradient of the head");
+        let (precision, dlogits) = (self.w.precision(), Matrix::new(dlogits, self.vocab));
+        let dh = &mut dh.f32s_mut()[self.elements(&chunk)];
+        gemm_over(isa, precision, dlogits, self.w.plain(), dh);
+        let h = Right::Plain(self.hidden(&chunk));
+        gemm(isa, precision, dlogits.transposed(), h, dw.f32s_mut());
     }
 
     /// Returns where rows lie in arrays of the shape of `h`.

@@ -1,7 +1,9 @@
 //! The output head against the reference and against finite differences.
 
 use llada_tensor::reference::head;
-use llada_tensor::{HeadRow, Precision, Tensor, Weight, head_backward, head_rows};
+use llada_tensor::{
+    HeadRow, Precision, Tensor, Weight, head_backward, head_rows, head_rows_and_backward,
+};
 
 use crate::data::{
     PRECISIONS, assert_close, doubles, for_every_isa, matrix, noise, seen, weight, with_threads,
@@ -224,6 +226,27 @@ fn without_entropy_weights_they_count_as_zero() {
         &mut dw,
     );
     assert_eq!([dh, dw], case.backward());
+}
+
+#[test]
+fn one_pass_gives_the_rows_and_gradients_of_two() {
+    // Above 256 rows there is a second chunk.
+    for precision in PRECISIONS {
+        let Case {
+            h,
+            w,
+            targets,
+            nll_weights,
+            ..
+        } = &Case::new([300, 24, 70], precision);
+        for_every_isa(|| {
+            let [mut dw, mut want_dw] = [(); 2].map(|()| Tensor::zeros(&[70, 24]));
+            let want = head_rows(h, w, Some(targets), None);
+            let want_dh = head_backward(h, w, targets, &want, nll_weights, None, &mut want_dw);
+            let (rows, dh) = head_rows_and_backward(h, w, targets, nll_weights, &mut dw);
+            assert_eq!((rows, dh, dw), (want, want_dh, want_dw));
+        });
+    }
 }
 
 #[test]

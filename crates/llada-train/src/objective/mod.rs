@@ -10,10 +10,12 @@ mod dpo;
 mod pass;
 
 use llada_model::{Activations, Gradients, Model};
+use llada_tensor::HeadRow;
 
 pub use self::cap::{CapLoss, cap};
 pub use self::dpo::{DpoLoss, Pair, dpo, elbo};
 pub(crate) use self::pass::nll as nll_of;
+use self::pass::pass_and_backward;
 pub use self::pass::{Pass, score};
 use crate::batch::MicroBatch;
 
@@ -40,15 +42,14 @@ pub fn weighted_nll(
     activations: Activations,
     grads: &mut Gradients,
 ) -> Sums {
-    let pass = Pass::forward(model, &micro_batch.rows, activations);
-    let sums = sums(&pass, &micro_batch.weights);
-    pass.backward(&micro_batch.weights, None, grads);
-    sums
+    let MicroBatch { rows, weights } = micro_batch;
+    let head = pass_and_backward(model, rows, activations, weights, grads);
+    sums(&head, weights)
 }
 
-fn sums(pass: &Pass<'_>, weights: &[f32]) -> Sums {
+fn sums(head: &[HeadRow], weights: &[f32]) -> Sums {
     let mut sums = Sums::default();
-    for (nll, &weight) in pass.nlls().zip(weights) {
+    for (nll, &weight) in head.iter().map(nll_of).zip(weights) {
         sums += Sums {
             loss: nll * f64::from(weight),
             nll,

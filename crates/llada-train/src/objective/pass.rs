@@ -7,6 +7,13 @@ use llada_tensor::{HeadRow, Tensor, gather_rows, scatter_add_rows};
 /// A recorded forward pass, and what the head says of each loss row.
 #[derive(Debug)]
 pub struct Pass<'a> {
+    body: Body<'a>,
+    head: Vec<HeadRow>,
+}
+
+/// A recorded forward pass up to the head.
+#[derive(Debug)]
+struct Body<'a> {
     model: &'a Model,
     rows: &'a TrainRows,
     outputs: Outputs,
@@ -14,26 +21,14 @@ pub struct Pass<'a> {
     /// Hidden states of the loss rows, `[loss rows, D]`.
     hidden: Tensor,
     targets: Vec<u32>,
-    head: Vec<HeadRow>,
 }
 
 impl<'a> Pass<'a> {
     /// Computes the rows and scores the loss rows.
     pub fn forward(model: &'a Model, rows: &'a TrainRows, activations: Activations) -> Self {
-        let outputs = Outputs::of(&rows.loss_rows);
-        let (hidden, tape) = model.forward_recorded(&outputs.input(rows), activations);
-        let hidden = gather_rows(&hidden, &outputs.slots);
-        let targets: Vec<u32> = rows.loss_rows.iter().map(|row| row.target).collect();
-        let head = model.head_rows(&hidden, Some(&targets), None);
-        Self {
-            model,
-            rows,
-            outputs,
-            tape,
-            hidden,
-            targets,
-            head,
-        }
+        let body = Body::forward(model, rows, activations);
+        let head = model.head_rows(&body.hidden, Some(&body.targets), None);
+        Self { body, head }
     }
 
     /// Returns what the head says, per loss row.
@@ -45,14 +40,9 @@ impl<'a> Pass<'a> {
     pub fn correct(&self) -> Vec<bool> {
         self.head
             .iter()
-            .zip(&self.targets)
+            .zip(&self.body.targets)
             .map(|(row, &target)| row.argmax == target)
             .collect()
-    }
-
-    /// Returns the negative log-likelihoods of the loss rows, in nats.
-    pub fn nlls(&self) -> impl Iterator<Item = f64> {
-        self.head.iter().map(nll)
     }
 
     /// Adds the gradient of the sum of weighted negative log-likelihoods and entropies to `grads`.
@@ -65,16 +55,61 @@ impl<'a> Pass<'a> {
         entropy_weights: Option<&[f32]>,
         grads: &mut Gradients,
     ) {
-        let (hidden, targets, head) = (&self.hidden, &self.targets, &self.head);
-        let drows =
-            self.model
-                .head_backward(hidden, targets, head, nll_weights, entropy_weights, grads);
+        let Self { body, head } = self;
+        let drows = body.model.head_backward(
+            &body.hidden,
+            &body.targets,
+            &head,
+            nll_weights,
+            entropy_weights,
+            grads,
+        );
+        body.backward(&drows, grads);
+    }
+}
+
+impl<'a> Body<'a> {
+    fn forward(model: &'a Model, rows: &'a TrainRows, activations: Activations) -> Self {
+        let outputs = Outputs::of(&rows.loss_rows);
+        let (hidden, tape) = model.forward_recorded(&outputs.input(rows), activations);
+        let hidden = gather_rows(&hidden, &outputs.slots);
+        Self {
+            model,
+            rows,
+            outputs,
+            tape,
+            hidden,
+            targets: rows.loss_rows.iter().map(|row| row.target).collect(),
+        }
+    }
+
+    /// Adds the gradient of all but the head, given that of the loss rows' hidden states.
+    fn backward(self, drows: &Tensor, grads: &mut Gradients) {
         let [_, width] = drows.dims2();
         let mut dhidden = Tensor::zeros(&[self.outputs.rows.len(), width]);
-        scatter_add_rows(&mut dhidden, &self.outputs.slots, &drows);
-        self.model
-            .backward(&self.outputs.input(self.rows), self.tape, &dhidden, grads);
+        scatter_add_rows(&mut dhidden, &self.outputs.slots, drows);
+        let input = self.outputs.input(self.rows);
+        self.model.backward(&input, self.tape, &dhidden, grads);
     }
+}
+
+/// Computes the rows, adds the gradient of the sum of weighted negative log-likelihoods to `grads`, and
+/// returns what the head says of each loss row: a [`Pass`] whose weights are known from the start.
+///
+/// # Panics
+/// Unless there is a weight per loss row.
+pub(super) fn pass_and_backward(
+    model: &Model,
+    rows: &TrainRows,
+    activations: Activations,
+    nll_weights: &[f32],
+    grads: &mut Gradients,
+) -> Vec<HeadRow> {
+    let body = Body::forward(model, rows, activations);
+    let (head, drows) =
+        model.head_rows_and_backward(&body.hidden, &body.targets, nll_weights, grads);
+    body.backward(&drows, grads);
+    head
 }
 
 /// Computes the rows without recording, and returns what the head says of each loss row.
