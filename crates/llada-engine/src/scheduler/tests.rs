@@ -36,6 +36,7 @@ impl Text {
         Stand {
             block_size: BlockSize::new(self.size).unwrap(),
             clean: &self.tokens[..self.clean],
+            frozen: self.clean,
             end: self.clean + self.size,
             needs_last_row: self.shifted,
             step_rows: self.size,
@@ -85,7 +86,8 @@ impl Sim {
                     >= group.rows.end
             );
             let clean = group.rows.end.min(group.clean);
-            self.scheduler.commit(group.request, &text.tokens[..clean]);
+            self.scheduler
+                .commit(group.request, &text.tokens[..clean], clean);
             if group.decides {
                 text.clean += text.size;
                 if text.is_finished() {
