@@ -54,8 +54,8 @@ pub(crate) struct DecodingArgs {
     /// With editing: what the logit of a repeated token loses [default: 0].
     #[arg(long)]
     pub penalty_lambda: Option<f32>,
-    /// With a confidence as --edit: once a block is done, edits this many blocks before it again, too; unpublished
-    /// [default: 0].
+    /// Unpublished: once a block is done, edits this many blocks before it together with it; needs a
+    /// confidence as --edit [default: none].
     #[arg(long)]
     pub reopen_blocks: Option<usize>,
     /// With --reopen-blocks: forwards that may edit these blocks [default: 1].
