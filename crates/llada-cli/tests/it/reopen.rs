@@ -29,11 +29,11 @@ fn answer(flags: &[&str]) -> Value {
 #[test]
 fn rounds_are_steps_of_the_answer() {
     let steps = |flags: &[&str]| -> u64 {
-        let edit = ["--edit", "0.9", "--ignore-eos"];
+        let edit = ["--edit", "1", "--ignore-eos"];
         let answer = answer(&[&edit[..], flags].concat());
         answer["forwards"]["denoise"].as_u64().unwrap()
     };
-    // The tiny model is never sure enough to edit: each block but the first takes one round.
+    // No confidence is above 1, so nothing is edited: each block but the first takes one round.
     let plain = steps(&[]);
     assert_eq!(steps(&["--reopen-blocks", "1"]), plain + 5);
     assert_eq!(
