@@ -94,6 +94,21 @@ pub enum Error {
     /// A block must not change once later ones were conditioned on it.
     #[error("window lets blocks begin early while editing is on; use 1 block, or turn editing off")]
     EditedWindow,
+    /// Blocks are re-opened for nothing.
+    #[error(
+        "{blocks} done blocks are edited again in {rounds} rounds; expected at least 1 of each"
+    )]
+    EmptyReopen {
+        /// Blocks as given.
+        blocks: usize,
+        /// Rounds as given.
+        rounds: usize,
+    },
+    /// Only tokens that stay where they are can be edited once later blocks exist.
+    #[error(
+        "done blocks are edited again without a confidence to edit above; set one, or leave them"
+    )]
+    ReopenWithoutEdit,
     /// Tokens with different meanings share an id.
     #[error("ids of MASK, delete and split are {ids:?}; expected three different ones")]
     SameIds {

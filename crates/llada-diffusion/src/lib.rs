@@ -85,8 +85,7 @@
 //!
 //! # Not here
 //! The model, the optimiser, caches, text, and special-token ids (they belong to a checkpoint). Of
-//! decoding: editing of blocks that are already done, and tokens that return to MASK for want of
-//! confidence.
+//! decoding: tokens that return to MASK for want of confidence.
 
 pub mod acceptance;
 pub mod alignment;
@@ -117,7 +116,7 @@ pub use objective::{
     Counts, Elbos, Normalisation, Objective, cap_rows, cap_weight, dpo_loss, dpo_margin,
     loss_weights,
 };
-pub use policy::{Edit, Policy, Preset};
+pub use policy::{Edit, Policy, Preset, Reopen};
 pub use proposal::{Adjustment, Candidate, Proposals, propose};
 pub use rng::{Rng, Stream};
 pub use schedule::{BlockSchedule, BlockStage, Decay, LearningRate};

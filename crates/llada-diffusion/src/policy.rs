@@ -21,6 +21,8 @@ pub struct Policy {
     pub penalty_lambda: f32,
     /// How many blocks are denoised at a time.
     pub window: Window,
+    /// Whether done blocks are edited again; unpublished, and off by default.
+    pub reopen: Option<Reopen>,
 }
 
 impl Default for Policy {
@@ -32,6 +34,7 @@ impl Default for Policy {
             max_post_edit_steps: 16,
             penalty_lambda: 0.0,
             window: Window::default(),
+            reopen: None,
         }
     }
 }
@@ -84,7 +87,24 @@ impl Preset {
     }
 }
 
+/// Once a block is done, the blocks before it are edited together with it: multi-block editing.
+///
+/// The LLaDA2.1 report names it without a rule; this one is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reopen {
+    /// How many blocks before the one that is done, at least 1.
+    pub blocks: usize,
+    /// Forwards that may edit them, at least 1. The first one that changes nothing is the last.
+    pub rounds: usize,
+}
+
 impl Policy {
+    /// Returns how many blocks can be active together.
+    pub fn max_active_blocks(&self) -> usize {
+        let reopened = self.reopen.map_or(0, |reopen| reopen.blocks);
+        self.window.max_blocks().saturating_add(reopened)
+    }
+
     /// Returns an error unless the numbers mean something, the special ids differ, and no block is
     /// edited that later ones were conditioned on.
     pub(crate) fn check(&self, mask_token_id: u32) -> Result<(), Error> {
@@ -94,6 +114,7 @@ impl Policy {
         if self.window.is_approximate() && self.edit != Edit::Off {
             return Err(Error::EditedWindow);
         }
+        self.check_reopen()?;
         match self.edit {
             Edit::Off => Ok(()),
             Edit::Above(above) => check_finite("edit threshold", &[above]),
@@ -105,6 +126,16 @@ impl Policy {
                 check_finite("edit threshold", &[above])?;
                 check_distinct([mask_token_id, delete_token_id, split_token_id])
             }
+        }
+    }
+
+    fn check_reopen(&self) -> Result<(), Error> {
+        match self.reopen {
+            Some(Reopen { blocks, rounds }) if blocks == 0 || rounds == 0 => {
+                Err(Error::EmptyReopen { blocks, rounds })
+            }
+            Some(_) if !matches!(self.edit, Edit::Above(_)) => Err(Error::ReopenWithoutEdit),
+            _ => Ok(()),
         }
     }
 }
@@ -187,6 +218,31 @@ mod tests {
         assert_eq!(check(2, 0.5), Err(Error::EditedWindow));
         assert_eq!(check(2, 1.0), Ok(()));
         assert_eq!(check(1, 0.5), Ok(()));
+    }
+
+    #[test]
+    fn blocks_are_reopened_only_for_editing_that_moves_nothing() {
+        let check = |edit, blocks, rounds| {
+            let policy = Policy {
+                edit,
+                reopen: Some(Reopen { blocks, rounds }),
+                ..Policy::default()
+            };
+            policy.check(9)
+        };
+        let revise = Edit::Revise {
+            above: 0.5,
+            delete_token_id: 7,
+            split_token_id: 8,
+        };
+        assert_eq!(check(Edit::Above(0.5), 1, 1), Ok(()));
+        for edit in [Edit::Off, revise] {
+            assert_eq!(check(edit, 1, 1), Err(Error::ReopenWithoutEdit));
+        }
+        for (blocks, rounds) in [(0, 1), (1, 0)] {
+            let expected = Error::EmptyReopen { blocks, rounds };
+            assert_eq!(check(Edit::Above(0.5), blocks, rounds), Err(expected));
+        }
     }
 
     #[test]

@@ -10,20 +10,25 @@
 //! token: MASK is only what the model is shown there. An active block always has all its rows, also
 //! past the number of tokens asked for; the model was trained to see them.
 //!
-//! With a [`crate::Window`] several consecutive blocks may be active; without, it is one.
+//! With a [`crate::Window`] several consecutive blocks may be active; without, it is one. With a
+//! [`crate::Reopen`] it is one, and between two of them that one together with some before it.
 //!
 //! **The frozen prefix** holds the tokens that cannot change any more and may be streamed: without
-//! editing all up to the first open position, also inside a block; with editing whole blocks only.
+//! editing all up to the first open position, also inside a block; with editing whole blocks only,
+//! and none that may still be re-opened.
 //!
 //! **The end.** Let e be the first stop token of the frozen prefix, after the prompt. Once it exists
 //! the text is finished, even inside a block: it will stay the first. Scanning starts *at the
 //! prompt's end*, for chat prompts hold stop tokens of earlier turns. What comes after e is
-//! discarded. With editing, a stop token in the active block may still be edited away.
+//! discarded. With editing, a stop token in the active block may still be edited away. Where blocks
+//! are re-opened, one that stands when they are done keeps the next block from beginning, so that
+//! all is frozen.
 //!
 //! The state is plain data: a clone of it goes on as the original would. It knows of no model, cache
 //! or clock. An engine asks it in turn for
 //!
-//! 1. [`Sequence::active_blocks`], the rows of the forward;
+//! 1. [`Sequence::active_blocks`], the rows of the forward, and [`Sequence::is_reopened`], what they
+//!    see;
 //! 2. [`Sequence::predicted_positions`], those whose logits matter, and [`Sequence::adjustments`] of
 //!    these logits;
 //! 3. [`Sequence::denoise_step`], given the proposals: what changed, and what to do next.
@@ -40,6 +45,7 @@ use crate::revise::Revision;
 use crate::{BlockSize, Error};
 
 mod denoise;
+mod reopen;
 
 pub use denoise::{BlockOutcome, DenoiseStep};
 
@@ -92,6 +98,8 @@ pub struct Sequence {
     policy: Policy,
     /// Consecutive, ascending; none after the last block of the text.
     active: VecDeque<ActiveBlock>,
+    /// Steps since done blocks were re-opened; `None` while a block is filled.
+    rounds: Option<usize>,
     counts: DecodeCounts,
 }
 
@@ -138,6 +146,7 @@ impl Sequence {
             mask_token_id,
             policy,
             active: VecDeque::new(),
+            rounds: None,
             counts: DecodeCounts::default(),
         };
         sequence.admit(sequence.prefill_len());
@@ -268,10 +277,12 @@ impl Sequence {
 
     /// Returns the length of the frozen prefix, the prompt included.
     pub fn frozen_len(&self) -> usize {
-        let clean_len = self.clean_len();
         let frozen = match self.policy.edit {
-            Edit::Off => self.first_open(clean_len),
-            Edit::Above(_) | Edit::Revise { .. } => clean_len,
+            Edit::Off => self.first_open(self.clean_len()),
+            Edit::Above(_) | Edit::Revise { .. } => {
+                let last = self.active.back();
+                last.map_or(self.tokens.len(), |last| self.first_reopened(last))
+            }
         };
         frozen.max(self.prompt_len)
     }

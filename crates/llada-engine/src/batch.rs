@@ -26,8 +26,9 @@ impl Batch {
         self.outputs.clear();
     }
 
-    /// Adds the rows at `positions` of a text; each sees its own block and all before. `outputs` are
-    /// the positions among them whose hidden states are wanted, ascending.
+    /// Adds the rows at `positions` of a text; each sees its own block and all before, those from
+    /// `together` on see each other. `outputs` are the positions among them whose hidden states are
+    /// wanted, ascending.
     ///
     /// `positions.start` lies at the start of a block.
     pub(crate) fn push(
@@ -35,6 +36,7 @@ impl Batch {
         tokens: &[u32],
         table: &PageTable,
         positions: Range<usize>,
+        together: usize,
         outputs: &[usize],
     ) {
         if positions.is_empty() {
@@ -48,7 +50,10 @@ impl Batch {
             .extend(positions.clone().map(|position| position as u32));
         self.slots
             .extend(positions.clone().map(|position| table.row(position) as u32));
-        let visible = |position| block_size.rows(block_size.of(position), positions.end).end as u32;
+        let visible = |position| match position < together {
+            true => block_size.rows(block_size.of(position), positions.end).end as u32,
+            false => positions.end as u32,
+        };
         self.groups.push(RowGroup {
             rows: first..first + positions.len(),
             keys: table.rows(positions.end),

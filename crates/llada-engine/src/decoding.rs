@@ -102,6 +102,11 @@ impl Decoding {
         self.text.tokens()
     }
 
+    /// Returns the length of the prompt and of what cannot change any more of the answer.
+    pub(crate) fn frozen_len(&self) -> usize {
+        self.text.frozen_len()
+    }
+
     pub(crate) fn stand(&self) -> Stand<'_> {
         let (tokens, block_size) = (self.text.tokens(), self.plan.block_size);
         let clean = &tokens[..self.text.clean_len()];
@@ -114,10 +119,17 @@ impl Decoding {
         Stand {
             block_size,
             clean,
+            frozen: self.frozen_len().min(clean.len()),
             end: end.unwrap_or(clean.len()),
             needs_last_row: self.plan.is_shifted(),
-            step_rows: (self.plan.policy.window.max_blocks()).saturating_mul(block_size.get()),
+            step_rows: self.max_active_rows(),
         }
+    }
+
+    /// Returns the most rows that can become clean in one step.
+    fn max_active_rows(&self) -> usize {
+        let blocks = self.plan.policy.max_active_blocks();
+        blocks.saturating_mul(self.plan.block_size.get())
     }
 
     /// Counts a group of this request before its forward.
@@ -130,9 +142,8 @@ impl Decoding {
             .clean
             .min(group.rows.end)
             .saturating_sub(group.rows.start);
-        let max_blocks = self.plan.policy.window.max_blocks();
-        let is_prefill = group.rows.start < self.text.prefill_len()
-            || self.plan.block_size.count(pending) > max_blocks;
+        let is_prefill =
+            group.rows.start < self.text.prefill_len() || pending > self.max_active_rows();
         if pending > 0 && is_prefill {
             self.forwards.prefill += 1;
             stats.prefill += 1;
@@ -143,6 +154,14 @@ impl Decoding {
         if group.decides && !group.rows.is_empty() {
             self.forwards.denoise += 1;
             stats.denoise += 1;
+        }
+    }
+
+    /// Returns the first of a group's rows that see each other, whatever their blocks.
+    pub(crate) fn together(&self, group: &Group) -> usize {
+        match self.text.is_reopened() {
+            true => group.clean,
+            false => group.rows.end,
         }
     }
 
@@ -259,8 +278,8 @@ impl Decoding {
         Ok(rows)
     }
 
-    /// Takes a step. Returns why the text is finished, if it is, and whether the first active block's
-    /// keys and values of this forward are final.
+    /// Takes a step. Returns why the text is finished, if it is, and whether the first active block is
+    /// done and its keys and values of this forward are final.
     pub(crate) fn advance(
         &mut self,
         id: RequestId,
@@ -277,7 +296,7 @@ impl Decoding {
         stats.edits += done.edited.len() as u64;
         stats.fallbacks += u64::from(done.fell_back);
         for (step, rows) in active {
-            if rows.end <= self.text.clean_len() {
+            if rows.end <= self.text.frozen_len() {
                 stats.count_block(step + 1);
             }
             self.show(id, rows, step, events);

@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::decoding::{Decoding, Proposed};
 use crate::pages::PagePool;
 use crate::plan::Plan;
-use crate::scheduler::{Group, Limits, Scheduler};
+use crate::scheduler::{Group, Limits, Scheduler, Stand};
 use crate::{Answer, Error, Event, Hooks, Options, Request, RequestId, Stats};
 
 /// A model, its key-value store and the requests that run on it.
@@ -171,8 +171,9 @@ impl<'m> Engine<'m> {
                 false => group.rows.clone().collect(),
             };
             let table = self.scheduler.table(group.request);
+            let (tokens, together) = (decoding.tokens(), decoding.together(group));
             self.batch
-                .push(decoding.tokens(), table, group.rows.clone(), &outputs);
+                .push(tokens, table, group.rows.clone(), together, &outputs);
             outputs
         });
         outputs.collect()
@@ -191,10 +192,10 @@ impl<'m> Engine<'m> {
         self.stats.count_experts(&output.experts);
         for group in groups {
             let clean = group.clean.min(group.rows.end);
-            self.scheduler.commit(
-                group.request,
-                &self.requests[&group.request].tokens()[..clean],
-            );
+            let decoding = &self.requests[&group.request];
+            let frozen = decoding.frozen_len().min(clean);
+            self.scheduler
+                .commit(group.request, &decoding.tokens()[..clean], frozen);
         }
         output.hidden
     }
@@ -277,7 +278,8 @@ impl<'m> Engine<'m> {
                     let (finish, is_settled) =
                         decoding.advance(request, &proposed, &mut self.stats, &mut events);
                     if is_settled && finish.is_none() {
-                        self.scheduler.commit(request, decoding.stand().clean);
+                        let Stand { clean, frozen, .. } = decoding.stand();
+                        self.scheduler.commit(request, clean, frozen);
                     }
                     finish.map(Ok)
                 }

@@ -58,7 +58,7 @@ pub use error::Error;
 pub use event::Event;
 pub use hooks::{Constraint, Hooks, StopRule};
 pub use llada_diffusion::{
-    Acceptance, Edit, FinishReason, LabelAlignment, Placed, Policy, Preset, Quota, Window,
+    Acceptance, Edit, FinishReason, LabelAlignment, Placed, Policy, Preset, Quota, Reopen, Window,
 };
 pub use options::{Capacity, Options, Savings};
 pub use parity::{GenerateParity, generate_parity};

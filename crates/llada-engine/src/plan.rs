@@ -94,6 +94,10 @@ impl Plan {
 
     /// Returns an error if the text cannot be followed token by token.
     pub(crate) fn check_constrained(&self) -> Result<(), Error> {
+        if self.policy.edit != Edit::Off {
+            let expected = "`off` for an answer that follows a grammar";
+            return Err(field("edit", "on", expected));
+        }
         let window = self.policy.window;
         match window.is_approximate() {
             true => Err(field(

@@ -3,11 +3,13 @@
 //! Every step runs the whole text up to the end of the active block through the model, computes all
 //! logits of the rows in question and picks tokens by plain arithmetic. No cache, no fused head, no
 //! batch, no shared bookkeeping: what [`crate::Engine::generate`] must equal. Use it with an `f32`
-//! model. It knows thresholds, token editing and windows (`docs/algorithms/decoding.md`).
+//! model. It knows thresholds, token editing, also of re-opened blocks, and windows (`docs/algorithms/decoding.md`).
 
 use std::ops::Range;
 
-use llada_diffusion::{Acceptance, Edit, FinishReason, Placed, block_causal_ranges, propose};
+use llada_diffusion::{
+    Acceptance, Edit, FinishReason, Placed, block_causal_ranges, decode_ranges, propose,
+};
 use llada_model::{Input, Model};
 use llada_tensor::Tensor;
 
@@ -55,12 +57,13 @@ pub fn generate(model: &Model, options: &Options, request: &Request) -> Result<A
         oracle.fill_together(blocks)?;
         return Ok(oracle.answer(request.trace));
     }
-    for block in blocks {
+    for block in blocks.clone() {
         let ends = match oracle.plan.policy.edit {
             Edit::Off => oracle.fill(block)?,
             Edit::Above(above) => oracle.fill_and_edit(block, above)?,
             Edit::Revise { .. } => panic!("the oracle knows no insertions"),
         };
+        oracle.edit_again(blocks.start, block)?;
         if ends || oracle.stop_position().is_some() {
             break;
         }
@@ -101,7 +104,7 @@ impl Oracle<'_> {
                 self.steps_per_block.push(step);
                 return Ok(false);
             }
-            let proposals = self.propose(&open, step)?;
+            let proposals = self.propose(&open, step, &rows)?;
             let written = self.accepted(&proposals, self.quota(step));
             self.write(&written, step);
             self.record(block, step);
@@ -149,11 +152,12 @@ impl Oracle<'_> {
         let mut written = Vec::new();
         for block in active.clone() {
             let step = self.steps_per_block[block - first_block];
-            let open: Vec<usize> = self.rows(block).filter(|&i| self.open[i]).collect();
+            let rows = self.rows(block);
+            let open: Vec<usize> = rows.clone().filter(|&i| self.open[i]).collect();
             let may_fall_back = block == active.start
                 || self.filled(block - 1) >= self.plan.policy.window.semi_complete;
             let need = if may_fall_back { self.quota(step) } else { 0 };
-            let proposals = self.propose(&open, step)?;
+            let proposals = self.propose(&open, step, &rows)?;
             written.push((block, step, self.accepted(&proposals, need)));
         }
         for (block, step, written) in written {
@@ -178,7 +182,7 @@ impl Oracle<'_> {
                 self.steps_per_block.push(step);
                 break;
             }
-            let proposals = self.propose(&editable, step)?;
+            let proposals = self.propose(&editable, step, &rows)?;
             let (open, placed): (Vec<_>, Vec<_>) =
                 proposals.into_iter().partition(|&(i, ..)| self.open[i]);
             let mut written = self.accepted(&open, self.quota(step));
@@ -196,6 +200,50 @@ impl Oracle<'_> {
             }
         }
         Ok(self.limit <= rows.end)
+    }
+
+    /// Edits the blocks before a filled one and that one, as the policy has it (`decoding.md`).
+    fn edit_again(&mut self, first_block: usize, block: usize) -> Result<(), Error> {
+        let policy = self.plan.policy;
+        let (Some(reopen), Edit::Above(above)) = (policy.reopen, policy.edit) else {
+            return Ok(());
+        };
+        let first = first_block.max(block.saturating_sub(reopen.blocks));
+        let rounds = if first < block { reopen.rounds } else { 0 };
+        for _ in 0..rounds {
+            if self.round(first..block + 1, first_block, above)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Edits filled blocks from one forward in which all their rows see each other; returns whether they rest.
+    fn round(
+        &mut self,
+        blocks: Range<usize>,
+        first_block: usize,
+        above: f32,
+    ) -> Result<bool, Error> {
+        let mut written = Vec::new();
+        let together = self.rows(blocks.start).start..self.rows(blocks.end).start;
+        for block in blocks {
+            let rows = self.rows(block);
+            let editable: Vec<usize> = rows.filter(|&i| i >= self.prompt_len).collect();
+            let step = self.steps_per_block[block - first_block];
+            let mut edits = self.propose(&editable, step, &together)?;
+            edits.retain(|&(i, token, p)| token != self.tokens[i] && p > above);
+            written.push((block, step, edits));
+        }
+        let rests = written.iter().all(|(.., edits)| edits.is_empty());
+        for (block, step, edits) in written {
+            self.edits += edits.len();
+            self.write(&edits, step);
+            self.record(block, step);
+            self.steps_per_block[block - first_block] += 1;
+        }
+        self.denoise += 1;
+        Ok(rests)
     }
 
     /// Returns the share of a block's rows that are not open.
@@ -284,12 +332,17 @@ impl Oracle<'_> {
         }
     }
 
-    /// Returns a proposal for each of the positions of one block.
-    fn propose(&self, positions: &[usize], step: usize) -> Result<Vec<Proposal>, Error> {
+    /// Returns a proposal for each of some positions among those that see each other.
+    fn propose(
+        &self,
+        positions: &[usize],
+        step: usize,
+        together: &Range<usize>,
+    ) -> Result<Vec<Proposal>, Error> {
         if positions.is_empty() {
             return Ok(Vec::new());
         }
-        let logits = self.model.logits(&self.predictors(positions));
+        let logits = self.model.logits(&self.predictors(positions, together));
         let proposal = |(row, &position): (usize, &usize)| {
             let mut logits = logits.row(row).to_vec();
             let before = (0..position).filter(|&i| !self.open[i]);
@@ -317,11 +370,12 @@ impl Oracle<'_> {
     }
 
     /// Returns the hidden states of the rows that predict the positions, from a forward of the whole
-    /// text to the end of their block.
-    fn predictors(&self, predicted: &[usize]) -> Tensor {
-        let size = self.plan.block_size;
-        let end = (size.of(predicted[0]) + 1) * size.get();
+    /// text to the end of those that see each other.
+    fn predictors(&self, predicted: &[usize], together: &Range<usize>) -> Tensor {
+        let Range { start, end } = *together;
         let positions: Vec<u32> = (0..end as u32).collect();
+        let before = block_causal_ranges(start, self.plan.block_size);
+        let ranges = [before, decode_ranges(start, end - start)].concat();
         let outputs = predicted.iter();
         let outputs: Vec<u32> = outputs
             .map(|&i| self.plan.predicting_row(i) as u32)
@@ -329,7 +383,7 @@ impl Oracle<'_> {
         self.model.forward(&Input {
             ids: &self.tokens[..end],
             positions: &positions,
-            ranges: &block_causal_ranges(end, size),
+            ranges: &ranges,
             outputs: &outputs,
         })
     }

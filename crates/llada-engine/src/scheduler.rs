@@ -9,6 +9,9 @@
 //!            in the store   pending        active block
 //! ```
 //!
+//! Clean rows may become active again. What is in the store of them is then computed anew, in place;
+//! so only *frozen* rows, which cannot change, are shared with other requests.
+//!
 //! A forward takes one group of rows from each running request: some of its pending blocks, and the
 //! active block if all of them are in. Every request with no more pending than a step can fill takes
 //! a step in every forward, whatever the others do; the prefill of longer stretches shares a budget
@@ -48,6 +51,8 @@ pub(crate) struct Stand<'a> {
     pub(crate) block_size: BlockSize,
     /// Tokens before the active block.
     pub(crate) clean: &'a [u32],
+    /// Tokens that cannot change any more, of those before the active block.
+    pub(crate) frozen: usize,
     /// End of the active block's rows; the length of `clean` if they predict nothing.
     pub(crate) end: usize,
     /// The last clean row predicts the block's first position: its hidden state is needed, not only
@@ -147,13 +152,14 @@ impl Scheduler {
             .map_or(0, |index| self.running[index].shared)
     }
 
-    /// Notes that the first `clean.len()` positions of a request are in the store.
-    pub(crate) fn commit(&mut self, request: RequestId, clean: &[u32]) {
+    /// Notes that the first `clean.len()` positions of a request are in the store, the `frozen` first
+    /// of them for good.
+    pub(crate) fn commit(&mut self, request: RequestId, clean: &[u32], frozen: usize) {
         let index = self.index(request).expect("a group's request runs");
         let slot = &mut self.running[index];
         slot.cached = clean.len();
         if self.limits.prefix_cache {
-            self.pool.publish(&mut slot.table, clean);
+            self.pool.publish(&mut slot.table, &clean[..frozen]);
         }
     }
 
@@ -197,10 +203,9 @@ impl Scheduler {
         let mut table = self.pool.table(stand.block_size);
         let mut shared = 0;
         if self.limits.prefix_cache {
-            let last = usize::from(stand.needs_last_row).min(stand.clean.len());
-            shared = self
-                .pool
-                .share(&mut table, &stand.clean[..stand.clean.len() - last]);
+            let last = usize::from(stand.needs_last_row);
+            let most = stand.frozen.min(stand.clean.len().saturating_sub(last));
+            shared = self.pool.share(&mut table, &stand.clean[..most]);
         }
         let block_pages = |slot: &Slot| self.pool.pages_for(slot.table.block_size().get());
         let spare: usize = self.running.iter().map(block_pages).sum();
@@ -224,7 +229,8 @@ impl Scheduler {
 
 /// Returns the rows of a request in the next forward; none if the others used up the budget.
 fn group(limits: Limits, slot: &Slot, stand: Stand<'_>, budget: &mut usize) -> Option<Group> {
-    let (cached, clean, size) = (slot.cached, stand.clean.len(), stand.block_size.get());
+    let (clean, size) = (stand.clean.len(), stand.block_size.get());
+    let cached = slot.cached.min(clean);
     let pending = clean - cached;
     let taken = if pending <= stand.step_rows {
         pending

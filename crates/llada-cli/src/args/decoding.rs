@@ -54,6 +54,13 @@ pub(crate) struct DecodingArgs {
     /// With editing: what the logit of a repeated token loses [default: 0].
     #[arg(long)]
     pub penalty_lambda: Option<f32>,
+    /// Unpublished: once a block is done, edits this many blocks before it together with it; needs a
+    /// confidence as --edit [default: none].
+    #[arg(long)]
+    pub reopen_blocks: Option<usize>,
+    /// With --reopen-blocks: forwards that may edit these blocks [default: 1].
+    #[arg(long)]
+    pub reopen_rounds: Option<usize>,
     /// Approximate: denoises up to this many blocks at once, as --admit-threshold lets them in
     /// [default: 1].
     #[arg(long)]
@@ -147,7 +154,8 @@ impl DecodingArgs {
         };
         let filled = fill! {
             max_new_tokens block_length mode threshold acceptance low high steps min_transfer edit
-            max_post_edit_steps penalty_lambda buffer_blocks admit_threshold semi_complete temperature top_k top_p min_p repetition_penalty
+            max_post_edit_steps penalty_lambda reopen_blocks reopen_rounds buffer_blocks
+            admit_threshold semi_complete temperature top_k top_p min_p repetition_penalty
             presence_penalty frequency_penalty logit_bias seed stop stop_token_ids ignore_eos
             json_schema regex eos_early_stop reference_schedule trace logprobs return_steps
         };

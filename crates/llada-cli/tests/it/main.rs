@@ -5,6 +5,7 @@ mod bench;
 mod commands;
 mod readme;
 mod refusals;
+mod reopen;
 mod requests;
 mod structured;
 mod talk;

@@ -2,7 +2,8 @@
 //!
 //! Each active block is judged by its own history. In all but the first the quota waits until the
 //! block before is nearly filled. Then the window moves: what is done leaves it in front, what stands
-//! behind a stop token is given up, and the last block may admit the next.
+//! behind a stop token is given up, and the last block may admit the next. Or the blocks before the
+//! one that is done are re-opened first.
 
 use super::{ActiveBlock, Placed, Sequence};
 use crate::FinishReason;
@@ -16,7 +17,8 @@ use crate::revise::{self, Cell, Rules};
 pub enum BlockOutcome {
     /// It takes another step.
     Active,
-    /// It is done, and its tokens are not those the forward saw.
+    /// It is done, and its tokens are not those the forward saw. Or it was re-opened, so that its
+    /// keys and values are those of rows that saw later blocks.
     Changed,
     /// It is done, and its tokens are those the forward saw: that forward's keys and values are final.
     Settled,
@@ -53,11 +55,11 @@ impl DenoiseStep {
 }
 
 /// What a step accepts in a block, before it is applied.
-struct Changes {
+pub(super) struct Changes {
     /// Proposals for open positions, accepted or not.
     open: Vec<Candidate>,
     fills: Vec<Candidate>,
-    edits: Vec<Candidate>,
+    pub(super) edits: Vec<Candidate>,
     fell_back: bool,
 }
 
@@ -120,7 +122,7 @@ impl Sequence {
         self.replace(vec![changes], is_stop)
     }
 
-    fn first(&self) -> &ActiveBlock {
+    pub(super) fn first(&self) -> &ActiveBlock {
         let first = self.active.front();
         first.expect("an unfinished text has an active block")
     }
@@ -186,7 +188,10 @@ impl Sequence {
                 self.placed[change.position] = Some(block.placement(change));
             }
         }
-        let outcome = self.outcome(&changes[0]);
+        let outcome = match self.rounds {
+            None => self.outcome(&changes[0]),
+            Some(rounds) => self.round_outcome(rounds, &changes),
+        };
         self.close(&changes, outcome, is_stop)
     }
 
@@ -282,13 +287,14 @@ impl Sequence {
     fn close(
         &mut self,
         changes: &[Changes],
-        first: BlockOutcome,
+        outcome: BlockOutcome,
         is_stop: impl Fn(u32) -> bool,
     ) -> DenoiseStep {
         self.count(changes);
         for (block, changes) in self.active.iter_mut().zip(changes) {
             block.book(changes, self.policy.acceptance);
         }
+        let first = self.reopen(outcome);
         self.slide(first, &is_stop);
         let positions = |of: fn(&Changes) -> &[Candidate]| {
             let changes = changes.iter().flat_map(of);
@@ -325,12 +331,14 @@ impl Sequence {
     }
 
     /// Moves the window, given where the first block stands: what is done leaves it, what follows a
-    /// stop token is given up, and what its last block admits comes in.
+    /// stop token is given up, and what its last block admits comes in. While a stop token may still
+    /// be edited away nothing is given up, but nothing is begun behind it either.
     fn slide(&mut self, first: BlockOutcome, is_stop: impl Fn(u32) -> bool) {
         let answer = self.clean_len().max(self.prompt_len)..self.active_end();
         let mut placed = answer.filter(|&i| !self.open[i]);
         let stop = placed.find(|&i| is_stop(self.tokens[i]));
-        if let Some(stop) = stop {
+        let may_change = self.policy.reopen.is_some();
+        if let (Some(stop), false) = (stop, may_change) {
             self.active.retain(|block| block.start <= stop);
         }
         let next = self.active_end();
@@ -342,7 +350,7 @@ impl Sequence {
                 self.active.pop_front();
             }
         }
-        if stop.is_none() || self.active.is_empty() {
+        if stop.is_none() || (self.active.is_empty() && !may_change) {
             self.admit(next);
         }
     }

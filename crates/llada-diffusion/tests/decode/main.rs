@@ -3,5 +3,6 @@
 mod models;
 mod modes;
 mod oracle;
+mod reopen;
 mod threshold;
 mod window;

@@ -1,5 +1,7 @@
 //! Models as pure functions from what a row sees to logits, and the loop that decodes with them.
 
+use std::ops::Range;
+
 use llada_diffusion::{
     Acceptance, Adjustment, BlockSize, Candidate, DenoiseStep, Edit, FinishReason, Policy,
     Proposals, Quota, Rng, Sequence, Stream, propose,
@@ -46,14 +48,19 @@ struct Forward<'a, M> {
     model: &'a M,
     tokens: Vec<u32>,
     block_size: BlockSize,
+    /// Re-opened positions: all of them see each other.
+    reopened: Range<usize>,
     adjustments: Vec<Adjustment>,
 }
 
 impl<M: Fn(&[u32], usize) -> Vec<f32>> Proposals for Forward<'_, M> {
     fn best(&self, position: usize, banned: &[u32]) -> Option<Candidate> {
         let block = self.block_size.of(position);
-        let visible = self.block_size.rows(block, self.tokens.len());
-        let mut logits = (self.model)(&self.tokens[..visible.end], position);
+        let visible = match self.reopened.contains(&position) {
+            true => self.reopened.end,
+            false => self.block_size.rows(block, self.tokens.len()).end,
+        };
+        let mut logits = (self.model)(&self.tokens[..visible], position);
         for adjustment in self.adjustments.iter().filter(|a| a.position == position) {
             logits[adjustment.token as usize] += adjustment.delta;
         }
@@ -66,16 +73,21 @@ impl<M: Fn(&[u32], usize) -> Vec<f32>> Proposals for Forward<'_, M> {
     }
 }
 
-/// Takes one step with `model`, from (all tokens up to the end of the position's block, position) to
-/// logits.
+/// Takes one step with `model`, from (all tokens up to the end of the position's block or of the
+/// re-opened ones, position) to logits.
 pub(crate) fn step(
     sequence: &mut Sequence,
     model: impl Fn(&[u32], usize) -> Vec<f32>,
 ) -> DenoiseStep {
+    let active = sequence.active_blocks().flatten();
+    let reopened: Vec<_> = active.filter(|_| sequence.is_reopened()).collect();
     let forward = Forward {
         model: &model,
         tokens: sequence.tokens().to_vec(),
         block_size: sequence.block_size(),
+        reopened: reopened
+            .first()
+            .map_or(0..0, |&first| first..first + reopened.len()),
         adjustments: sequence.adjustments(),
     };
     sequence.denoise_step(&forward, is_stop)

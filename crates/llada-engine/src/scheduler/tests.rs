@@ -18,6 +18,8 @@ struct Text {
     size: usize,
     /// Start of the active block.
     clean: usize,
+    /// Rows before it that may become active again.
+    unsettled: usize,
     shifted: bool,
 }
 
@@ -28,14 +30,20 @@ impl Text {
             tokens: (0..len as u32).collect(),
             size,
             clean: prompt_len / size * size,
+            unsettled: 0,
             shifted: false,
         }
+    }
+
+    fn frozen(&self) -> usize {
+        self.clean - self.unsettled
     }
 
     fn stand(&self) -> Stand<'_> {
         Stand {
             block_size: BlockSize::new(self.size).unwrap(),
             clean: &self.tokens[..self.clean],
+            frozen: self.frozen(),
             end: self.clean + self.size,
             needs_last_row: self.shifted,
             step_rows: self.size,
@@ -85,7 +93,9 @@ impl Sim {
                     >= group.rows.end
             );
             let clean = group.rows.end.min(group.clean);
-            self.scheduler.commit(group.request, &text.tokens[..clean]);
+            let frozen = text.frozen().min(clean);
+            self.scheduler
+                .commit(group.request, &text.tokens[..clean], frozen);
             if group.decides {
                 text.clean += text.size;
                 if text.is_finished() {
@@ -166,6 +176,37 @@ fn a_block_larger_than_the_budget_is_taken_whole() {
     sim.submit(0, Text::new(8, 4, 4));
     assert_eq!(sim.rows(), [(0, 0..4)]);
     assert_eq!(sim.rows(), [(0, 4..12)]);
+}
+
+#[test]
+fn rows_that_may_become_active_again_are_neither_shared_nor_kept() {
+    let unsettled = |text, unsettled| Text { unsettled, ..text };
+    let mut sim = Sim::new(LIMITS, 16, 4);
+    // 12 clean rows, 8 of them frozen: others find those.
+    sim.submit(0, unsettled(Text::new(12, 8, 4), 4));
+    assert_eq!(
+        (sim.rows(), sim.rows()),
+        (vec![(0, 0..8)], vec![(0, 8..16)])
+    );
+    sim.submit(1, Text::new(12, 8, 4));
+    sim.rows();
+    assert_eq!(sim.scheduler.shared(RequestId(1)), 8);
+    // Now 12 are published, and one that could rewrite the last 8 takes the first 4.
+    sim.submit(2, unsettled(Text::new(12, 8, 4), 8));
+    sim.rows();
+    assert_eq!(sim.scheduler.shared(RequestId(2)), 4);
+}
+
+#[test]
+fn rows_that_became_active_again_are_computed_in_place() {
+    let mut sim = Sim::new(LIMITS, 16, 4);
+    sim.submit(0, Text::new(4, 12, 4));
+    assert_eq!(
+        (sim.rows(), sim.rows()),
+        (vec![(0, 0..8)], vec![(0, 4..12)])
+    );
+    sim.texts.get_mut(&RequestId(0)).unwrap().clean = 4;
+    assert_eq!(sim.rows(), [(0, 4..8)]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use llada_engine::{
     Acceptance, Answer, Capacity, Edit, Engine, Error, Event, LabelAlignment, Method, Options,
-    Policy, Quota, Request, RequestId, Sampling, Savings, Window, reference,
+    Policy, Quota, Reopen, Request, RequestId, Sampling, Savings, Window, reference,
 };
 use llada_model::Model;
 use proptest::prelude::*;
@@ -366,7 +366,8 @@ fn any_request(alignment: LabelAlignment) -> impl Strategy<Value = Request> {
             }
         ),
     ];
-    let rest = (any::<bool>(), 0u8..5, 0u32..EOS);
+    let reopen = prop::option::of((1usize..4, 1usize..3));
+    let rest = (any::<bool>(), 0u8..5, 0u32..EOS, reopen);
     (lengths, acceptance, quota, edit, sampling, window, rest).prop_map(
         move |(
             (prompt_len, seed, max_new_tokens, block_length),
@@ -377,7 +378,8 @@ fn any_request(alignment: LabelAlignment) -> impl Strategy<Value = Request> {
             window,
             rest,
         )| {
-            let (ignore_eos, method, stop_id) = rest;
+            let (ignore_eos, method, stop_id, reopen) = rest;
+            let reopen = reopen.filter(|_| matches!(edit, Edit::Above(_)));
             let may_begin_early = edit == Edit::Off && alignment == LabelAlignment::Same;
             Request {
                 method: if method == 0 {
@@ -396,6 +398,7 @@ fn any_request(alignment: LabelAlignment) -> impl Strategy<Value = Request> {
                     } else {
                         Window::default()
                     },
+                    reopen: reopen.map(|(blocks, rounds)| Reopen { blocks, rounds }),
                     ..Policy::default()
                 },
                 sampling,

@@ -2,8 +2,8 @@
 //! separate commits, one engine for many requests against one each.
 
 use llada_engine::{
-    Answer, Edit, Engine, LabelAlignment, Options, Policy, Quota, Request, Sampling, Savings,
-    Schedule, reference,
+    Answer, Edit, Engine, LabelAlignment, Options, Policy, Quota, Reopen, Request, Sampling,
+    Savings, Schedule, reference,
 };
 use llada_model::Model;
 use proptest::prelude::*;
@@ -199,12 +199,14 @@ proptest! {
         prompt_len in 0usize..20, seed in 0u32..1000, max_new_tokens in 1usize..20,
         block_length in 1usize..12, threshold in 0.2f32..1.1, above in -0.1f32..0.9,
         max_post_edit_steps in 0usize..5, penalty_lambda in 0.0f32..3.0, stop_id in 0u32..EOS,
+        reopen in prop::option::of((1usize..4, 1usize..4)),
     ) {
         let request = Request {
             policy: Policy {
                 edit: Edit::Above(above),
                 max_post_edit_steps,
                 penalty_lambda,
+                reopen: reopen.map(|(blocks, rounds)| Reopen { blocks, rounds }),
                 ..policy(threshold, Quota::MinTransfer(1))
             },
             stop_ids: vec![stop_id],

@@ -12,6 +12,7 @@ mod golden;
 mod invariants;
 mod model_contract;
 mod refusals;
+mod reopen;
 mod support;
 mod tinystories;
 mod window;

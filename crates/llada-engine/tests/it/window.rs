@@ -155,7 +155,7 @@ fn drafts_show_each_active_block_and_texts_are_sent_in_order() {
     assert_eq!(first, [1, 2, 3, 4]);
 }
 
-struct AnyText;
+pub(crate) struct AnyText;
 
 impl Constraint for AnyText {
     fn allowed(&mut self) -> Result<Box<dyn Fn(u32) -> bool + '_>, String> {

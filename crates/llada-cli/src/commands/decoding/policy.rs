@@ -1,7 +1,7 @@
 //! From settings to a policy. A setting that would have no effect is refused.
 
 use anyhow::bail;
-use llada_engine::{Acceptance, Edit, Policy, Preset, Quota, Schedule, Window};
+use llada_engine::{Acceptance, Edit, Policy, Preset, Quota, Reopen, Schedule, Window};
 
 use crate::args::{AcceptanceArg, DecodingArgs, EditArg};
 use crate::failure;
@@ -27,6 +27,7 @@ pub(super) fn policy(settings: &DecodingArgs, ids: EditIds) -> anyhow::Result<Po
                 settings.max_post_edit_steps.is_some(),
             ),
             ("penalty_lambda", settings.penalty_lambda.is_some()),
+            ("reopen_blocks", settings.reopen_blocks.is_some()),
         ];
         refuse(&details, "needs `edit` to be on")?;
     }
@@ -39,7 +40,24 @@ pub(super) fn policy(settings: &DecodingArgs, ids: EditIds) -> anyhow::Result<Po
             .unwrap_or(preset.max_post_edit_steps),
         penalty_lambda: settings.penalty_lambda.unwrap_or(preset.penalty_lambda),
         window: window(settings)?,
+        reopen: reopen(settings)?,
     })
+}
+
+/// Returns how done blocks are edited again.
+fn reopen(settings: &DecodingArgs) -> anyhow::Result<Option<Reopen>> {
+    let rounds = settings.reopen_rounds;
+    match settings.reopen_blocks {
+        None => {
+            let details = [("reopen_rounds", rounds.is_some())];
+            refuse(&details, "needs `reopen_blocks`")?;
+            Ok(None)
+        }
+        Some(blocks) => Ok(Some(Reopen {
+            blocks,
+            rounds: rounds.unwrap_or(1),
+        })),
+    }
 }
 
 /// Returns the running set of blocks. One that is larger than a block has to say when blocks enter.
@@ -77,6 +95,7 @@ pub(super) fn refuse_blocks(settings: &DecodingArgs) -> anyhow::Result<()> {
         ("threshold", settings.threshold.is_some()),
         ("steps", settings.steps.is_some()),
         ("min_transfer", settings.min_transfer.is_some()),
+        ("reopen_blocks", settings.reopen_blocks.is_some()),
         ("buffer_blocks", settings.buffer_blocks.is_some()),
         ("reference_schedule", settings.reference_schedule.is_some()),
     ];
