@@ -1,6 +1,7 @@
 //! Requests that run together: each answer is that of the request alone.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use llada_engine::{
     Acceptance, Answer, Capacity, Edit, Engine, Error, Event, LabelAlignment, Method, Options,
@@ -477,6 +478,40 @@ proptest! {
         let options = Options { capacity, savings, ..options(alignment) };
         let model = if is_dense { &*DENSE } else { &*GOLDEN };
         assert_independent(model, &options, acts);
+    }
+}
+
+/// The children that the program ships.
+static CHILDREN: LazyLock<[Model; 2]> =
+    LazyLock::new(|| ["assets/worked-sums/child", "assets/stories-child"].map(load_model));
+
+/// Brings the ids of a request into a smaller vocabulary.
+fn in_vocabulary(act: Act, num_ids: u32) -> Act {
+    let Act::Submit(mut request) = act else {
+        return act;
+    };
+    let lists = [&mut request.prompt, &mut request.stop_ids];
+    lists.into_iter().flatten().for_each(|id| *id %= num_ids);
+    Act::Submit(request)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn so_it_is_on_the_shipped_children(
+        acts in acts(LabelAlignment::Shifted, 30),
+        page_rows in 1usize..40, slots in 1usize..9, prefill_rows in 1usize..40,
+        fused_commit: bool, prefix_cache: bool, writes_stories: bool,
+    ) {
+        let model = &CHILDREN[usize::from(writes_stories)];
+        let own = Options::new(&model.config);
+        let capacity = Capacity { slots, page_rows, pages: 90usize.div_ceil(page_rows), prefill_rows };
+        let savings = Savings { fused_commit, prefix_cache, ..Savings::default() };
+        // MASK is the last id.
+        let num_ids = own.mask_token_id.unwrap();
+        let acts = acts.into_iter().map(|act| in_vocabulary(act, num_ids)).collect();
+        assert_independent(model, &Options { capacity, savings, ..own }, acts);
     }
 }
 
