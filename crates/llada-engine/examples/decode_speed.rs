@@ -52,6 +52,9 @@ fn main() -> Result<()> {
         "ar_ms_per_forward {:.3}",
         1e3 * causal.median() / new_tokens as f64
     );
+    let stats = engine.stats();
+    let overhead = stats.other_time.as_secs_f64() / stats.forward_time.as_secs_f64();
+    println!("scheduler_of_a_forward {overhead:.4}");
     println!("peak_rss_mb {:.0}", peak_rss_mib()?);
     Ok(())
 }
