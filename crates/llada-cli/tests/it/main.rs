@@ -56,6 +56,21 @@ fn failure(args: &[&str]) -> (i32, String) {
     (code, message)
 }
 
+/// Forty tokens of the golden model, as JSON; the flags that a test adds follow.
+const GENERATE_GOLDEN: [&str; 11] = [
+    "generate",
+    "testdata/golden/model",
+    "--ids",
+    "5,6,7,8,9",
+    "--max-new-tokens",
+    "40",
+    "--json",
+    "--mask-id",
+    "511",
+    "--eos-id",
+    "510",
+];
+
 fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap()
 }

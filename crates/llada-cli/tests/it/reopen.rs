@@ -2,28 +2,15 @@
 
 use serde_json::Value;
 
-use crate::{failure, json, stdout};
+use crate::{GENERATE_GOLDEN, failure, json, stdout};
 
-const GENERATE: [&str; 15] = [
-    "generate",
-    "testdata/golden/model",
-    "--ids",
-    "5,6,7,8,9",
-    "--max-new-tokens",
-    "40",
-    "--json",
-    "--mask-id",
-    "511",
-    "--eos-id",
-    "510",
-    "--block-length",
-    "8",
-    "--threshold",
-    "0.01",
-];
+const BLOCKS: [&str; 2] = ["--block-length", "8"];
 
 fn answer(flags: &[&str]) -> Value {
-    json(&stdout(&[&GENERATE[..], flags].concat()))
+    let threshold = ["--threshold", "0.01"];
+    json(&stdout(
+        &[&GENERATE_GOLDEN[..], &BLOCKS, &threshold, flags].concat(),
+    ))
 }
 
 #[test]
@@ -77,8 +64,8 @@ fn what_would_have_no_effect_is_refused() {
     ];
     for (flags, expected) in cases {
         // What says nothing to --ar is left out there, and the threshold everywhere.
-        let shared = if flags[0] == "--ar" { 11 } else { 13 };
-        let (code, message) = failure(&[&GENERATE[..shared], flags].concat());
+        let blocks = if flags[0] == "--ar" { &[] } else { &BLOCKS[..] };
+        let (code, message) = failure(&[&GENERATE_GOLDEN[..], blocks, flags].concat());
         assert!(
             code == 2 && message.contains(expected),
             "{flags:?}: {message}"

@@ -1,25 +1,11 @@
 //! Several blocks at once: exact or labelled.
 
-use crate::{failure, json, stdout};
+use crate::{GENERATE_GOLDEN, failure, json, stdout};
 
-const GENERATE: [&str; 13] = [
-    "generate",
-    "testdata/golden/model",
-    "--ids",
-    "5,6,7,8,9",
-    "--max-new-tokens",
-    "40",
-    "--block-length",
-    "8",
-    "--json",
-    "--mask-id",
-    "511",
-    "--eos-id",
-    "510",
-];
+const BLOCKS: [&str; 2] = ["--block-length", "8"];
 
 fn answer(flags: &[&str]) -> serde_json::Value {
-    json(&stdout(&[&GENERATE[..], flags].concat()))
+    json(&stdout(&[&GENERATE_GOLDEN[..], &BLOCKS, flags].concat()))
 }
 
 #[test]
@@ -47,7 +33,7 @@ fn one_that_does_not_wait_says_so_in_its_answer() {
 
 #[test]
 fn a_window_without_a_rule_and_a_rule_without_a_window_are_refused() {
-    let refusal = |flags: &[&str]| failure(&[&GENERATE[..], flags].concat());
+    let refusal = |flags: &[&str]| failure(&[&GENERATE_GOLDEN[..], &BLOCKS, flags].concat());
     let (code, message) = refusal(&["--buffer-blocks", "2"]);
     assert!(
         code == 2 && message.contains("needs `admit_threshold`"),

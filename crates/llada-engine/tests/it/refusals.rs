@@ -5,9 +5,9 @@ use llada_engine::{
     Sampling, Window,
 };
 use llada_model::{BlockRouting, Model, Weights};
-use llada_tensor::{Precision, Tensor, Weight};
+use llada_tensor::Precision;
 
-use crate::support::{CAPACITY, DENSE, GOLDEN, MASK, options, prompt, threshold};
+use crate::support::{CAPACITY, DENSE, GOLDEN, MASK, options, prompt, threshold, without_numbers};
 
 fn refusal(change: impl Fn(&mut Request, &mut Options)) -> String {
     let mut request = Request::new(prompt(5, 1), 8);
@@ -172,11 +172,7 @@ fn shifted_and_causal_decoding_need_a_first_token() {
 
 #[test]
 fn logits_that_are_not_numbers_fail_the_request() {
-    let mut weights = DENSE.weights.clone();
-    let width = DENSE.config.hidden_size;
-    let nan = Tensor::from_f32(&[width], vec![f32::NAN; width]);
-    weights.norm = Weight::new(nan, Precision::F32);
-    let model = Model::new(DENSE.config.clone(), weights);
+    let model = without_numbers();
     let warm = Sampling {
         temperature: 1.0,
         ..Sampling::default()

@@ -7,7 +7,7 @@ use llada_engine::{
     Acceptance, Answer, Capacity, Engine, LabelAlignment, Options, Policy, Quota, Request, Savings,
 };
 use llada_model::{Config, KeepDtype, Model, Weights, load};
-use llada_tensor::Precision;
+use llada_tensor::{Precision, Tensor, Weight};
 use serde_json::Value;
 
 pub(crate) const MASK: u32 = 511;
@@ -36,6 +36,15 @@ pub(crate) static DENSE: LazyLock<Model> = LazyLock::new(|| {
     let weights = Weights::random(&config, 5, Precision::F32);
     pack(Model::new(config, weights))
 });
+
+/// Returns the dense model with a norm that makes every logit NaN.
+pub(crate) fn without_numbers() -> Model {
+    let mut weights = DENSE.weights.clone();
+    let width = DENSE.config.hidden_size;
+    let nan = Tensor::from_f32(&[width], vec![f32::NAN; width]);
+    weights.norm = Weight::new(nan, Precision::F32);
+    Model::new(DENSE.config.clone(), weights)
+}
 
 pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -8,7 +8,9 @@ use llada_model::{BlockRouting, Model};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use crate::support::{DENSE, EOS, GOLDEN, MASK, endless, generate, options, policy, prompt};
+use crate::support::{
+    DENSE, EOS, GOLDEN, MASK, endless, generate, options, policy, prompt, without_numbers,
+};
 
 fn window(buffer_blocks: usize, admit_threshold: f32) -> Window {
     Window {
@@ -254,12 +256,7 @@ fn the_same_seed_draws_the_same_text_in_a_window() {
 
 #[test]
 fn logits_that_are_not_numbers_fail_the_request() {
-    use llada_tensor::{Precision, Tensor, Weight};
-    let mut weights = DENSE.weights.clone();
-    let width = DENSE.config.hidden_size;
-    let nan = Tensor::from_f32(&[width], vec![f32::NAN; width]);
-    weights.norm = Weight::new(nan, Precision::F32);
-    let model = Model::new(DENSE.config.clone(), weights);
+    let model = without_numbers();
     let request = windowed(Request::new(prompt(5, 1), 16), window(2, 0.0));
     let mut engine = Engine::new(&model, options(LabelAlignment::Same)).unwrap();
     let error = engine.generate(&request, &mut |_| {}).unwrap_err();
