@@ -14,9 +14,9 @@ const VARIABLE: &str = "LLADA_ISA";
 pub enum Isa {
     /// Portable code.
     Scalar,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 (F, BW, VL, DQ, BF16).
+    /// AVX-512 (F, BW, VL, DQ, VNNI, BF16).
     Avx512,
 }
 

@@ -9,6 +9,7 @@
 //! result does not depend on blocking, on the position of a tile, on the other rows or on the number
 //! of threads, which share only disjoint parts of C.
 
+mod codes;
 mod kernel;
 mod matrix;
 mod pack;

@@ -224,7 +224,7 @@ pub(super) fn pack_right<'a, S: Simd, F: Format>(
     }
     for (index, panel) in lines[..count].chunks_exact_mut(words.max(1)).enumerate() {
         let columns = index * PANEL..n.min((index + 1) * PANEL);
-        pack_panel::<S, F, PANEL>(s, b.block(0..k, columns).transposed(), as_words(panel));
+        pack_panel::<S, F, PANEL>(s, b.block(0..k, columns).transposed(), words_mut(panel));
     }
     PanelsView {
         lines: &lines[..count],
@@ -236,7 +236,14 @@ pub(super) fn pack_right<'a, S: Simd, F: Format>(
 
 /// Views lines as their words.
 #[inline(always)]
-fn as_words(lines: &mut [Line]) -> &mut [f32] {
+pub(super) fn words(lines: &[Line]) -> &[f32] {
+    // SAFETY: a line is exactly its sixteen `f32`: 64 bytes at an alignment of 64, without padding.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * PANEL) }
+}
+
+/// Views lines as their words, for writing.
+#[inline(always)]
+pub(super) fn words_mut(lines: &mut [Line]) -> &mut [f32] {
     let len = lines.len() * PANEL;
     // SAFETY: a line is exactly its sixteen `f32`: 64 bytes at an alignment of 64, without padding.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }

@@ -1,21 +1,26 @@
-//! AVX2 and FMA: eight lanes.
+//! AVX2, FMA and F16C: eight lanes.
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{Kernel, Simd};
 
-/// Proof that the machine has AVX2 and FMA.
+/// Proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
 impl Avx2 {
     pub(super) fn new() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        let detected = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        detected.then_some(Self(()))
     }
 
     /// Runs a kernel compiled for this instruction set.
     pub(super) fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         fn enabled<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
             kernel.run(s)
         }
@@ -126,6 +131,31 @@ impl Simd for Avx2 {
             let ([a0, a1], [b0, b1]) = (unpack_pairs(a), unpack_pairs(b));
             _mm256_fmadd_ps(a1, b1, _mm256_fmadd_ps(a0, b0, acc))
         }}
+        // Bytes 0 and 2, then 1 and 3, as numbers of 16 bits: no product or sum is out of range.
+        fn dot_bytes(a, b, acc) {{
+            let [a, b, acc] = [a, b, acc].map(|v| _mm256_castps_si256(v));
+            let even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
+            let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+            let (odd_a, odd_b) = (_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+            let even = _mm256_madd_epi16(even_a, even_b);
+            let odd = _mm256_madd_epi16(odd_a, odd_b);
+            _mm256_castsi256_ps(_mm256_add_epi32(acc, _mm256_add_epi32(even, odd)))
+        }}
+        fn low_nibbles(a) {{
+            _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi8(0x0f)))
+        }}
+        fn high_nibbles(a) {{
+            let shifted = _mm256_srli_epi32::<4>(_mm256_castps_si256(a));
+            _mm256_castsi256_ps(_mm256_and_si256(shifted, _mm256_set1_epi8(0x0f)))
+        }}
+        fn from_integers(a) { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> __m256 {
+        let x = &x[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has eight elements.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
     }
 
     #[inline(always)]

@@ -1,10 +1,12 @@
-//! AVX-512 with BF16: sixteen lanes, masked tails, a dot product of bf16 pairs.
+//! AVX-512 with BF16 and VNNI: sixteen lanes, masked tails, dot products of bf16 pairs and of bytes.
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{Kernel, Simd};
 
-/// Proof that the machine has AVX-512 F, BW, VL, DQ and BF16.
+/// Proof that the machine has AVX-512 F, BW, VL, DQ, VNNI and BF16.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
@@ -14,13 +16,14 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("avx512bf16");
         detected.then_some(Self(()))
     }
 
     /// Runs a kernel compiled for this instruction set.
     pub(super) fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
         fn enabled<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
             kernel.run(s)
         }
@@ -102,6 +105,23 @@ impl Simd for Avx512 {
         }
         fn scale_pow2(a, n) { _mm512_scalef_ps(a, n) }
         fn dot_bf16(a, b, acc) { _mm512_dpbf16_ps(acc, pairs(a), pairs(b)) }
+        fn dot_bytes(a, b, acc) {{
+            let [a, b, acc] = [a, b, acc].map(|v| _mm512_castps_si512(v));
+            _mm512_castsi512_ps(_mm512_dpbusd_epi32(acc, a, b))
+        }}
+        fn low_nibbles(a) { _mm512_and_ps(a, _mm512_castsi512_ps(_mm512_set1_epi8(0x0f))) }
+        fn high_nibbles(a) {{
+            let shifted = _mm512_srli_epi32::<4>(_mm512_castps_si512(a));
+            _mm512_castsi512_ps(_mm512_and_si512(shifted, _mm512_set1_epi8(0x0f)))
+        }}
+        fn from_integers(a) { _mm512_cvtepi32_ps(_mm512_castps_si512(a)) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> __m512 {
+        let x = &x[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has sixteen elements.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
     }
 
     #[inline(always)]

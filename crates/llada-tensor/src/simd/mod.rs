@@ -36,6 +36,8 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
+use half::f16;
+
 use crate::Isa;
 #[cfg(target_arch = "x86_64")]
 use avx2::Avx2;
@@ -81,6 +83,18 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn scale_pow2(self, a: Self::V, n: Self::V) -> Self::V;
     /// Adds to `acc` the products of two bf16 pairs per lane (a lane's low half comes first).
     fn dot_bf16(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
+
+    /// Reads the first `LANES` elements. Panics when there are fewer.
+    fn load_f16(self, x: &[f16]) -> Self::V;
+    /// Lanes are four bytes each: adds to the integers in `acc` the products of unsigned bytes of `a` and
+    /// signed bytes of `b`, exactly.
+    fn dot_bytes(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
+    /// The low four bits of every byte.
+    fn low_nibbles(self, a: Self::V) -> Self::V;
+    /// The high four bits of every byte.
+    fn high_nibbles(self, a: Self::V) -> Self::V;
+    /// Lanes are `i32`: their values, rounded to `f32`.
+    fn from_integers(self, a: Self::V) -> Self::V;
 
     /// Rounds to bf16 (to nearest, ties to even): lane i holds the pair of `a[i]`, in its low half, and
     /// `b[i]`. As in [`Simd::dot_bf16`], subnormal numbers may become zero.

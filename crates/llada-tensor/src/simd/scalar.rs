@@ -1,5 +1,7 @@
 //! Portable vectors: arrays that the compiler may or may not vectorise.
 
+use half::f16;
+
 use super::{Simd, unpack_pair};
 
 /// Portable code.
@@ -106,6 +108,38 @@ impl Simd for Scalar {
             let ([a0, a1], [b0, b1]) = (unpack_pair(a[i]), unpack_pair(b[i]));
             (acc[i] + a0 * b0) + a1 * b1
         })
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> V {
+        std::array::from_fn(|i| x[..8][i].to_f32())
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, a: V, b: V, acc: V) -> V {
+        std::array::from_fn(|i| {
+            let (a, b) = (a[i].to_bits().to_le_bytes(), b[i].to_bits().to_le_bytes());
+            let products = a
+                .into_iter()
+                .zip(b)
+                .map(|(a, b)| i32::from(a) * i32::from(b as i8));
+            f32::from_bits((acc[i].to_bits() as i32 + products.sum::<i32>()) as u32)
+        })
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, a: V) -> V {
+        a.map(|a| f32::from_bits(a.to_bits() & 0x0f0f_0f0f))
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, a: V) -> V {
+        a.map(|a| f32::from_bits(a.to_bits() >> 4 & 0x0f0f_0f0f))
+    }
+
+    #[inline(always)]
+    fn from_integers(self, a: V) -> V {
+        a.map(|a| a.to_bits() as i32 as f32)
     }
 
     #[inline(always)]

@@ -1,0 +1,182 @@
+//! One thread's part of a product with codes: a panel at a time, as many rows as registers hold.
+
+use std::array::from_fn;
+use std::ops::Range;
+
+use half::f16;
+
+use super::BLOCK;
+use super::panels::{CodePanels, Codes};
+use super::rows::{CodeRows, RowBlock};
+use crate::gemm::Start;
+use crate::gemm::matrix::Target;
+use crate::gemm::pack::{Line, PANEL};
+use crate::simd::{Kernel, Simd};
+
+/// Rows whose dot products advance together, so that none waits for its own last step.
+const ABREAST: usize = 4;
+/// Vectors of codes of a block.
+const QUADS: usize = BLOCK / 4;
+
+/// `C += A B` or `C = A B` for some rows of A and some panels of B.
+pub(super) struct Sweep<'a> {
+    pub(super) a: &'a CodeRows,
+    pub(super) rows: Range<usize>,
+    pub(super) b: &'a CodePanels,
+    pub(super) first_panel: usize,
+    pub(super) c: Target<'a>,
+}
+
+impl Sweep<'_> {
+    /// Cuts before column `at`, a multiple of a panel or the end.
+    pub(super) fn split(self, at: usize) -> [Self; 2] {
+        let [left, right] = self.c.split_columns(at);
+        [
+            Self {
+                c: left,
+                rows: self.rows.clone(),
+                ..self
+            },
+            Self {
+                first_panel: self.first_panel + at / PANEL,
+                c: right,
+                ..self
+            },
+        ]
+    }
+}
+
+impl Kernel for Sweep<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.b.codes() {
+            Codes::Nibbles => sweep::<S, Nibbles>(s, self),
+            Codes::Bytes => sweep::<S, Bytes>(s, self),
+        }
+    }
+}
+
+/// How the codes of a block lie in lines.
+trait Format {
+    const LINES: usize;
+
+    /// Returns the codes of the columns from `lane` on, four elements of k per column and vector.
+    fn unpack<S: Simd>(s: S, lines: &[Line], lane: usize) -> [S::V; QUADS];
+}
+
+struct Nibbles;
+
+impl Format for Nibbles {
+    const LINES: usize = 4;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, lines: &[Line], lane: usize) -> [S::V; QUADS] {
+        let mut codes = [s.splat(0.0); QUADS];
+        for (i, line) in lines.iter().enumerate() {
+            let pairs = s.load(&line.0[lane..]);
+            codes[i] = s.low_nibbles(pairs);
+            codes[i + QUADS / 2] = s.high_nibbles(pairs);
+        }
+        codes
+    }
+}
+
+struct Bytes;
+
+impl Format for Bytes {
+    const LINES: usize = 8;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, lines: &[Line], lane: usize) -> [S::V; QUADS] {
+        let mut codes = [s.splat(0.0); QUADS];
+        for (codes, line) in codes.iter_mut().zip(lines) {
+            *codes = s.load(&line.0[lane..]);
+        }
+        codes
+    }
+}
+
+#[inline(always)]
+fn sweep<S: Simd, F: Format>(s: S, sweep: Sweep<'_>) {
+    let Sweep {
+        a,
+        rows,
+        b,
+        first_panel,
+        mut c,
+    } = sweep;
+    let [m, n] = c.shape();
+    for (index, first) in (0..n).step_by(PANEL).enumerate() {
+        let panel = b.panel(first_panel + index);
+        for lane in (0..PANEL.min(n - first)).step_by(S::LANES) {
+            let mut done = 0;
+            while done < m {
+                let height = tile_rows(m - done);
+                let a = a.blocks(rows.start + done..rows.start + done + height);
+                let column = first + lane;
+                let c = c.block(done..done + height, column..n.min(column + S::LANES));
+                match height {
+                    16 => tile::<S, F, 16>(s, a, panel, lane, c),
+                    8 => tile::<S, F, 8>(s, a, panel, lane, c),
+                    4 => tile::<S, F, 4>(s, a, panel, lane, c),
+                    2 => tile::<S, F, 2>(s, a, panel, lane, c),
+                    _ => tile::<S, F, 1>(s, a, panel, lane, c),
+                }
+                done += height;
+            }
+        }
+    }
+}
+
+/// Returns the rows of the next tile.
+#[inline(always)]
+fn tile_rows(rest: usize) -> usize {
+    [16, 8, 4, 2, 1]
+        .into_iter()
+        .find(|&rows| rows <= rest)
+        .unwrap_or(1)
+}
+
+/// Computes one vector of columns of some rows in registers.
+#[inline(always)]
+fn tile<S: Simd, F: Format, const ROWS: usize>(
+    s: S,
+    a: &[RowBlock],
+    (scales, lines): (&[f16], &[Line]),
+    lane: usize,
+    mut c: Target<'_>,
+) {
+    let blocks = a.len() / ROWS;
+    let a: [&[RowBlock]; ROWS] = from_fn(|i| &a[i * blocks..][..blocks]);
+    let mut acc = [s.splat(0.0); ROWS];
+    if c.start() == Start::Sum {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            *acc = s.load_or(c.row_from(i, 0), 0.0);
+        }
+    }
+    let panel = lines.chunks_exact(F::LINES).zip(scales.chunks_exact(PANEL));
+    for (index, (lines, scales)) in panel.take(blocks).enumerate() {
+        let codes = F::unpack(s, lines, lane);
+        let scale = s.load_f16(&scales[lane..]);
+        for (acc, a) in acc.chunks_mut(ABREAST).zip(a.chunks(ABREAST)) {
+            let mut dots = [s.splat(0.0); ABREAST];
+            for (dot, a) in dots.iter_mut().zip(a) {
+                *dot = s.splat(a[index].offset);
+            }
+            for (quad, &codes) in codes.iter().enumerate() {
+                for (dot, a) in dots.iter_mut().zip(a) {
+                    *dot = s.dot_bytes(codes, s.splat(a[index].quads[quad]), *dot);
+                }
+            }
+            for ((acc, dot), a) in acc.iter_mut().zip(dots).zip(a) {
+                let scale = s.mul(scale, s.splat(a[index].scale));
+                *acc = s.fma(s.from_integers(dot), scale, *acc);
+            }
+        }
+    }
+    for (i, acc) in acc.into_iter().enumerate() {
+        s.store_some(acc, c.row_from(i, 0));
+    }
+}

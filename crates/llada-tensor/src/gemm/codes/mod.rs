@@ -1,0 +1,85 @@
+//! Products with weights of 4 or 8 bits: integer dot products inside blocks of 32, `f32` between them.
+//!
+//! A weight is a code q and a scale per 32 elements of k: `w = (q - bias) * scale` (`gguf.md` 5.1).
+//! The other operand is rounded to signed bytes with a scale per row and block as well
+//! ([`CodeRows`]), so that a block's part of an output is one exact integer:
+//!
+//! ```text
+//! c += a_scale * w_scale * (sum_k q_k a_k - bias * sum_k a_k)      the last term is known per row
+//! ```
+//!
+//! [`CodePanels`] keeps the codes in the order in which the kernel reads them, with no bit more than
+//! the file has: a product of few rows costs what reading them once costs.
+//!
+//! Invariant, as for [`gemm`](super::gemm): every output is one chain of additions over blocks of k in
+//! ascending order, whatever the other rows and the number of threads.
+
+mod kernel;
+mod panels;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use panels::{CodePanels, Codes};
+pub(crate) use rows::CodeRows;
+
+use std::ops::Range;
+
+use super::matrix::Target;
+use super::pack::PANEL;
+use super::{Start, TASK, TASKS_PER_THREAD};
+use crate::Isa;
+use crate::simd::dispatch;
+use kernel::Sweep;
+
+/// Elements that share a scale.
+pub(crate) const BLOCK: usize = 32;
+
+/// Writes the product of some rows and a weight to `c`, or adds it there.
+/// # Shapes: a [M, K], b [K, N], c [M, N] row-major.
+///
+/// # Panics
+/// If the shapes disagree, or the rows were rounded for other codes.
+pub(super) fn product(
+    isa: Isa,
+    a: &CodeRows,
+    rows: Range<usize>,
+    b: &CodePanels,
+    start: Start,
+    c: &mut [f32],
+) {
+    let [k, n] = b.shape();
+    assert_eq!(
+        a.width(),
+        k,
+        "product of rows of {} and {k} x {n}",
+        a.width()
+    );
+    assert_eq!(a.codes(), b.codes(), "codes for which rows were rounded");
+    let shape = [rows.len(), n];
+    let tasks = match rayon::current_num_threads() {
+        1 => 1,
+        threads => threads * TASKS_PER_THREAD,
+    };
+    let sweep = Sweep {
+        a,
+        rows,
+        b,
+        first_panel: 0,
+        c: Target::new(c, shape, start),
+    };
+    divide(isa, sweep, tasks);
+}
+
+/// Halves the columns until the parts are few or small, and computes them in parallel.
+fn divide(isa: Isa, sweep: Sweep<'_>, tasks: usize) {
+    let [m, n] = sweep.c.shape();
+    if tasks <= 1 || n <= PANEL || m * n * sweep.a.width() < 2 * TASK {
+        return dispatch(isa, sweep);
+    }
+    let [left, right] = sweep.split((n / 2).next_multiple_of(PANEL));
+    rayon::join(
+        || divide(isa, left, tasks / 2),
+        || divide(isa, right, tasks / 2),
+    );
+}

@@ -1,0 +1,126 @@
+//! Every instruction set against a product in `f64` of what the codes and the rounded rows stand for.
+
+use half::f16;
+
+use super::*;
+
+/// Weights [n, k] as in a file, and their values.
+fn weights(codes: Codes, n: usize, k: usize) -> (Vec<u8>, Vec<f64>) {
+    let (mut bytes, mut values) = (Vec::new(), Vec::new());
+    let mut state = 1_u64;
+    let mut random = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    for _ in 0..n * k / BLOCK {
+        let scale = f16::from_f32(0.001 * f32::from(1 + random() % 50));
+        bytes.extend(scale.to_le_bytes());
+        let block: Vec<u8> = (0..codes.block_bytes() - 2).map(|_| random()).collect();
+        let code = |i: usize| match codes {
+            Codes::Nibbles if i < 16 => i32::from(block[i] & 15) - 8,
+            Codes::Nibbles => i32::from(block[i - 16] >> 4) - 8,
+            Codes::Bytes => i32::from(block[i] as i8),
+        };
+        values.extend((0..BLOCK).map(|i| f64::from(code(i)) * f64::from(scale.to_f32())));
+        bytes.extend(block);
+    }
+    (bytes, values)
+}
+
+fn inputs(m: usize, k: usize) -> Vec<f32> {
+    (0..m * k)
+        .map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.03 * (1 + i / k) as f32)
+        .collect()
+}
+
+/// The rows as they were rounded.
+fn rounded(x: &[f32]) -> Vec<f64> {
+    let blocks = x.chunks_exact(BLOCK).flat_map(|x| {
+        let largest = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let unit = f64::from(largest) / 127.0;
+        x.iter()
+            .map(move |x| (x * (127.0 / largest)).round_ties_even() as f64 * unit)
+    });
+    blocks.collect()
+}
+
+fn multiply(isa: Isa, codes: Codes, x: &[f32], bytes: &[u8], [n, k]: [usize; 2]) -> Vec<f32> {
+    let panels = CodePanels::new(codes, [n, k], bytes);
+    let rows = CodeRows::new(codes, x, k);
+    let mut c = vec![0.0; x.len() / k * n];
+    product(isa, &rows, 0..x.len() / k, &panels, Start::Zero, &mut c);
+    c
+}
+
+#[test]
+fn products_are_those_of_the_codes_on_ragged_shapes() {
+    for codes in [Codes::Nibbles, Codes::Bytes] {
+        for (m, n, k) in [
+            (1, 1, 32),
+            (3, 17, 64),
+            (7, 40, 96),
+            (16, 16, 32),
+            (37, 33, 160),
+        ] {
+            let (bytes, values) = weights(codes, n, k);
+            let x = inputs(m, k);
+            let exact = rounded(&x);
+            for isa in Isa::available() {
+                let c = multiply(isa, codes, &x, &bytes, [n, k]);
+                for (i, row) in c.chunks_exact(n).enumerate() {
+                    for (j, &got) in row.iter().enumerate() {
+                        let terms = (0..k).map(|p| exact[i * k + p] * values[j * k + p]);
+                        let size: f64 = terms.clone().map(f64::abs).sum();
+                        let want: f64 = terms.sum();
+                        let error = (f64::from(got) - want).abs();
+                        assert!(
+                            error <= 1e-6 * size,
+                            "{isa:?} {codes:?} [{i}, {j}]: {got} {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_others_bit_by_bit() {
+    let (m, n, k) = (31, 48, 64);
+    for codes in [Codes::Nibbles, Codes::Bytes] {
+        let (bytes, _) = weights(codes, n, k);
+        let x = inputs(m, k);
+        for isa in Isa::available() {
+            let together = multiply(isa, codes, &x, &bytes, [n, k]);
+            for (x, row) in x.chunks_exact(k).zip(together.chunks_exact(n)) {
+                assert_eq!(multiply(isa, codes, x, &bytes, [n, k]), row);
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_start_from_what_is_there() {
+    let (n, k) = (20, 32);
+    let (bytes, _) = weights(Codes::Nibbles, n, k);
+    let (x, isa) = (vec![0.0; k], Isa::active());
+    let panels = CodePanels::new(Codes::Nibbles, [n, k], &bytes);
+    let rows = CodeRows::new(Codes::Nibbles, &x, k);
+    let mut c = vec![2.5; n];
+    product(isa, &rows, 0..1, &panels, Start::Sum, &mut c);
+    assert_eq!(c, vec![2.5; n]);
+}
+
+#[test]
+fn a_number_that_is_not_finite_stays_visible() {
+    let (n, k) = (16, 64);
+    let (bytes, _) = weights(Codes::Bytes, n, k);
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut x = inputs(1, k);
+        x[40] = bad;
+        let c = multiply(Isa::active(), Codes::Bytes, &x, &bytes, [n, k]);
+        assert!(c.iter().all(|c| c.is_nan()), "{c:?}");
+    }
+}
