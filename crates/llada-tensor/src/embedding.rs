@@ -1,7 +1,7 @@
 //! Token embedding.
 
 use crate::rows::fill_rows;
-use crate::{DType, Tensor, Weight};
+use crate::{Tensor, Weight};
 
 /// Returns the rows of `table` named by `ids`, as f32. # Shapes: table [V, D] -> [N, D].
 ///
@@ -11,16 +11,7 @@ pub fn embed(ids: &[u32], table: &Weight) -> Tensor {
     let table = table.values();
     let [_, width] = table.dims2();
     let mut x = Tensor::scratch(&[ids.len(), width]);
-    fill_rows(&mut x, |i, x| {
-        let row = ids[i] as usize * width..(ids[i] as usize + 1) * width;
-        match table.dtype() {
-            DType::Bf16 => {
-                let row = &table.bf16s()[row];
-                x.iter_mut().zip(row).for_each(|(x, v)| *x = v.to_f32());
-            }
-            _ => x.copy_from_slice(&table.f32s()[row]),
-        }
-    });
+    fill_rows(&mut x, |i, x| table.read_row(ids[i] as usize, x));
     x
 }
 

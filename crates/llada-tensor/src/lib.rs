@@ -39,7 +39,7 @@ pub use attention::{
 };
 pub use embedding::{embed, embed_backward};
 pub use experts::{ExpertGrads, ExpertWeights, ExpertsSaved, experts, experts_backward};
-pub use gemm::Precision;
+pub use gemm::{Codes, Precision};
 pub use head::{HeadRow, head_backward, head_rows, head_rows_and_backward};
 pub use isa::{Isa, with_isa};
 pub use linear::{

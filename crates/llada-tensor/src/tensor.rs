@@ -3,6 +3,8 @@
 use half::bf16;
 
 use crate::buffer::Buffer;
+use crate::gemm::{CodePanels, Codes};
+use crate::rows::fill_rows;
 
 /// Element type of a [`Tensor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub enum DType {
     I32,
     /// Unsigned byte.
     U8,
+    /// A matrix of codes, in blocks of 32 along its rows.
+    Codes(Codes),
 }
 
 /// Where the elements live. A device other than the CPU is a further variant here.
@@ -24,6 +28,8 @@ enum Storage {
     Bf16(Vec<bf16>),
     I32(Vec<i32>),
     U8(Vec<u8>),
+    /// Transposed: rows of the matrix are columns of the panels.
+    Codes(CodePanels),
 }
 
 /// A contiguous row-major array. Cloning copies the elements.
@@ -69,6 +75,17 @@ impl Tensor {
         Self::wrap(shape, values.len(), Storage::U8(values))
     }
 
+    /// Reads a matrix of codes from its blocks, row by row as in a GGUF file (`gguf.md` 5.1).
+    ///
+    /// # Panics
+    /// If rows are not whole blocks, or the bytes are not those of the shape.
+    pub fn from_codes(codes: Codes, shape: [usize; 2], blocks: &[u8]) -> Self {
+        Self {
+            shape: shape.to_vec(),
+            storage: Storage::Codes(CodePanels::new(codes, shape, blocks)),
+        }
+    }
+
     fn wrap(shape: &[usize], len: usize, storage: Storage) -> Self {
         assert_eq!(
             shape.iter().product::<usize>(),
@@ -88,11 +105,12 @@ impl Tensor {
 
     /// Returns the element type.
     pub fn dtype(&self) -> DType {
-        match self.storage {
+        match &self.storage {
             Storage::F32(_) => DType::F32,
             Storage::Bf16(_) => DType::Bf16,
             Storage::I32(_) => DType::I32,
             Storage::U8(_) => DType::U8,
+            Storage::Codes(panels) => DType::Codes(panels.codes()),
         }
     }
 
@@ -167,17 +185,58 @@ impl Tensor {
         }
     }
 
+    /// Returns the transposed codes of a matrix of codes. Panics as [`Tensor::f32s`].
+    pub(crate) fn codes(&self) -> &CodePanels {
+        match &self.storage {
+            Storage::Codes(panels) => panels,
+            _ => panic!("expected codes, found {:?}", self.dtype()),
+        }
+    }
+
+    /// Returns the bytes that the elements take in memory.
+    pub fn num_bytes(&self) -> usize {
+        match &self.storage {
+            Storage::F32(values) => size_of_val(&values[..]),
+            Storage::Bf16(values) => size_of_val(&values[..]),
+            Storage::I32(values) => size_of_val(&values[..]),
+            Storage::U8(values) => values.len(),
+            Storage::Codes(panels) => panels.num_bytes(),
+        }
+    }
+
+    /// Writes row `index` of a matrix of `f32`, bf16 or codes as `f32`.
+    ///
+    /// # Panics
+    /// If there is no such row, `to` is not as wide, or the elements are of another type.
+    pub fn read_row(&self, index: usize, to: &mut [f32]) {
+        let [_, columns] = self.dims2();
+        let row = index * columns..(index + 1) * columns;
+        match &self.storage {
+            Storage::Codes(panels) => panels.column(index, to),
+            Storage::Bf16(values) => {
+                let row = &values[row];
+                to.iter_mut().zip(row).for_each(|(to, v)| *to = v.to_f32());
+            }
+            _ => to.copy_from_slice(&self.f32s()[row]),
+        }
+    }
+
     /// Returns row `index` of an `f32` matrix. Panics as [`Tensor::f32s`] and on a row out of range.
     pub fn row(&self, index: usize) -> &[f32] {
         let [_, columns] = self.dims2();
         &self.f32s()[index * columns..(index + 1) * columns]
     }
 
-    /// Returns the same values as `f32` (from `f32` or bf16).
+    /// Returns the same values as `f32` (from `f32`, bf16 or codes).
     pub fn to_f32(&self) -> Self {
         match &self.storage {
             Storage::Bf16(values) => {
                 Self::from_f32(&self.shape, values.iter().map(|v| v.to_f32()).collect())
+            }
+            Storage::Codes(_) => {
+                let mut values = Self::scratch(&self.shape);
+                fill_rows(&mut values, |index, row| self.read_row(index, row));
+                values
             }
             _ => Self::from_f32(&self.shape, self.f32s().to_vec()),
         }

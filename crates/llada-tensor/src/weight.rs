@@ -1,11 +1,11 @@
 //! A parameter: its values, and optionally a layout packed for matrix products.
 
 use crate::gemm::{Matrix, Panels, Right};
-use crate::{Isa, Precision, Tensor};
+use crate::{DType, Isa, Precision, Tensor};
 
 /// A model parameter.
 ///
-/// Holds the values (`f32`, or bf16 at rest) and, for matrices, the [`Precision`] in which products
+/// Holds the values (`f32`, bf16 at rest, or codes, which are packed from the start) and, for matrices, the [`Precision`] in which products
 /// with it are computed. [`Weight::pack`] builds a layout for repeated products (decoding); writing
 /// through [`Weight::values_mut`] drops it.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl Weight {
 
     /// Builds the packed layout that [`linear`](crate::linear()) and [`crate::head_rows`] use. Idempotent.
     pub fn pack(&mut self) {
-        if self.panels.is_none() {
+        if self.panels.is_none() && !self.is_coded() {
             let transposed = Matrix::of(&self.values).transposed();
             self.panels = Some(Panels::new(Isa::active(), self.precision, transposed));
         }
@@ -52,12 +52,17 @@ impl Weight {
     /// Returns `W^T` as the right operand of a product, packed if [`Weight::pack`] was called.
     pub(crate) fn transposed(&self) -> Right<'_> {
         match &self.panels {
+            _ if self.is_coded() => Right::Codes(self.values.codes()),
             Some(panels) => Right::Packed(panels),
             None => Right::Plain(Matrix::of(&self.values).transposed()),
         }
     }
 
-    /// Returns `W` as the right operand of a product.
+    fn is_coded(&self) -> bool {
+        matches!(self.values.dtype(), DType::Codes(_))
+    }
+
+    /// Returns `W` as the right operand of a product. Panics if the values are codes.
     pub(crate) fn plain(&self) -> Right<'_> {
         Right::Plain(Matrix::of(&self.values))
     }

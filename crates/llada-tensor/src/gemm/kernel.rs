@@ -120,6 +120,7 @@ fn multiply<S: Simd, F: Format>(s: S, block: Block<'_>, buffers: &mut Buffers) {
                     depth.start / F::DEPTH,
                     depth.len().div_ceil(F::DEPTH),
                 ),
+                Right::Codes(_) => unreachable!("products with codes have a kernel of their own"),
             };
             for rows in ranges(m, BLOCK_ROWS) {
                 let a = a.block(rows.clone(), depth.clone());

@@ -74,6 +74,21 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Returns the elements of whole rows of `f32`.
+    ///
+    /// # Panics
+    /// If the matrix is none of those.
+    pub(super) fn f32_rows(&self) -> &'a [f32] {
+        match self.values {
+            Values::F32(values)
+                if self.order == Order::RowMajor && self.stride == self.shape[1] =>
+            {
+                &values[..self.shape[0] * self.stride]
+            }
+            _ => panic!("expected rows of f32 to multiply with codes"),
+        }
+    }
+
     /// Returns the extents.
     pub(crate) fn shape(&self) -> [usize; 2] {
         self.shape

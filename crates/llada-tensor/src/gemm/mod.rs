@@ -14,6 +14,8 @@ mod kernel;
 mod matrix;
 mod pack;
 
+pub(crate) use codes::CodePanels;
+pub use codes::Codes;
 pub(crate) use matrix::Matrix;
 pub(crate) use pack::Panels;
 
@@ -46,6 +48,8 @@ pub(crate) enum Right<'a> {
     Plain(Matrix<'a>),
     /// Packed before.
     Packed(&'a Panels),
+    /// Codes, which decide the precision: the left operand is rounded to bytes.
+    Codes(&'a CodePanels),
 }
 
 impl Right<'_> {
@@ -53,6 +57,7 @@ impl Right<'_> {
         match self {
             Self::Plain(matrix) => matrix.shape(),
             Self::Packed(panels) => panels.shape(),
+            Self::Codes(panels) => panels.shape(),
         }
     }
 }
@@ -99,8 +104,10 @@ fn product(
     let ([m, k], [b_rows, n]) = (a.shape(), b.shape());
     assert_eq!(k, b_rows, "product of {m} x {k} and {b_rows} x {n}");
     assert_eq!(c.len(), m * n, "product of {m} x {k} and {b_rows} x {n}");
-    if let Right::Packed(panels) = b {
-        assert_eq!(panels.precision(), precision, "precision of packed panels");
+    match b {
+        Right::Codes(b) => return codes::product(isa, a, b, start, c),
+        Right::Packed(b) => assert_eq!(b.precision(), precision, "precision of packed panels"),
+        Right::Plain(_) => {}
     }
     let tasks = match rayon::current_num_threads() {
         1 => 1,

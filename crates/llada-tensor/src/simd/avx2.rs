@@ -148,7 +148,7 @@ impl Simd for Avx2 {
             let shifted = _mm256_srli_epi32::<4>(_mm256_castps_si256(a));
             _mm256_castsi256_ps(_mm256_and_si256(shifted, _mm256_set1_epi8(0x0f)))
         }}
-        fn from_integers(a) { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
+        fn int_to_f32(a) { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
     }
 
     #[inline(always)]

@@ -114,7 +114,7 @@ impl Simd for Avx512 {
             let shifted = _mm512_srli_epi32::<4>(_mm512_castps_si512(a));
             _mm512_castsi512_ps(_mm512_and_si512(shifted, _mm512_set1_epi8(0x0f)))
         }}
-        fn from_integers(a) { _mm512_cvtepi32_ps(_mm512_castps_si512(a)) }
+        fn int_to_f32(a) { _mm512_cvtepi32_ps(_mm512_castps_si512(a)) }
     }
 
     #[inline(always)]

@@ -94,7 +94,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The high four bits of every byte.
     fn high_nibbles(self, a: Self::V) -> Self::V;
     /// Lanes are `i32`: their values, rounded to `f32`.
-    fn from_integers(self, a: Self::V) -> Self::V;
+    fn int_to_f32(self, a: Self::V) -> Self::V;
 
     /// Rounds to bf16 (to nearest, ties to even): lane i holds the pair of `a[i]`, in its low half, and
     /// `b[i]`. As in [`Simd::dot_bf16`], subnormal numbers may become zero.

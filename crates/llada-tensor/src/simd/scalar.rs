@@ -138,7 +138,7 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn from_integers(self, a: V) -> V {
+    fn int_to_f32(self, a: V) -> V {
         a.map(|a| a.to_bits() as i32 as f32)
     }
 

@@ -1,7 +1,6 @@
 //! One thread's part of a product with codes: a panel at a time, as many rows as registers hold.
 
 use std::array::from_fn;
-use std::ops::Range;
 
 use half::f16;
 
@@ -21,7 +20,6 @@ const QUADS: usize = BLOCK / 4;
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {
     pub(super) a: &'a CodeRows,
-    pub(super) rows: Range<usize>,
     pub(super) b: &'a CodePanels,
     pub(super) first_panel: usize,
     pub(super) c: Target<'a>,
@@ -32,11 +30,7 @@ impl Sweep<'_> {
     pub(super) fn split(self, at: usize) -> [Self; 2] {
         let [left, right] = self.c.split_columns(at);
         [
-            Self {
-                c: left,
-                rows: self.rows.clone(),
-                ..self
-            },
+            Self { c: left, ..self },
             Self {
                 first_panel: self.first_panel + at / PANEL,
                 c: right,
@@ -52,8 +46,8 @@ impl Kernel for Sweep<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.b.codes() {
-            Codes::Nibbles => sweep::<S, Nibbles>(s, self),
-            Codes::Bytes => sweep::<S, Bytes>(s, self),
+            Codes::Q4_0 => sweep::<S, Nibbles>(s, self),
+            Codes::Q8_0 => sweep::<S, Bytes>(s, self),
         }
     }
 }
@@ -102,7 +96,6 @@ impl Format for Bytes {
 fn sweep<S: Simd, F: Format>(s: S, sweep: Sweep<'_>) {
     let Sweep {
         a,
-        rows,
         b,
         first_panel,
         mut c,
@@ -114,7 +107,7 @@ fn sweep<S: Simd, F: Format>(s: S, sweep: Sweep<'_>) {
             let mut done = 0;
             while done < m {
                 let height = tile_rows(m - done);
-                let a = a.blocks(rows.start + done..rows.start + done + height);
+                let a = a.blocks(done..done + height);
                 let column = first + lane;
                 let c = c.block(done..done + height, column..n.min(column + S::LANES));
                 match height {
@@ -172,7 +165,7 @@ fn tile<S: Simd, F: Format, const ROWS: usize>(
             }
             for ((acc, dot), a) in acc.iter_mut().zip(dots).zip(a) {
                 let scale = s.mul(scale, s.splat(a[index].scale));
-                *acc = s.fma(s.from_integers(dot), scale, *acc);
+                *acc = s.fma(s.int_to_f32(dot), scale, *acc);
             }
         }
     }

@@ -20,53 +20,36 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use panels::{CodePanels, Codes};
-pub(crate) use rows::CodeRows;
+pub(crate) use panels::CodePanels;
+pub use panels::Codes;
 
-use std::ops::Range;
-
-use super::matrix::Target;
+use super::matrix::{Matrix, Target};
 use super::pack::PANEL;
 use super::{Start, TASK, TASKS_PER_THREAD};
 use crate::Isa;
 use crate::simd::dispatch;
 use kernel::Sweep;
+use rows::CodeRows;
 
 /// Elements that share a scale.
 pub(crate) const BLOCK: usize = 32;
 
-/// Writes the product of some rows and a weight to `c`, or adds it there.
-/// # Shapes: a [M, K], b [K, N], c [M, N] row-major.
+/// Writes the product to `c`, or adds it there. # Shapes: a [M, K], b [K, N], c [M, N] row-major.
 ///
 /// # Panics
-/// If the shapes disagree, or the rows were rounded for other codes.
-pub(super) fn product(
-    isa: Isa,
-    a: &CodeRows,
-    rows: Range<usize>,
-    b: &CodePanels,
-    start: Start,
-    c: &mut [f32],
-) {
-    let [k, n] = b.shape();
-    assert_eq!(
-        a.width(),
-        k,
-        "product of rows of {} and {k} x {n}",
-        a.width()
-    );
-    assert_eq!(a.codes(), b.codes(), "codes for which rows were rounded");
-    let shape = [rows.len(), n];
+/// If `a` is not row-major `f32`: weights of codes have no gradients.
+pub(super) fn product(isa: Isa, a: Matrix<'_>, b: &CodePanels, start: Start, c: &mut [f32]) {
+    let ([rows, k], [_, n]) = (a.shape(), b.shape());
+    let a = &CodeRows::new(isa, b.codes(), a.f32_rows(), k);
     let tasks = match rayon::current_num_threads() {
         1 => 1,
         threads => threads * TASKS_PER_THREAD,
     };
     let sweep = Sweep {
         a,
-        rows,
         b,
         first_panel: 0,
-        c: Target::new(c, shape, start),
+        c: Target::new(c, [rows, n], start),
     };
     divide(isa, sweep, tasks);
 }

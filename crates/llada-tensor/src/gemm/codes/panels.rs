@@ -1,38 +1,49 @@
 //! Codes in the order in which the kernel reads them.
 
 use half::f16;
+use rayon::prelude::*;
 
 use super::BLOCK;
 use crate::gemm::pack::{Line, PANEL, words, words_mut};
 
-/// How an element is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Codes {
-    /// Four bits, `(q - 8) * scale`: GGUF's Q4_0.
-    Nibbles,
-    /// A byte, `(q - 128) * scale`: GGUF's Q8_0 with the sign bit flipped.
-    Bytes,
+/// Format of a weight of codes: blocks of an `f16` scale and 32 elements, by GGUF's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codes {
+    /// Four bits per element: `(q - 8) * scale`.
+    Q4_0,
+    /// A byte per element: `q * scale`. In memory the sign bit is flipped: `(q - 128) * scale`.
+    Q8_0,
 }
 
 impl Codes {
     /// Returns what is subtracted from a code.
     pub(super) fn bias(self) -> i32 {
         match self {
-            Self::Nibbles => 8,
-            Self::Bytes => 128,
+            Self::Q4_0 => 8,
+            Self::Q8_0 => 128,
         }
     }
 
     /// Returns the lines that a block of 32 elements of 16 columns takes.
     fn lines(self) -> usize {
         match self {
-            Self::Nibbles => 4,
-            Self::Bytes => 8,
+            Self::Q4_0 => 4,
+            Self::Q8_0 => 8,
+        }
+    }
+
+    /// Returns four codes of a column of a block.
+    fn quad(self, lines: &[Line], quad: usize, column: usize) -> [u8; 4] {
+        let word = |line: &Line| line.0[column].to_bits().to_le_bytes();
+        match (self, quad) {
+            (Self::Q8_0, _) => word(&lines[quad]),
+            (Self::Q4_0, 0..4) => word(&lines[quad]).map(|pair| pair & 0x0f),
+            (Self::Q4_0, _) => word(&lines[quad - 4]).map(|pair| pair >> 4),
         }
     }
 
     /// Returns the bytes of a block of one column in a file: its scale and its codes.
-    pub(crate) fn block_bytes(self) -> usize {
+    pub fn block_bytes(self) -> usize {
         size_of::<f16>() + BLOCK * self.lines() / 8
     }
 }
@@ -59,11 +70,12 @@ impl CodePanels {
         assert_eq!(blocks.len(), n * row_bytes, "bytes of codes of {n} x {k}");
         let mut panels = Self::zeros(codes, [k, n]);
         let pitch = panels.pitch();
-        if pitch > 0 && n > 0 {
-            let rows = blocks.chunks(PANEL * row_bytes);
-            for (panel, rows) in panels.lines.chunks_exact_mut(pitch).zip(rows) {
-                pack_panel(codes, k / BLOCK, rows, panel);
-            }
+        if !blocks.is_empty() {
+            let rows = blocks.par_chunks(PANEL * row_bytes);
+            let lines = panels.lines.par_chunks_exact_mut(pitch);
+            lines
+                .zip(rows)
+                .for_each(|(panel, rows)| pack_panel(codes, k / BLOCK, rows, panel));
         }
         panels
     }
@@ -90,6 +102,27 @@ impl CodePanels {
         self.codes
     }
 
+    /// Writes column `index` as numbers.
+    ///
+    /// # Panics
+    /// If there is no such column, or `to` has not K elements.
+    pub(crate) fn column(&self, index: usize, to: &mut [f32]) {
+        assert!(index < self.shape[1], "column {index} of {}", self.shape[1]);
+        assert_eq!(to.len(), self.shape[0], "elements of a column");
+        let (scales, lines) = self.panel(index / PANEL);
+        let column = index % PANEL;
+        let blocks = lines.chunks_exact(self.codes.lines());
+        for (block, (to, lines)) in to.chunks_exact_mut(BLOCK).zip(blocks).enumerate() {
+            let scale = scales[block * PANEL + column].to_f32();
+            for (quad, to) in to.chunks_exact_mut(4).enumerate() {
+                let codes = self.codes.quad(lines, quad, column);
+                for (to, code) in to.iter_mut().zip(codes) {
+                    *to = (i32::from(code) - self.codes.bias()) as f32 * scale;
+                }
+            }
+        }
+    }
+
     /// Returns the bytes of memory that a product reads.
     pub(crate) fn num_bytes(&self) -> usize {
         size_of_val(&self.lines[..])
@@ -114,6 +147,15 @@ impl CodePanels {
     }
 }
 
+/// Equal codes and scales, bit by bit.
+impl PartialEq for CodePanels {
+    fn eq(&self, other: &Self) -> bool {
+        let [ours, theirs] =
+            [self, other].map(|panels| bytemuck::cast_slice::<_, u8>(words(&panels.lines)));
+        (self.shape, self.codes) == (other.shape, other.codes) && ours == theirs
+    }
+}
+
 /// Returns the lines that the scales of a panel take.
 fn scale_lines(blocks: usize) -> usize {
     blocks.div_ceil(2)
@@ -125,8 +167,8 @@ fn pack_panel(codes: Codes, blocks: usize, rows: &[u8], panel: &mut [Line]) {
     let scales: &mut [u8] = bytemuck::cast_slice_mut(words_mut(scales));
     let lines: &mut [u8] = bytemuck::cast_slice_mut(words_mut(lines));
     let flip = match codes {
-        Codes::Nibbles => 0,
-        Codes::Bytes => 0x80,
+        Codes::Q4_0 => 0,
+        Codes::Q8_0 => 0x80,
     };
     let block_bytes = codes.block_bytes();
     for (column, row) in rows.chunks_exact(blocks * block_bytes).enumerate() {

@@ -35,10 +35,9 @@ impl RowBlock {
 
 /// Rows [M, K] rounded for products with codes of one kind.
 #[derive(Clone, Debug)]
-pub(crate) struct CodeRows {
+pub(super) struct CodeRows {
     blocks: Vec<RowBlock>,
     width: usize,
-    codes: Codes,
 }
 
 impl CodeRows {
@@ -46,31 +45,21 @@ impl CodeRows {
     ///
     /// # Panics
     /// If the width is not a multiple of 32.
-    pub(crate) fn new(codes: Codes, x: &[f32], width: usize) -> Self {
+    pub(super) fn new(isa: Isa, codes: Codes, x: &[f32], width: usize) -> Self {
         assert!(
             width.is_multiple_of(BLOCK),
             "{width} elements in blocks of {BLOCK}"
         );
-        let isa = Isa::active();
         let task = rows_per_task(x.len() / BLOCK, BLOCK) * BLOCK;
         let mut blocks = vec![RowBlock::ZERO; x.len() / BLOCK];
         let parts = blocks.par_chunks_mut(task / BLOCK).zip(x.par_chunks(task));
         parts.for_each(|(blocks, x)| dispatch(isa, Round { codes, x, blocks }));
-        Self {
-            blocks,
-            width,
-            codes,
-        }
+        Self { blocks, width }
     }
 
     /// Returns the elements of a row.
     pub(super) fn width(&self) -> usize {
         self.width
-    }
-
-    /// Returns the codes for which the rows are rounded.
-    pub(super) fn codes(&self) -> Codes {
-        self.codes
     }
 
     /// Returns the blocks of some rows, row by row.

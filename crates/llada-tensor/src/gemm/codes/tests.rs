@@ -19,9 +19,9 @@ fn weights(codes: Codes, n: usize, k: usize) -> (Vec<u8>, Vec<f64>) {
         bytes.extend(scale.to_le_bytes());
         let block: Vec<u8> = (0..codes.block_bytes() - 2).map(|_| random()).collect();
         let code = |i: usize| match codes {
-            Codes::Nibbles if i < 16 => i32::from(block[i] & 15) - 8,
-            Codes::Nibbles => i32::from(block[i - 16] >> 4) - 8,
-            Codes::Bytes => i32::from(block[i] as i8),
+            Codes::Q4_0 if i < 16 => i32::from(block[i] & 15) - 8,
+            Codes::Q4_0 => i32::from(block[i - 16] >> 4) - 8,
+            Codes::Q8_0 => i32::from(block[i] as i8),
         };
         values.extend((0..BLOCK).map(|i| f64::from(code(i)) * f64::from(scale.to_f32())));
         bytes.extend(block);
@@ -48,15 +48,14 @@ fn rounded(x: &[f32]) -> Vec<f64> {
 
 fn multiply(isa: Isa, codes: Codes, x: &[f32], bytes: &[u8], [n, k]: [usize; 2]) -> Vec<f32> {
     let panels = CodePanels::new(codes, [n, k], bytes);
-    let rows = CodeRows::new(codes, x, k);
     let mut c = vec![0.0; x.len() / k * n];
-    product(isa, &rows, 0..x.len() / k, &panels, Start::Zero, &mut c);
+    product(isa, Matrix::new(x, k), &panels, Start::Zero, &mut c);
     c
 }
 
 #[test]
 fn products_are_those_of_the_codes_on_ragged_shapes() {
-    for codes in [Codes::Nibbles, Codes::Bytes] {
+    for codes in [Codes::Q4_0, Codes::Q8_0] {
         for (m, n, k) in [
             (1, 1, 32),
             (3, 17, 64),
@@ -89,7 +88,7 @@ fn products_are_those_of_the_codes_on_ragged_shapes() {
 #[test]
 fn a_row_does_not_depend_on_the_others_bit_by_bit() {
     let (m, n, k) = (31, 48, 64);
-    for codes in [Codes::Nibbles, Codes::Bytes] {
+    for codes in [Codes::Q4_0, Codes::Q8_0] {
         let (bytes, _) = weights(codes, n, k);
         let x = inputs(m, k);
         for isa in Isa::available() {
@@ -104,23 +103,37 @@ fn a_row_does_not_depend_on_the_others_bit_by_bit() {
 #[test]
 fn sums_start_from_what_is_there() {
     let (n, k) = (20, 32);
-    let (bytes, _) = weights(Codes::Nibbles, n, k);
+    let (bytes, _) = weights(Codes::Q4_0, n, k);
     let (x, isa) = (vec![0.0; k], Isa::active());
-    let panels = CodePanels::new(Codes::Nibbles, [n, k], &bytes);
-    let rows = CodeRows::new(Codes::Nibbles, &x, k);
+    let panels = CodePanels::new(Codes::Q4_0, [n, k], &bytes);
     let mut c = vec![2.5; n];
-    product(isa, &rows, 0..1, &panels, Start::Sum, &mut c);
+    product(isa, Matrix::new(&x, k), &panels, Start::Sum, &mut c);
     assert_eq!(c, vec![2.5; n]);
 }
 
 #[test]
 fn a_number_that_is_not_finite_stays_visible() {
     let (n, k) = (16, 64);
-    let (bytes, _) = weights(Codes::Bytes, n, k);
+    let (bytes, _) = weights(Codes::Q8_0, n, k);
     for bad in [f32::NAN, f32::INFINITY] {
         let mut x = inputs(1, k);
         x[40] = bad;
-        let c = multiply(Isa::active(), Codes::Bytes, &x, &bytes, [n, k]);
+        let c = multiply(Isa::active(), Codes::Q8_0, &x, &bytes, [n, k]);
         assert!(c.iter().all(|c| c.is_nan()), "{c:?}");
+    }
+}
+
+#[test]
+fn columns_are_the_numbers_of_the_file() {
+    let (n, k) = (37, 96);
+    for codes in [Codes::Q4_0, Codes::Q8_0] {
+        let (bytes, values) = weights(codes, n, k);
+        let panels = CodePanels::new(codes, [n, k], &bytes);
+        for (index, values) in values.chunks_exact(k).enumerate() {
+            let mut column = vec![0.0; k];
+            panels.column(index, &mut column);
+            let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+            assert_eq!(column, values, "column {index}");
+        }
     }
 }
