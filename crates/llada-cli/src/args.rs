@@ -1,5 +1,6 @@
 //! Command-line arguments. New knobs of a training run go into the recipe, not into flags.
 
+mod bench;
 mod decoding;
 
 use std::num::NonZeroUsize;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llada_diffusion::LabelAlignment;
 
+pub(crate) use bench::{BenchArgs, ServingArgs, ShapeArgs};
 pub(crate) use decoding::{AcceptanceArg, DecodingArgs, EditArg};
 
 /// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
@@ -415,42 +417,4 @@ pub(crate) struct EvalTextArgs {
     /// Most tokens to generate.
     #[arg(long, default_value_t = 200)]
     pub max_new_tokens: usize,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  llada bench assets/worked-sums/child --requests prompts.jsonl --concurrency 1,4 --baseline assets/worked-sums/parent"
-)]
-pub(crate) struct BenchArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Requests, one JSON object per line as for `generate`.
-    #[arg(long)]
-    pub requests: PathBuf,
-    /// Requests that run together, one setting each.
-    #[arg(long, value_delimiter = ',', default_values = ["1", "4", "16", "64"])]
-    pub concurrency: Vec<NonZeroUsize>,
-    /// Causal model that writes token by token from the same prompts, for comparison.
-    #[arg(long, value_name = "PARENT")]
-    pub baseline: Option<PathBuf>,
-    /// Runs of each setting; the median one is reported.
-    #[arg(long, default_value = "1")]
-    pub repeat: NonZeroUsize,
-    /// Runs each setting once before it is timed.
-    #[arg(long)]
-    pub warmup: bool,
-    /// Most rows of prompts in one forward (default: the engine's).
-    #[arg(long)]
-    pub prefill_rows: Option<NonZeroUsize>,
-    /// Gives every finished block a forward of its own.
-    #[arg(long)]
-    pub no_fused_commit: bool,
-    /// Computes every prompt, even if another began alike.
-    #[arg(long)]
-    pub no_prefix_cache: bool,
-    #[command(flatten)]
-    pub decoding: DecodingArgs,
-    /// One JSON object per setting on stdout.
-    #[arg(long)]
-    pub json: bool,
 }

@@ -15,6 +15,14 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> anyhow::Result<rayon::Threa
         .context("cannot start worker threads")
 }
 
+/// Returns the bytes of memory that the process holds, or 0 where the system does not say.
+pub(crate) fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
 /// Prints one line of data to stdout; see [`write()`].
 pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
     write(&format!("{text}\n"))

@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 
+use half::f16;
 use llada_diffusion::{Rng, Stream};
-use llada_tensor::{Precision, Tensor, Weight};
+use llada_tensor::{Codes, Precision, Tensor, Weight};
 
 use crate::{Config, ParamKind, ParamSpec, Weights};
 
@@ -28,6 +29,49 @@ impl Weights<Weight> {
         });
         weights
     }
+
+    /// Draws a model whose matrices, embedding and head are random codes: only its shape and its speed are
+    /// real. Rows that are no whole number of blocks, and all else, are as in [`Weights::random`].
+    pub fn random_codes(config: &Config, seed: u64, codes: Codes) -> Self {
+        let rng = Rng::new(seed, Stream::Init);
+        let mut param = 0;
+        let Ok(weights) = Self::build(config, |spec| {
+            param += 1;
+            let values = match spec.shape[..] {
+                [rows, width]
+                    if !spec.kind.is_always_f32() && width.is_multiple_of(Codes::BLOCK) =>
+                {
+                    // Rows as different as those of a trained model, which do not all use the same experts.
+                    let spread = match spec.kind {
+                        ParamKind::Embedding => 1.0,
+                        _ => config.initializer_range,
+                    };
+                    let seed = u64::from(rng.at(0, param, 0)[0]);
+                    draw_codes(codes, [rows, width], spread, seed)
+                }
+                _ => draw(spec, config, &rng, param),
+            };
+            Ok::<_, Infallible>(Weight::new(values, Precision::F32))
+        });
+        weights
+    }
+}
+
+/// Draws codes whose numbers have about the given standard deviation.
+fn draw_codes(codes: Codes, shape: [usize; 2], spread: f32, seed: u64) -> Tensor {
+    let levels = (1 << codes.bits()) as f32;
+    let scale = f16::from_f32(spread * 12.0_f32.sqrt() / levels).to_le_bytes();
+    let mut blocks = vec![0; shape[0] * shape[1] / Codes::BLOCK * codes.block_bytes()];
+    let mut state = seed;
+    for block in blocks.chunks_exact_mut(codes.block_bytes()) {
+        block[..2].copy_from_slice(&scale);
+        for word in block[2..].chunks_exact_mut(8) {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15); // Weyl's sequence, mixed as in SplitMix64
+            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word.copy_from_slice(&balanced(mixed ^ mixed >> 27).to_le_bytes());
+        }
+    }
+    Tensor::from_codes(codes, shape, &blocks)
 }
 
 /// Draws the parameter that is number `param` of the walk.
@@ -48,6 +92,13 @@ fn draw(spec: &ParamSpec, config: &Config, rng: &Rng, param: u64) -> Tensor {
         &spec.shape,
         (0..spec.num_elements() as u64).map(value).collect(),
     )
+}
+
+/// Replaces every nibble of zero, which has no counterpart of the other sign, by the middle: with a mean
+/// other than zero, all rows of all layers would point the same way.
+fn balanced(nibbles: u64) -> u64 {
+    let is_nonzero = nibbles | nibbles >> 1 | nibbles >> 2 | nibbles >> 3;
+    nibbles | (!is_nonzero & 0x1111_1111_1111_1111) << 3
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub use mmap::{MappedFile, map_file};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamW, adamw_step, sum_of_squares};
 pub use parallel::{map_parallel, num_threads};
-pub use probe::{product_rate, read_rate};
+pub use probe::{integer_rate, product_rate, read_rate};
 pub use rope::{Rotation, rope, rope_backward};
 pub use router::{RouterConfig, Routing, route, route_backward, route_blocks};
 pub use rows::{

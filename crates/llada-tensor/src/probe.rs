@@ -6,7 +6,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use crate::{Precision, Tensor, Weight, linear, map_parallel, num_threads};
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::{Isa, Precision, Tensor, Weight, linear, map_parallel, num_threads};
 
 /// Bytes read per try, and the most that are held: more than usual caches keep.
 const READ_BYTES: usize = 1 << 29;
@@ -49,6 +50,57 @@ pub fn product_rate(precision: Precision) -> f64 {
     (2 * rows * width * width) as f64 / seconds
 }
 
+/// Returns the operations per second, two per multiply and add, of integer dot products of bytes in
+/// registers.
+pub fn integer_rate() -> f64 {
+    let isa = Isa::active();
+    let seconds = fastest(|| {
+        map_parallel(vec![(); num_threads()], |_, ()| {
+            black_box(dispatch(isa, Dots))
+        });
+    });
+    let lanes = dispatch(isa, Lanes);
+    (num_threads() * DOT_STEPS * CHAINS * 2 * 4 * lanes) as f64 / seconds
+}
+
+/// Steps of a measurement of dot products.
+const DOT_STEPS: usize = 1 << 20;
+/// Dot products that advance together, enough to hide the latency of one.
+const CHAINS: usize = 12;
+
+/// Dot products of registers with themselves.
+struct Dots;
+
+impl Kernel for Dots {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let x = s.splat(black_box(1.0));
+        let mut acc = [s.splat(0.0); CHAINS];
+        for _ in 0..DOT_STEPS {
+            for acc in &mut acc {
+                *acc = s.dot_bytes(x, x, *acc);
+            }
+        }
+        acc.into_iter()
+            .map(|acc| s.reduce_add(s.int_to_f32(acc)))
+            .sum()
+    }
+}
+
+/// Lanes of a vector.
+struct Lanes;
+
+impl Kernel for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _s: S) -> usize {
+        S::LANES
+    }
+}
+
 /// Returns the seconds of the fastest of several tries.
 fn fastest(mut body: impl FnMut()) -> f64 {
     let tries = (0..TRIES).map(|_| {
@@ -82,7 +134,7 @@ mod tests {
 
     #[test]
     fn rates_of_the_smallest_working_set_are_positive_numbers() {
-        for rate in [read_rate(0), product_rate(Precision::F32)] {
+        for rate in [read_rate(0), product_rate(Precision::F32), integer_rate()] {
             assert!(rate.is_finite() && rate > 0.0, "{rate}");
         }
     }

@@ -1,4 +1,5 @@
-//! `llada bench`: the same requests at several concurrencies, timed, beside what the machine could do.
+//! `llada bench`: the same requests at several concurrencies, timed, beside what the machine could do;
+//! or, in [`shape`], the forwards of a model of random weights.
 //!
 //! Every run starts with a new engine and an empty cache, all requests are submitted at once, and at
 //! most `concurrency` of them run together.
@@ -6,6 +7,7 @@
 mod limit;
 mod report;
 mod serve;
+mod shape;
 
 use llada_engine::{Method, Options};
 use llada_model::Model;
@@ -15,10 +17,18 @@ use self::report::Report;
 use self::serve::{Run, serve};
 use super::decoding::{Checkpoint, Job, Row};
 use super::load_model;
-use crate::args::BenchArgs;
+use crate::args::{BenchArgs, ServingArgs};
 use crate::{failure, ui};
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    match args {
+        BenchArgs::Serving(serving) => compare(serving),
+        BenchArgs::Shape { shape, json } => shape::run(shape, *json),
+    }
+}
+
+/// Serves the requests at every concurrency and prints a row each.
+fn compare(args: &ServingArgs) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&args.model.dir, &args.model.ids, args.model.ar)?;
     let requests = Row::read_all(&args.requests)?;
     // Every run needs its own jobs, for their hooks follow a text.
@@ -56,7 +66,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 /// Makes what the engine is asked from the requests as they were written.
-fn jobs(args: &BenchArgs, checkpoint: &Checkpoint, rows: &[Row]) -> anyhow::Result<Vec<Job>> {
+fn jobs(args: &ServingArgs, checkpoint: &Checkpoint, rows: &[Row]) -> anyhow::Result<Vec<Job>> {
     let job = |row: &Row| {
         let job = checkpoint.job(row.clone(), &args.decoding)?;
         let place = job.place.clone();
@@ -85,13 +95,13 @@ fn autoregressive(mut jobs: Vec<Job>) -> Vec<Job> {
 
 /// How a model is measured.
 struct Setting<'a> {
-    args: &'a BenchArgs,
+    args: &'a ServingArgs,
     concurrency: usize,
     options: Options,
 }
 
 impl<'a> Setting<'a> {
-    fn new(args: &'a BenchArgs, checkpoint: &Checkpoint, concurrency: usize) -> Self {
+    fn new(args: &'a ServingArgs, checkpoint: &Checkpoint, concurrency: usize) -> Self {
         let mut options = checkpoint.options(concurrency, None);
         if let Some(rows) = args.prefill_rows {
             options.capacity.prefill_rows = rows.get();

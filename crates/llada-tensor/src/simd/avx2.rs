@@ -133,7 +133,11 @@ impl Simd for Avx2 {
         }}
         // Bytes 0 and 2, then 1 and 3, as numbers of 16 bits: no product or sum is out of range.
         fn dot_bytes(a, b, acc) {{
-            let [a, b, acc] = [a, b, acc].map(|v| _mm256_castps_si256(v));
+            let (a, b, acc) = (
+                _mm256_castps_si256(a),
+                _mm256_castps_si256(b),
+                _mm256_castps_si256(acc),
+            );
             let even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
             let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
             let (odd_a, odd_b) = (_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
@@ -149,6 +153,13 @@ impl Simd for Avx2 {
             _mm256_castsi256_ps(_mm256_and_si256(shifted, _mm256_set1_epi8(0x0f)))
         }}
         fn int_to_f32(a) { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, from: &T, bytes: usize) {
+        let address = std::ptr::from_ref(from).cast::<i8>().wrapping_add(bytes);
+        // SAFETY: `self` proves that the features exist; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) }
     }
 
     #[inline(always)]

@@ -106,8 +106,8 @@ impl Simd for Avx512 {
         fn scale_pow2(a, n) { _mm512_scalef_ps(a, n) }
         fn dot_bf16(a, b, acc) { _mm512_dpbf16_ps(acc, pairs(a), pairs(b)) }
         fn dot_bytes(a, b, acc) {{
-            let [a, b, acc] = [a, b, acc].map(|v| _mm512_castps_si512(v));
-            _mm512_castsi512_ps(_mm512_dpbusd_epi32(acc, a, b))
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(acc), a, b))
         }}
         fn low_nibbles(a) { _mm512_and_ps(a, _mm512_castsi512_ps(_mm512_set1_epi8(0x0f))) }
         fn high_nibbles(a) {{
@@ -115,6 +115,13 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_and_si512(shifted, _mm512_set1_epi8(0x0f)))
         }}
         fn int_to_f32(a) { _mm512_cvtepi32_ps(_mm512_castps_si512(a)) }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, from: &T, bytes: usize) {
+        let address = std::ptr::from_ref(from).cast::<i8>().wrapping_add(bytes);
+        // SAFETY: `self` proves that the features exist; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) }
     }
 
     #[inline(always)]

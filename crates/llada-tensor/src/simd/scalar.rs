@@ -111,6 +111,9 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, _from: &T, _bytes: usize) {}
+
+    #[inline(always)]
     fn load_f16(self, x: &[f16]) -> V {
         std::array::from_fn(|i| x[..8][i].to_f32())
     }

@@ -1,7 +1,5 @@
 //! One thread's part of a product with codes: a panel at a time, as many rows as registers hold.
 
-use std::array::from_fn;
-
 use half::f16;
 
 use super::BLOCK;
@@ -14,6 +12,10 @@ use crate::simd::{Kernel, Simd};
 
 /// Rows whose dot products advance together, so that none waits for its own last step.
 const ABREAST: usize = 4;
+/// Rows up to which memory is slower than the products with what it brings.
+const MEMORY_BOUND_ROWS: usize = 8;
+/// How far ahead of the codes in use others are asked for.
+const AHEAD_BYTES: usize = 4096;
 /// Vectors of codes of a block.
 const QUADS: usize = BLOCK / 4;
 
@@ -62,14 +64,15 @@ trait Format {
 
 struct Nibbles;
 
+#[expect(clippy::needless_range_loop, reason = "as in `tile`")]
 impl Format for Nibbles {
     const LINES: usize = 4;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, lines: &[Line], lane: usize) -> [S::V; QUADS] {
         let mut codes = [s.splat(0.0); QUADS];
-        for (i, line) in lines.iter().enumerate() {
-            let pairs = s.load(&line.0[lane..]);
+        for i in 0..QUADS / 2 {
+            let pairs = s.load(&lines[i].0[lane..]);
             codes[i] = s.low_nibbles(pairs);
             codes[i + QUADS / 2] = s.high_nibbles(pairs);
         }
@@ -79,14 +82,15 @@ impl Format for Nibbles {
 
 struct Bytes;
 
+#[expect(clippy::needless_range_loop, reason = "as in `tile`")]
 impl Format for Bytes {
     const LINES: usize = 8;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, lines: &[Line], lane: usize) -> [S::V; QUADS] {
         let mut codes = [s.splat(0.0); QUADS];
-        for (codes, line) in codes.iter_mut().zip(lines) {
-            *codes = s.load(&line.0[lane..]);
+        for i in 0..QUADS {
+            codes[i] = s.load(&lines[i].0[lane..]);
         }
         codes
     }
@@ -133,6 +137,10 @@ fn tile_rows(rest: usize) -> usize {
 }
 
 /// Computes one vector of columns of some rows in registers.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators of vectors are not always compiled into this function"
+)]
 #[inline(always)]
 fn tile<S: Simd, F: Format, const ROWS: usize>(
     s: S,
@@ -142,34 +150,40 @@ fn tile<S: Simd, F: Format, const ROWS: usize>(
     mut c: Target<'_>,
 ) {
     let blocks = a.len() / ROWS;
-    let a: [&[RowBlock]; ROWS] = from_fn(|i| &a[i * blocks..][..blocks]);
+    let (scales, lines) = (&scales[..blocks * PANEL], &lines[..blocks * F::LINES]);
     let mut acc = [s.splat(0.0); ROWS];
     if c.start() == Start::Sum {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = s.load_or(c.row_from(i, 0), 0.0);
+        for i in 0..ROWS {
+            acc[i] = s.load_or(c.row_from(i, 0), 0.0);
         }
     }
-    let panel = lines.chunks_exact(F::LINES).zip(scales.chunks_exact(PANEL));
-    for (index, (lines, scales)) in panel.take(blocks).enumerate() {
-        let codes = F::unpack(s, lines, lane);
-        let scale = s.load_f16(&scales[lane..]);
-        for (acc, a) in acc.chunks_mut(ABREAST).zip(a.chunks(ABREAST)) {
-            let mut dots = [s.splat(0.0); ABREAST];
-            for (dot, a) in dots.iter_mut().zip(a) {
-                *dot = s.splat(a[index].offset);
+    for block in 0..blocks {
+        let lines = &lines[block * F::LINES..][..F::LINES];
+        if ROWS <= MEMORY_BOUND_ROWS {
+            for i in 0..F::LINES {
+                s.prefetch(&lines[i], AHEAD_BYTES);
             }
-            for (quad, &codes) in codes.iter().enumerate() {
-                for (dot, a) in dots.iter_mut().zip(a) {
-                    *dot = s.dot_bytes(codes, s.splat(a[index].quads[quad]), *dot);
+        }
+        let codes = F::unpack(s, lines, lane);
+        let scale = s.load_f16(&scales[block * PANEL + lane..]);
+        for first in (0..ROWS).step_by(ABREAST) {
+            let mut dots = [s.splat(0.0); ABREAST];
+            for i in 0..ABREAST.min(ROWS) {
+                dots[i] = s.splat(a[(first + i) * blocks + block].offset);
+            }
+            for quad in 0..QUADS {
+                for i in 0..ABREAST.min(ROWS) {
+                    let a = s.splat(a[(first + i) * blocks + block].quads[quad]);
+                    dots[i] = s.dot_bytes(codes[quad], a, dots[i]);
                 }
             }
-            for ((acc, dot), a) in acc.iter_mut().zip(dots).zip(a) {
-                let scale = s.mul(scale, s.splat(a[index].scale));
-                *acc = s.fma(s.int_to_f32(dot), scale, *acc);
+            for i in 0..ABREAST.min(ROWS) {
+                let scale = s.mul(scale, s.splat(a[(first + i) * blocks + block].scale));
+                acc[first + i] = s.fma(s.int_to_f32(dots[i]), scale, acc[first + i]);
             }
         }
     }
-    for (i, acc) in acc.into_iter().enumerate() {
-        s.store_some(acc, c.row_from(i, 0));
+    for i in 0..ROWS {
+        s.store_some(acc[i], c.row_from(i, 0));
     }
 }

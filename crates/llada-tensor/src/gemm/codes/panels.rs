@@ -16,6 +16,9 @@ pub enum Codes {
 }
 
 impl Codes {
+    /// Elements that share a scale.
+    pub const BLOCK: usize = BLOCK;
+
     /// Returns what is subtracted from a code.
     pub(super) fn bias(self) -> i32 {
         match self {
@@ -39,6 +42,14 @@ impl Codes {
             (Self::Q8_0, _) => word(&lines[quad]),
             (Self::Q4_0, 0..4) => word(&lines[quad]).map(|pair| pair & 0x0f),
             (Self::Q4_0, _) => word(&lines[quad - 4]).map(|pair| pair >> 4),
+        }
+    }
+
+    /// Returns the bits of an element.
+    pub fn bits(self) -> usize {
+        match self {
+            Self::Q4_0 => 4,
+            Self::Q8_0 => 8,
         }
     }
 
