@@ -64,7 +64,6 @@ trait Format {
 
 struct Nibbles;
 
-#[expect(clippy::needless_range_loop, reason = "as in `tile`")]
 impl Format for Nibbles {
     const LINES: usize = 4;
 
@@ -82,7 +81,6 @@ impl Format for Nibbles {
 
 struct Bytes;
 
-#[expect(clippy::needless_range_loop, reason = "as in `tile`")]
 impl Format for Bytes {
     const LINES: usize = 8;
 
