@@ -25,6 +25,7 @@ mod norm;
 mod optim;
 mod parallel;
 mod probe;
+mod quant;
 pub mod reference;
 mod rope;
 mod router;
@@ -50,6 +51,7 @@ pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamW, adamw_step, sum_of_squares};
 pub use parallel::{map_parallel, num_threads};
 pub use probe::{integer_rate, product_rate, read_rate};
+pub use quant::BlockFormat;
 pub use rope::{Rotation, rope, rope_backward};
 pub use router::{RouterConfig, Routing, route, route_backward, route_blocks};
 pub use rows::{
