@@ -2,27 +2,13 @@
 
 use std::borrow::Cow;
 
-use half::{bf16, f16};
+use half::bf16;
 use llada_tensor::{DType, Tensor};
-use safetensors::Dtype;
 
 use crate::StorageDtype;
 
 #[cfg(target_endian = "big")]
 compile_error!("weight files are little-endian and written as they are in memory");
-
-/// Appends the values of `bytes`, which hold whole elements of `dtype`, as `f32`.
-///
-/// # Panics
-/// If `dtype` is not one of F32, BF16 and F16.
-pub(crate) fn append_f32(values: &mut Vec<f32>, dtype: Dtype, bytes: &[u8]) {
-    match dtype {
-        Dtype::F32 => values.extend(elements(bytes).map(f32::from_le_bytes)),
-        Dtype::BF16 => values.extend(elements(bytes).map(|b| bf16::from_le_bytes(b).to_f32())),
-        Dtype::F16 => values.extend(elements(bytes).map(|b| f16::from_le_bytes(b).to_f32())),
-        _ => panic!("element type {dtype:?} was accepted by mistake"),
-    }
-}
 
 /// Appends bf16 elements as they are.
 pub(crate) fn append_bf16(values: &mut Vec<bf16>, bytes: &[u8]) {

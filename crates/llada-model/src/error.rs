@@ -42,6 +42,14 @@ pub enum Error {
         /// The cause.
         source: safetensors::SafeTensorError,
     },
+    /// A GGUF file is damaged, is not one, cannot be used, or cannot be written.
+    #[error("`{}` {problem}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in words that follow the file's name.
+        problem: String,
+    },
     /// A directory holds no weights, or an index that disagrees with its shards.
     #[error("`{}`: {problem}", path.display())]
     Checkpoint {

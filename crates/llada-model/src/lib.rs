@@ -10,6 +10,7 @@ mod bytes;
 mod config;
 mod count;
 mod error;
+mod gguf;
 mod init;
 mod kv_store;
 mod load;
@@ -25,8 +26,11 @@ pub use config::{
 };
 pub use count::ParameterCounts;
 pub use error::Error;
+pub use gguf::{
+    FormatChoice, GgufFile, GgufTensor, Metadata, TensorGroup, Value, WrittenTensor, write_gguf,
+};
 pub use kv_store::KvStore;
-pub use llada_tensor::RowGroup;
+pub use llada_tensor::{BlockFormat, RowGroup};
 pub use load::{KeepDtype, Loaded, load};
 pub use parity::forward_parity;
 pub use save::{ExpertLayout, PartialDir, SaveOptions, save, write_model};

@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use llada_tensor::{Precision, Tensor, Weight};
+use llada_tensor::{BlockFormat, Precision, Tensor, Weight};
 use safetensors::Dtype;
 
+use crate::gguf::{self, GgufFile};
 use crate::shards::{Shards, Stored};
 use crate::{Config, Error, Family, ParamKind, ParamSpec, Weights, bytes, names};
 
@@ -34,40 +35,133 @@ pub enum KeepDtype {
     AsStored,
 }
 
-/// Loads the checkpoint in `dir`. Matrix products with its weights will use `precision`.
+/// Loads a checkpoint: a directory, or a GGUF file. Matrix products with its weights will use `precision`.
 ///
 /// # Errors
 /// If a file is missing or damaged, the config is refused, or the tensors do not fit the config.
-pub fn load(dir: &Path, precision: Precision, keep: KeepDtype) -> Result<Loaded, Error> {
-    let mut config = Config::from_dir(dir)?;
-    let shards = Shards::open(dir)?;
-    if config.family == Family::BailingMoe && !config.says("use_qk_norm") {
-        let witness = "model.layers.0.attention.query_layernorm.weight";
-        config.use_qk_norm = shards.get(witness).is_some();
-    }
-    let mut plan = Plan::new(&config, &shards);
-    let sources = Weights::build(&config, |spec| {
-        Ok::<_, Error>((spec.clone(), plan.source(spec)))
-    })?;
-    let warnings = plan.finish()?;
-    let bf16 = precision == Precision::Bf16 && keep == KeepDtype::AsStored;
-    let mut weights = sources.map_into(|_, (spec, source)| read(&spec, &source, precision, bf16));
-    if std::mem::take(&mut config.norm_head) {
+pub fn load(path: &Path, precision: Precision, keep: KeepDtype) -> Result<Loaded, Error> {
+    let mut checkpoint = Checkpoint::open(path)?;
+    let (sources, mut warnings) = checkpoint.sources()?;
+    let mut weights = sources.map_into(|_, (spec, source)| read(&spec, &source, precision, keep));
+    if std::mem::take(&mut checkpoint.config.norm_head) {
         normalise_head(&mut weights);
     }
+    warnings.append(&mut checkpoint.warnings);
     Ok(Loaded {
-        config,
+        config: checkpoint.config,
         weights,
         warnings,
     })
 }
 
+/// A checkpoint on disk: its configuration, and its files mapped.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub(crate) config: Config,
+    pub(crate) warnings: Vec<String>,
+    files: Files,
+}
+
+#[derive(Debug)]
+enum Files {
+    Hub(Shards),
+    Gguf(GgufFile),
+}
+
+impl Checkpoint {
+    /// Opens a directory in the Hub's layout, or a GGUF file.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        if path.is_file() {
+            let file = GgufFile::open(path)?;
+            let (config, warnings) = gguf::from_file(&file)?;
+            let files = Files::Gguf(file);
+            return Ok(Self {
+                config,
+                warnings,
+                files,
+            });
+        }
+        let mut config = Config::from_dir(path)?;
+        let shards = Shards::open(path)?;
+        if config.family == Family::BailingMoe && !config.says("use_qk_norm") {
+            let witness = "model.layers.0.attention.query_layernorm.weight";
+            config.use_qk_norm = shards.get(witness).is_some();
+        }
+        Ok(Self {
+            config,
+            warnings: Vec::new(),
+            files: Files::Hub(shards),
+        })
+    }
+
+    /// Matches every parameter with the bytes that hold it; returns warnings beside.
+    pub(crate) fn sources(&self) -> Result<Sources<'_>, Error> {
+        match &self.files {
+            Files::Gguf(file) => gguf::sources(&self.config, file),
+            Files::Hub(shards) => {
+                let mut plan = Plan::new(&self.config, shards);
+                let sources = Weights::build(&self.config, |spec| {
+                    Ok::<_, Error>((spec.clone(), plan.source(spec)))
+                })?;
+                Ok((sources, plan.finish()?))
+            }
+        }
+    }
+}
+
+impl Config {
+    /// Reads the configuration of a checkpoint: a directory, or a GGUF file.
+    ///
+    /// # Errors
+    /// If it cannot be read or is refused.
+    pub fn of_checkpoint(path: &Path) -> Result<Self, Error> {
+        match path.is_file() {
+            true => Ok(gguf::from_file(&GgufFile::open(path)?)?.0),
+            false => Self::from_dir(path),
+        }
+    }
+}
+
+/// Parameters with the bytes that hold them, and warnings.
+pub(crate) type Sources<'a> = (Weights<(ParamSpec, Source<'a>)>, Vec<String>);
+
+/// Runs of whole rows.
+pub(crate) type Pieces<'a> = Vec<(BlockFormat, &'a [u8])>;
+
 /// The bytes that hold a parameter.
-enum Source<'a> {
+#[derive(Debug)]
+pub(crate) enum Source<'a> {
     /// Its rows, in order.
-    Rows(Vec<(Dtype, &'a [u8])>),
+    Rows(Pieces<'a>),
     /// Nothing; its values are zero.
     Zeros,
+}
+
+impl<'a> Source<'a> {
+    /// Writes the values of row `index` to `to`, which is as wide; returns its bytes if they are in `format`.
+    pub(crate) fn read_row(
+        &self,
+        index: usize,
+        format: BlockFormat,
+        to: &mut [f32],
+    ) -> Option<&'a [u8]> {
+        let Self::Rows(pieces) = self else {
+            to.fill(0.0);
+            return None;
+        };
+        let mut first = 0;
+        for (stored, bytes) in pieces {
+            let width = to.len() / stored.block_values() * stored.block_bytes();
+            let rows = bytes.len() / width;
+            if index < first + rows {
+                let row = &bytes[(index - first) * width..][..width];
+                stored.dequantise(row, to);
+                return (*stored == format).then_some(row);
+            }
+            first += rows;
+        }
+        panic!("row {index} of {first}");
+    }
 }
 
 /// Matches parameters with stored tensors and collects what does not fit.
@@ -127,7 +221,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Finds one stored tensor, or one expert's share of a merged one.
-    fn part(&mut self, name: &str, shape: &[usize]) -> Option<(Dtype, &'a [u8])> {
+    fn part(&mut self, name: &str, shape: &[usize]) -> Option<(BlockFormat, &'a [u8])> {
         if let Some(stored) = self.shards.get(name) {
             return self.check(name, stored, shape);
         }
@@ -162,11 +256,16 @@ impl<'a> Plan<'a> {
         name: &str,
         stored: &'a Stored,
         shape: &[usize],
-    ) -> Option<(Dtype, &'a [u8])> {
+    ) -> Option<(BlockFormat, &'a [u8])> {
         let first_use = self.used.insert(name.to_owned());
-        let readable = matches!(stored.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16);
-        if readable && stored.shape == shape {
-            return Some((stored.dtype, self.shards.bytes(stored)));
+        let format = match stored.dtype {
+            Dtype::F32 => Some(BlockFormat::F32),
+            Dtype::BF16 => Some(BlockFormat::Bf16),
+            Dtype::F16 => Some(BlockFormat::F16),
+            _ => None,
+        };
+        if let Some(format) = format.filter(|_| stored.shape == shape) {
+            return Some((format, self.shards.bytes(stored)));
         }
         if first_use {
             self.misshapen.push(format!(
@@ -243,36 +342,65 @@ impl<'a> Plan<'a> {
     }
 }
 
-fn read(spec: &ParamSpec, source: &Source<'_>, precision: Precision, bf16: bool) -> Weight {
+fn read(spec: &ParamSpec, source: &Source<'_>, precision: Precision, keep: KeepDtype) -> Weight {
     let always_f32 = spec.kind.is_always_f32();
+    let as_stored = keep == KeepDtype::AsStored && !always_f32;
+    let values = match source {
+        Source::Zeros => Tensor::zeros(&spec.shape),
+        Source::Rows(pieces) if as_stored => read_as_stored(spec, pieces, precision),
+        Source::Rows(pieces) => read_f32(spec, pieces),
+    };
     let precision = if always_f32 {
         Precision::F32
     } else {
         precision
     };
-    let values = match source {
-        Source::Zeros => Tensor::zeros(&spec.shape),
-        Source::Rows(rows) if bf16 && !always_f32 && all_bf16(rows) => read_bf16(spec, rows),
-        Source::Rows(rows) => read_f32(spec, rows),
-    };
     Weight::new(values, precision)
 }
 
-fn all_bf16(rows: &[(Dtype, &[u8])]) -> bool {
-    rows.iter().all(|(dtype, _)| *dtype == Dtype::BF16)
+/// Keeps codes that products read as they are, and bf16 where products round to it; formats of codes
+/// without a kernel are rounded to bf16 then, too.
+fn read_as_stored(spec: &ParamSpec, pieces: &Pieces<'_>, precision: Precision) -> Tensor {
+    let all =
+        |wanted: &dyn Fn(BlockFormat) -> bool| pieces.iter().all(|(format, _)| wanted(*format));
+    let first = pieces
+        .first()
+        .map_or(BlockFormat::F32, |(format, _)| *format);
+    if let (Some(codes), [rows, columns]) = (first.codes(), &spec.shape[..])
+        && all(&|format| format == first)
+    {
+        return match pieces[..] {
+            [(_, bytes)] => Tensor::from_codes(codes, [*rows, *columns], bytes),
+            _ => {
+                let blocks: Vec<_> = pieces.iter().map(|(_, bytes)| *bytes).collect();
+                Tensor::from_codes(codes, [*rows, *columns], &blocks.concat())
+            }
+        };
+    }
+    match precision {
+        Precision::Bf16 if all(&|format| format == BlockFormat::Bf16) => read_bf16(spec, pieces),
+        Precision::Bf16 if first.is_quantised() => read_f32(spec, pieces).to_bf16(),
+        _ => read_f32(spec, pieces),
+    }
 }
 
-fn read_bf16(spec: &ParamSpec, rows: &[(Dtype, &[u8])]) -> Tensor {
+fn read_bf16(spec: &ParamSpec, pieces: &Pieces<'_>) -> Tensor {
     let mut values = Vec::with_capacity(spec.num_elements());
-    rows.iter()
+    pieces
+        .iter()
         .for_each(|(_, bytes)| bytes::append_bf16(&mut values, bytes));
     Tensor::from_bf16(&spec.shape, values)
 }
 
-fn read_f32(spec: &ParamSpec, rows: &[(Dtype, &[u8])]) -> Tensor {
-    let mut values = Vec::with_capacity(spec.num_elements());
-    rows.iter()
-        .for_each(|(dtype, bytes)| bytes::append_f32(&mut values, *dtype, bytes));
+fn read_f32(spec: &ParamSpec, pieces: &Pieces<'_>) -> Tensor {
+    let mut values = vec![0.0; spec.num_elements()];
+    let mut rest = &mut values[..];
+    for (format, bytes) in pieces {
+        let (to, after) =
+            rest.split_at_mut(bytes.len() / format.block_bytes() * format.block_values());
+        format.dequantise(bytes, to);
+        rest = after;
+    }
     Tensor::from_f32(&spec.shape, values)
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn parts(config: &Config, spec: &ParamSpec) -> Vec<Part> {
 }
 
 /// Rows of the fused projection that belong to each projection of a dense parent.
-fn query_key_value(config: &Config) -> [(&'static str, Range<usize>); 3] {
+pub(crate) fn query_key_value(config: &Config) -> [(&'static str, Range<usize>); 3] {
     let keys_start = config.num_attention_heads * config.head_dim;
     let values_start = keys_start + config.num_key_value_heads * config.head_dim;
     let end = values_start + config.num_key_value_heads * config.head_dim;

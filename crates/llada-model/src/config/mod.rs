@@ -82,7 +82,7 @@ pub struct Config {
     pub split_token_id: Option<u32>,
     /// Element type of exported weights.
     pub storage: StorageDtype,
-    raw: Map<String, Value>,
+    pub(crate) raw: Map<String, Value>,
 }
 
 /// Element type of weights in files.
