@@ -1,10 +1,11 @@
 //! The loaders under test and real files to start from.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use llada_model::{Config, KeepDtype};
+use llada_model::{BlockFormat, Config, FormatChoice, GgufFile, KeepDtype, Metadata, write_gguf};
 use llada_tensor::Precision;
 use llada_text::{ChatTemplate, Conversation, Tokenizer, message};
 use llada_train::Recipe;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Result<Vec<Target>> {
         config()?,
         safetensors_index()?,
         safetensors_header()?,
+        gguf_header()?,
         tokenizer_config()?,
         tokenizer()?,
         chat_template()?,
@@ -104,6 +106,29 @@ fn safetensors_header() -> Result<Target> {
     Ok(Target {
         name: "safetensors-header",
         seeds: vec![header.to_vec()],
+        accepts: Box::new(move |input| load(&[input, &data].concat())),
+    })
+}
+
+/// Mutates everything before the first tensor of a GGUF file.
+fn gguf_header() -> Result<Target> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("model.gguf");
+    let choice = FormatChoice {
+        default: BlockFormat::Q4_0,
+        kept: BTreeMap::new(),
+    };
+    let golden = root().join("testdata/golden/model");
+    write_gguf(&golden, &path, &choice, &Metadata::default(), &mut |_| ())?;
+    let file = GgufFile::open(&path)?;
+    let sizes = file.tensors().map(|(_, tensor)| tensor.num_bytes());
+    let num_data_bytes: usize = sizes.map(|size| size.next_multiple_of(32)).sum();
+    let mut header = fs::read(&path)?;
+    let data = header.split_off(header.len() - num_data_bytes);
+    let load = file_loader(dir, "model.gguf", |dir| loads(&dir.join("model.gguf")));
+    Ok(Target {
+        name: "gguf-header",
+        seeds: vec![header],
         accepts: Box::new(move |input| load(&[input, &data].concat())),
     })
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod decoding;
+mod quantize;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use llada_diffusion::LabelAlignment;
 
 pub(crate) use bench::{BenchArgs, ServingArgs, ShapeArgs};
 pub(crate) use decoding::{AcceptanceArg, DecodingArgs, EditArg};
+pub(crate) use quantize::QuantizeArgs;
 
 /// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
 #[derive(Debug, Parser)]
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     /// Shows what a checkpoint is; computes logits; checks golden vectors.
     #[command(args_conflicts_with_subcommands = true)]
     Inspect(InspectArgs),
+    /// Writes a checkpoint as a GGUF file of codes.
+    Quantize(QuantizeArgs),
     /// Makes worked sums, the demo's task with exact answers.
     Sums(SumsArgs),
     /// Times requests at several concurrencies, beside what the machine could do.
@@ -286,7 +290,7 @@ pub(crate) struct NllArgs {
     after_help = "Examples:\n  llada inspect assets/tinystories-656k --json\n  llada inspect logits assets/tinystories-656k --ids 1,80,147 --visibility causal --out logits.safetensors"
 )]
 pub(crate) struct InspectArgs {
-    /// A config.json or a checkpoint directory.
+    /// A config.json, a checkpoint directory or a GGUF file.
     pub path: Option<PathBuf>,
     /// JSON on stdout.
     #[arg(long)]

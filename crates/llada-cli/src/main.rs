@@ -40,6 +40,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Trace(args) => commands::trace::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Quantize(args) => commands::quantize::run(&args),
         Command::Sums(args) => commands::sums::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     }

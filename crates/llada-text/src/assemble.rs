@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::special::Role;
 
 /// How Qwen2 and its descendants split text before merging; from `tokenization_qwen2.py`.
-const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(crate) const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// How Llama 3 splits text before merging; as Qwen2, with up to three digits together.
+pub(crate) const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// The only special token of GPT-2, whose original release has no configuration file.
 const GPT2_END: &str = "<|endoftext|>";
 
@@ -76,7 +78,7 @@ fn split_rule(config: &TokenizerConfig, original_gpt2: bool) -> Result<SplitRule
     }
 }
 
-fn byte_level(use_regex: bool) -> Value {
+pub(crate) fn byte_level(use_regex: bool) -> Value {
     json!({
         "type": "ByteLevel",
         "add_prefix_space": false,
@@ -88,19 +90,24 @@ fn byte_level(use_regex: bool) -> Value {
 fn pre_tokenizer(rule: SplitRule) -> Value {
     match rule {
         SplitRule::Gpt2 => byte_level(true),
-        SplitRule::Qwen2 => json!({
-            "type": "Sequence",
-            "pretokenizers": [
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": QWEN2_SPLIT},
-                    "behavior": "Isolated",
-                    "invert": false,
-                },
-                byte_level(false),
-            ],
-        }),
+        SplitRule::Qwen2 => regex_split(QWEN2_SPLIT),
     }
+}
+
+/// Splits by a pattern, then spells bytes in the byte-level alphabet.
+pub(crate) fn regex_split(pattern: &str) -> Value {
+    json!({
+        "type": "Sequence",
+        "pretokenizers": [
+            {
+                "type": "Split",
+                "pattern": {"Regex": pattern},
+                "behavior": "Isolated",
+                "invert": false,
+            },
+            byte_level(false),
+        ],
+    })
 }
 
 /// Reads `a b` per line; the first line may be a `#version` comment.

@@ -32,8 +32,8 @@ use crate::special::{MASK_TEXTS, ROLE_END_TEXTS, Role, SpecialTokens};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: Arc<tokenizers::Tokenizer>,
-    config: TokenizerConfig,
+    pub(crate) inner: Arc<tokenizers::Tokenizer>,
+    pub(crate) config: TokenizerConfig,
     specials: SpecialTokens,
 }
 

@@ -12,6 +12,7 @@ use llada_train::data::{Document, Overflow, Reader};
 use llada_train::{Mode, nll};
 use serde_json::json;
 
+use super::gguf::load_tokenizer;
 use super::load_model;
 use crate::args::{CompareArgs, EvalArgs, EvalCommand, EvalSumsArgs, EvalTextArgs, NllArgs};
 use crate::worked_sums::{Sum, unseen};
@@ -34,7 +35,7 @@ fn likelihood(args: &NllArgs) -> anyhow::Result<()> {
         return Err(failure::usage("--draws must be at least 1, found 0"));
     }
     let model = load_model(&args.model, args.precision.into())?;
-    let tokenizer = Tokenizer::load(&args.model)?;
+    let tokenizer = load_tokenizer(&args.model)?;
     let documents = documents(&args.data, &tokenizer, &model, args.max_len)?;
     let result = nll(&model, &documents, mode, args.draws)?;
     if args.json {
@@ -65,7 +66,7 @@ fn mode(text: &str) -> anyhow::Result<Mode> {
 }
 
 /// Reads documents as they are: nothing appended, long ones truncated.
-fn documents(
+pub(super) fn documents(
     path: &Path,
     tokenizer: &Tokenizer,
     model: &Model,
@@ -106,7 +107,7 @@ struct Outcome {
 }
 
 fn sums(args: &EvalSumsArgs) -> anyhow::Result<()> {
-    let tokenizer = Tokenizer::load(&args.compare.parent)?;
+    let tokenizer = load_tokenizer(&args.compare.parent)?;
     let problems: Vec<Sum> = unseen(args.seed).take(args.count).collect();
     let prompts = problems.iter().map(|sum| tokenizer.encode(&sum.prompt()));
     let task = Task {
@@ -123,7 +124,7 @@ fn sums(args: &EvalSumsArgs) -> anyhow::Result<()> {
 }
 
 fn text(args: &EvalTextArgs) -> anyhow::Result<()> {
-    let tokenizer = Tokenizer::load(&args.compare.parent)?;
+    let tokenizer = load_tokenizer(&args.compare.parent)?;
     let (parent, child) = load_pair(&args.compare)?;
     let documents = documents(
         &args.data,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use llada_diffusion::{BlockSize, block_causal_ranges, causal_ranges, full_ranges};
-use llada_model::{Config, Input, ParamSpec, Weights};
+use llada_model::{Config, GgufFile, GgufTensor, Input, ParamSpec, Weights};
 use llada_tensor::{KeyRanges, Precision};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -14,19 +14,28 @@ use super::load_model;
 use crate::args::{InspectArgs, InspectCommand, LogitsArgs, ParityArgs};
 use crate::{failure, ui};
 
+/// Bytes above which the text of a key is not shown.
+const LONG_TEXT: usize = 100;
+
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     match (&args.what, &args.path) {
         (Some(InspectCommand::Logits(args)), _) => logits(args),
         (Some(InspectCommand::Parity(args)), _) => parity(args),
         (None, Some(path)) => describe(path, args.json),
         (None, None) => Err(failure::usage(
-            "expected a config.json or a checkpoint directory\n\nhint: llada inspect assets/tinystories-656k",
+            "expected a config.json, a checkpoint directory or a GGUF file\n\nhint: llada inspect assets/tinystories-656k",
         )),
     }
 }
 
 /// Prints architecture, sizes and parameter counts.
 fn describe(path: &Path, as_json: bool) -> anyhow::Result<()> {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "gguf")
+    {
+        return print(gguf_description(path)?, as_json);
+    }
     let (dir, config) = if path.is_dir() {
         (path, Config::from_dir(path)?)
     } else {
@@ -37,7 +46,49 @@ fn describe(path: &Path, as_json: bool) -> anyhow::Result<()> {
             Config::from_json(&text).map_err(failure::usage)?,
         )
     };
-    let description = description(&config, has_weights(dir));
+    print(description(&config, has_weights(dir)), as_json)
+}
+
+/// Describes a GGUF file: beside the model, its keys, its formats and its tensors.
+fn gguf_description(path: &Path) -> anyhow::Result<Value> {
+    let file = GgufFile::open(path).map_err(failure::usage)?;
+    let config = Config::of_checkpoint(path).map_err(failure::usage)?;
+    let mut description = description(&config, true);
+    let mut formats: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, tensor) in file.tensors() {
+        *formats.entry(tensor.format.name()).or_default() += tensor.num_bytes();
+    }
+    let tensor = |(name, tensor): (&str, &GgufTensor)| {
+        let (format, shape, bytes) = (tensor.format.name(), &tensor.shape, tensor.num_bytes());
+        let entry = json!({ "type": format, "shape": shape, "bytes": bytes });
+        (name.to_owned(), entry)
+    };
+    let keys = file.metadata().iter();
+    description["bytes_by_type"] = json!(formats);
+    description["keys"] = keys
+        .map(|(key, value)| (key.to_owned(), key_value(value)))
+        .collect();
+    description["tensors"] = Value::Object(file.tensors().map(tensor).collect());
+    Ok(description)
+}
+
+/// Returns a key's value; of lists and long texts, how long they are.
+fn key_value(value: &llada_model::Value) -> Value {
+    use llada_model::Value::{Bool, Float, Floats, Int, Ints, Text, Texts};
+    let list = |len: usize| json!(format!("{len} entries"));
+    match value {
+        Int(int) => json!(int),
+        Float(float) => json!(float),
+        Bool(on) => json!(on),
+        Text(text) if text.len() > LONG_TEXT => json!(format!("{} bytes", text.len())),
+        Text(text) => json!(text),
+        Ints(ints) => list(ints.len()),
+        Floats(floats) => list(floats.len()),
+        Texts(texts) => list(texts.len()),
+    }
+}
+
+fn print(description: Value, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return ui::line(serde_json::to_string_pretty(&description)?);
     }

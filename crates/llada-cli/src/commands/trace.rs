@@ -52,7 +52,7 @@ fn show(args: &TraceShowArgs) -> anyhow::Result<()> {
     let speller = Speller(checkpoint.tokenizer.as_ref());
     let mask_id = args
         .mask_id
-        .or(Config::from_dir(&args.model)?.mask_token_id);
+        .or(Config::of_checkpoint(&args.model)?.mask_token_id);
     for recorded in read(&args.file)? {
         let replay = Replay {
             recorded,

@@ -27,7 +27,7 @@ impl Dialogue {
     pub(super) fn new(checkpoint: &Checkpoint, dir: &Path) -> anyhow::Result<Self> {
         let tokenizer = checkpoint.tokenizer_for("a chat")?;
         // The built-in template is in the words of models that end a turn with a token of its own.
-        if !has_template(dir) && tokenizer.specials().role_end.is_none() {
+        if !has_template(dir, tokenizer) && tokenizer.specials().role_end.is_none() {
             return Ok(Self::Text(Vec::new()));
         }
         Ok(Self::Messages {
@@ -103,7 +103,10 @@ impl Dialogue {
 }
 
 /// Returns whether a checkpoint ships a chat template.
-fn has_template(dir: &Path) -> bool {
+fn has_template(dir: &Path, tokenizer: &Tokenizer) -> bool {
+    if dir.is_file() {
+        return tokenizer.chat_template_source().is_some();
+    }
     let config = std::fs::read(dir.join("tokenizer_config.json")).unwrap_or_default();
     let config: Value = serde_json::from_slice(&config).unwrap_or_default();
     !config["chat_template"].is_null() || dir.join("chat_template.jinja").exists()

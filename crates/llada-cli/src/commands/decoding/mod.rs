@@ -19,6 +19,7 @@ pub(super) use self::draft::{Slots, Speller};
 pub(super) use self::policy::EditIds;
 pub(super) use self::rows::{Prompt, Row};
 pub(super) use self::text::{AnswerText, joint};
+use super::gguf::read_tokenizer;
 use crate::args::{DecodingArgs, IdArgs};
 use crate::failure;
 
@@ -45,7 +46,7 @@ pub(super) struct Job {
 impl Checkpoint {
     /// Reads the configuration and the tokenizer, which may be lacking.
     pub(super) fn open(dir: &Path, ids: &IdArgs, ar: bool) -> anyhow::Result<Self> {
-        let config = Config::from_dir(dir)?;
+        let config = Config::of_checkpoint(dir)?;
         let mut options = Options::new(&config);
         options.mask_token_id = ids.mask_id.or(options.mask_token_id);
         if let Some(id) = ids.eos_id {
@@ -180,7 +181,10 @@ impl Checkpoint {
 }
 
 /// Loads the tokenizer of a checkpoint that has one.
-fn tokenizer(dir: &Path) -> anyhow::Result<Option<Tokenizer>> {
+pub(super) fn tokenizer(dir: &Path) -> anyhow::Result<Option<Tokenizer>> {
+    if dir.is_file() {
+        return read_tokenizer(dir);
+    }
     match Tokenizer::load(dir) {
         Ok(tokenizer) => Ok(Some(tokenizer)),
         Err(_) if !has_tokenizer(dir) => Ok(None),
