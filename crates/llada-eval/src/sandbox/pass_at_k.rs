@@ -8,7 +8,8 @@
 /// # Examples
 /// ```
 /// # use llada_eval::sandbox::pass_at_k;
-/// assert_eq!(pass_at_k(4, 2, 2), Some(1.0 - 1.0 / 6.0));
+/// assert_eq!(pass_at_k(4, 2, 1), Some(0.5));
+/// assert_eq!(pass_at_k(4, 2, 5), None);
 /// ```
 pub fn pass_at_k(samples: usize, passed: usize, k: usize) -> Option<f64> {
     if k == 0 || k > samples || passed > samples {
