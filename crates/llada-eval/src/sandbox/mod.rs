@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +122,8 @@ pub fn refusal(error: &Error) -> String {
 pub struct Sandbox {
     python: Python,
     walls: Walls,
+    /// Why an installed bubblewrap is not used.
+    bubblewrap_failure: Option<Error>,
 }
 
 /// What stands between a program and the machine.
@@ -143,22 +146,19 @@ impl Sandbox {
     pub fn probe(launcher: Launcher, enforcement: Enforcement) -> Result<Self> {
         let python = Python::find()?;
         if enforcement == Enforcement::Off {
-            return Ok(Self {
-                python,
-                walls: Walls::None,
-            });
+            return Ok(Self::unchecked(python, Walls::None));
         }
-        if let Some(bubblewrap) = Bubblewrap::find() {
-            let walls = Walls::Namespaces(bubblewrap, launcher.clone());
-            let sandbox = Self {
-                python: python.clone(),
-                walls,
-            };
-            if sandbox.check().is_ok() {
-                return Ok(sandbox);
-            }
-        }
-        Self::probe_kernel_only(launcher, python)
+        let Some(bubblewrap) = Bubblewrap::find() else {
+            return Self::checked(python, Walls::Kernel(launcher));
+        };
+        let walls = Walls::Namespaces(bubblewrap, launcher.clone());
+        Self::checked(python.clone(), walls).or_else(|failure| {
+            let kernel = Self::checked(python, Walls::Kernel(launcher))?;
+            Ok(Self {
+                bubblewrap_failure: Some(failure),
+                ..kernel
+            })
+        })
     }
 
     /// As [`probe`](Self::probe) with enforcement required, but never inside bubblewrap.
@@ -166,16 +166,26 @@ impl Sandbox {
     /// # Errors
     /// As [`probe`](Self::probe).
     pub fn probe_without_bubblewrap(launcher: Launcher) -> Result<Self> {
-        Self::probe_kernel_only(launcher, Python::find()?)
+        Self::checked(Python::find()?, Walls::Kernel(launcher))
     }
 
-    fn probe_kernel_only(launcher: Launcher, python: Python) -> Result<Self> {
-        let sandbox = Self {
-            python,
-            walls: Walls::Kernel(launcher),
-        };
+    fn checked(python: Python, walls: Walls) -> Result<Self> {
+        let sandbox = Self::unchecked(python, walls);
         sandbox.check()?;
         Ok(sandbox)
+    }
+
+    fn unchecked(python: Python, walls: Walls) -> Self {
+        Self {
+            python,
+            walls,
+            bubblewrap_failure: None,
+        }
+    }
+
+    /// Returns why an installed bubblewrap is not used, for the caller to tell.
+    pub fn bubblewrap_failure(&self) -> Option<&Error> {
+        self.bubblewrap_failure.as_ref()
     }
 
     /// Returns the layers in force, for a report.
@@ -243,7 +253,16 @@ impl Sandbox {
 
     /// Runs a program that tries each kind of wall, and says which one gave way.
     fn check(&self) -> Result<()> {
-        let outcome = self.run_unchecked(&Program::new(include_str!("check.py")))?;
+        // Much time: a busy machine must not look like one without walls.
+        let limits = Limits {
+            wall: Duration::from_secs(60),
+            ..Limits::default()
+        };
+        let program = Program {
+            limits,
+            ..Program::new(include_str!("check.py"))
+        };
+        let outcome = self.run_unchecked(&program)?;
         match outcome.verdict {
             Verdict::Passed => Ok(()),
             _ => Err(Error::not_enforced(&outcome)),

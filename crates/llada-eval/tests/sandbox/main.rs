@@ -46,7 +46,7 @@ fn sandboxes() -> Vec<Sandbox> {
     let best = Sandbox::probe(launcher(), Enforcement::Required).unwrap();
     let both = best.layers() != kernel.layers();
     if !both {
-        eprintln!("skipped: no working bubblewrap");
+        eprintln!("skipped: bubblewrap ({:?})", best.bubblewrap_failure());
     }
     [kernel].into_iter().chain(both.then_some(best)).collect()
 }
