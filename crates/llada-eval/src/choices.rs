@@ -120,6 +120,22 @@ impl<'a> MultipleChoice<'a> {
     }
 }
 
+/// Returns the text of an item whose likelihood a task measures.
+///
+/// # Errors
+/// If the task measures none, or the item lacks what it needs.
+pub fn scored_text(task: &Task, item: &Item) -> Result<String> {
+    match &task.score {
+        Scorer::Perplexity { text } => {
+            Templates::new(&task.name).text(item, "score.text", text, &[])
+        }
+        _ => Err(Error::Task {
+            task: task.name.clone(),
+            message: "it scores no texts".to_owned(),
+        }),
+    }
+}
+
 fn texts_of(templates: &Templates, item: &Item, expression: &str) -> Result<Option<Vec<String>>> {
     Ok(texts(templates.value(item, "score.labels", expression)?))
 }

@@ -31,10 +31,10 @@ mod summary;
 mod task;
 mod template;
 
-pub use choices::{Choice, MultipleChoice};
+pub use choices::{Choice, MultipleChoice, scored_text};
 pub use data::{Item, read_answers, read_items};
 pub use error::{Error, Result};
-pub use results::{Cost, Record, Results, write_records};
+pub use results::{Cost, Record, Results, replace, write_records};
 pub use score::{Judge, Judgement};
 pub use serve::{Ask, Served, answer_in_order};
 pub use summary::{Quality, Summary};

@@ -181,7 +181,10 @@ pub fn write_records(dir: &Path, records: &[Record]) -> Result<()> {
 }
 
 /// Writes a file beside its place and renames it.
-pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
+///
+/// # Errors
+/// If it cannot be written; what was there stays.
+pub fn replace(path: &Path, text: &str) -> Result<()> {
     let beside = path.with_extension("tmp");
     std::fs::write(&beside, text).map_err(Error::write(&beside))?;
     std::fs::rename(&beside, path).map_err(Error::write(path))
