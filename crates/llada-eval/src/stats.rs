@@ -20,9 +20,11 @@ pub fn wilson(passed: usize, n: usize) -> [f64; 2] {
     let centre = share + Z95 * Z95 / (2.0 * n);
     let spread = Z95 * (share * (1.0 - share) / n + Z95 * Z95 / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z95 * Z95 / n;
+    let ends = [(centre - spread) / scale, (centre + spread) / scale];
+    // Both ends are exact in these cases, but for rounding.
     [
-        ((centre - spread) / scale).max(0.0),
-        ((centre + spread) / scale).min(1.0),
+        if share == 0.0 { 0.0 } else { ends[0] },
+        if share == 1.0 { 1.0 } else { ends[1] },
     ]
 }
 
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn wilson_of_all_right_ends_at_one() {
-        assert!((wilson(164, 164)[1] - 1.0).abs() < 1e-12);
+        assert_eq!([wilson(1319, 1319)[1], wilson(0, 1319)[0]], [1.0, 0.0]);
     }
 
     #[test]

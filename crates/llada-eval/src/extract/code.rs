@@ -188,9 +188,19 @@ fn after_line(mut open: Option<&'static str>, line: &str) -> Option<&'static str
 
 /// Returns whether code stands alone: something is defined at its left margin, and no body precedes.
 fn is_program(code: &str) -> bool {
-    let first = code.lines().find(|line| !line.trim().is_empty());
-    let is_body = first.is_some_and(|line| line.starts_with([' ', '\t']));
-    !is_body && DEFINITION.is_match(code)
+    let mut indents = code
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(indent);
+    let is_body = indents.next().is_some_and(|first| first > 0);
+    // A body whose first line lost its indentation goes on less indented than that line's own block.
+    let block = indents.next().unwrap_or(0);
+    let is_stripped_body = indents.any(|indent| 0 < indent && indent < block);
+    !is_body && !is_stripped_body && DEFINITION.is_match(code)
+}
+
+fn indent(line: &str) -> usize {
+    line.len() - line.trim_start().len()
 }
 
 fn defines(code: &str, entry: &str) -> bool {
@@ -223,10 +233,11 @@ fn alias(code: &str, entry: Option<&str>) -> String {
 /// Returns the body of the stem's function: up to where the model writes something else, and
 /// indented, for decoding drops the blanks at the start of an answer.
 fn continuation(answer: &str) -> String {
-    let end = BEYOND
-        .find(answer)
-        .map_or(answer.len(), |found| found.start());
-    let body = answer[..end].trim_end();
+    let answer = answer.trim_start_matches('\n');
+    let start = answer.find('\n').map_or(answer.len(), |at| at + 1);
+    let beyond = BEYOND.find(&answer[start..]);
+    let body = &answer[..beyond.map_or(answer.len(), |found| start + found.start())];
+    let body = body.trim_end();
     let mut lines = body.lines().skip_while(|line| line.trim().is_empty());
     let first = lines.next().unwrap_or_default();
     let rest: Vec<&str> = lines.collect();
@@ -334,6 +345,15 @@ mod tests {
         ] {
             assert_eq!(extracted(answer), expected, "{answer}");
         }
+    }
+
+    #[test]
+    fn a_body_that_begins_with_a_function_and_lost_its_first_blanks_is_still_a_body() {
+        let answer = "def plus(x):\n        y = x\n        return y + b\n\n    return plus(a)\n";
+        assert_eq!(
+            extracted(answer),
+            format!("{}\n    {answer}", STEM.trim_end())
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::boxed;
 
 /// Numbers as people write them: signs, thousands, fractions and mixed numbers, exponents.
 static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
-    let digits = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)";
+    let digits = r"(?:\d{1,3}(?:,\d{3})+\b(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)";
     let latex = r"\\[dt]?frac\s*\{\s*(?P<top>-?\d+)\s*\}\s*\{\s*(?P<bottom>\d+)\s*\}";
     let mixed = r"(?P<whole>\d+)\s+(?P<part>\d+)\s*/\s*(?P<of>\d+)";
     let plain =
