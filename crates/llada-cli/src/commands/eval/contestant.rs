@@ -120,11 +120,25 @@ impl Contestant {
     }
 
     /// Returns the likelihood of each continuation after its context.
+    ///
+    /// A tokenizer may join the end of a context with what follows. So scoring begins at the first
+    /// token that any continuation of the same context changes: all of them are scored on the same text.
     pub(super) fn likelihoods(&self, texts: &[(&str, &str)]) -> anyhow::Result<Vec<Total>> {
         let documents = texts
             .iter()
             .map(|(context, continuation)| self.document(context, continuation));
-        let documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
+        let mut documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
+        let own: Vec<usize> = documents
+            .iter()
+            .map(|document| document.prompt_len)
+            .collect();
+        for (document, (context, _)) in documents.iter_mut().zip(texts) {
+            let same = texts
+                .iter()
+                .zip(&own)
+                .filter(|((other, _), _)| other == context);
+            document.prompt_len = same.map(|(_, len)| *len).min().unwrap_or(0);
+        }
         Ok(nll_of_each(&self.model, &documents, self.mode, self.draws)?)
     }
 
@@ -154,8 +168,8 @@ impl Contestant {
         ))
     }
 
-    /// Encodes both together, as they would stand in a text; what then differs from the context
-    /// alone is scored.
+    /// Encodes both together, as they would stand in a text; the prompt ends where this differs from
+    /// the context alone.
     fn document(&self, context: &str, continuation: &str) -> anyhow::Result<Document> {
         let tokenizer = self.checkpoint.tokenizer_for("a task")?;
         let alone = tokenizer.encode(context).map_err(failure::usage)?;
