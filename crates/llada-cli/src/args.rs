@@ -2,6 +2,7 @@
 
 mod bench;
 mod decoding;
+mod eval;
 mod quantize;
 
 use std::num::NonZeroUsize;
@@ -12,6 +13,10 @@ use llada_diffusion::LabelAlignment;
 
 pub(crate) use bench::{BenchArgs, ServingArgs, ShapeArgs};
 pub(crate) use decoding::{AcceptanceArg, DecodingArgs, EditArg};
+pub(crate) use eval::{
+    CompareArgs, EvalArgs, EvalCommand, EvalRunArgs, EvalScoreArgs, EvalSumsArgs, EvalTasksArgs,
+    EvalTextArgs, NllArgs, Sweep,
+};
 pub(crate) use quantize::QuantizeArgs;
 
 /// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
@@ -50,6 +55,12 @@ pub(crate) enum Command {
     Sums(SumsArgs),
     /// Times requests at several concurrencies, beside what the machine could do.
     Bench(BenchArgs),
+    /// Confines itself as told and becomes the program: `eval` starts model-written ones this way.
+    #[command(hide = true, name = crate::commands::sandbox_exec::NAME)]
+    SandboxExec {
+        /// What may be done, as JSON.
+        spec: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -237,55 +248,6 @@ impl From<PrecisionArg> for llada_tensor::Precision {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct EvalArgs {
-    #[command(subcommand)]
-    pub what: EvalCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum EvalCommand {
-    /// Negative log-likelihood: exact for AR models and blocks of 1, an upper bound otherwise.
-    #[command(
-        after_help = "Example:\n  llada eval nll assets/tinystories-656k --data assets/stories/valid.jsonl --mode ar"
-    )]
-    Nll(NllArgs),
-    /// Solves worked sums with a parent and its child: exact answers, speed, tokens per forward.
-    #[command(
-        after_help = "Example:\n  llada eval sums assets/worked-sums/parent assets/worked-sums/child"
-    )]
-    Sums(EvalSumsArgs),
-    /// Writes texts with a parent and its child: speed, tokens per forward, and the parent's NLL of them.
-    #[command(
-        after_help = "Example:\n  llada eval text assets/tinystories-656k assets/stories-child --data assets/stories/valid.jsonl"
-    )]
-    Text(EvalTextArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NllArgs {
-    /// Checkpoint directory.
-    pub model: PathBuf,
-    /// Documents, one JSON object per line with `text` or `input_ids`.
-    #[arg(long)]
-    pub data: PathBuf,
-    /// `ar`, or `block:B`.
-    #[arg(long)]
-    pub mode: String,
-    /// Noise draws per document.
-    #[arg(long, default_value_t = 8)]
-    pub draws: usize,
-    /// Longer documents are cut.
-    #[arg(long, default_value_t = 512)]
-    pub max_len: usize,
-    /// Precision of matrix products.
-    #[arg(long, default_value = "f32")]
-    pub precision: PrecisionArg,
-    /// JSON on stdout.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  llada inspect assets/tinystories-656k --json\n  llada inspect logits assets/tinystories-656k --ids 1,80,147 --visibility causal --out logits.safetensors"
 )]
@@ -372,53 +334,3 @@ pub(crate) struct SumsWriteArgs {
     pub out: PathBuf,
 }
 
-/// An AR parent and its diffusion child on the same engine.
-#[derive(Debug, Args)]
-pub(crate) struct CompareArgs {
-    /// AR parent.
-    pub parent: PathBuf,
-    /// Its diffusion child.
-    pub child: PathBuf,
-    /// Thresholds of the child, one row each.
-    #[arg(long, value_delimiter = ',', default_values_t = [0.99, 0.95, 0.9, 0.7, 0.5])]
-    pub thresholds: Vec<f32>,
-    /// Block length of the child (default: the checkpoint's).
-    #[arg(long)]
-    pub block_length: Option<usize>,
-    /// Precision of matrix products.
-    #[arg(long, default_value = "f32")]
-    pub precision: PrecisionArg,
-    /// JSON rows on stdout.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EvalSumsArgs {
-    #[command(flatten)]
-    pub compare: CompareArgs,
-    /// Problems to solve, none of which the shipped models were trained on.
-    #[arg(long, default_value_t = 500)]
-    pub count: usize,
-    /// Names the stream of problems.
-    #[arg(long, default_value_t = 2)]
-    pub seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EvalTextArgs {
-    #[command(flatten)]
-    pub compare: CompareArgs,
-    /// Documents whose first tokens are the prompts.
-    #[arg(long)]
-    pub data: PathBuf,
-    /// Texts to write.
-    #[arg(long, default_value_t = 20)]
-    pub count: usize,
-    /// Tokens of each document that are given.
-    #[arg(long, default_value_t = 16)]
-    pub prompt_tokens: usize,
-    /// Most tokens to generate.
-    #[arg(long, default_value_t = 200)]
-    pub max_new_tokens: usize,
-}

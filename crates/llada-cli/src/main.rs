@@ -17,6 +17,10 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before any thread starts: a process confines itself, not its threads.
+    if let Command::SandboxExec { spec } = &cli.command {
+        return commands::sandbox_exec::run(spec);
+    }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
@@ -43,5 +47,6 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Quantize(args) => commands::quantize::run(&args),
         Command::Sums(args) => commands::sums::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::SandboxExec { .. } => unreachable!("answered before threads start"),
     }
 }

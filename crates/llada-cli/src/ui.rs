@@ -86,7 +86,8 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Starts a progress bar on stderr; it shows nothing when stderr is not a terminal.
 pub(crate) fn bar(len: u64, unit: &str) -> indicatif::ProgressBar {
-    let template = format!("{{bar:40}} {{pos}}/{{len}} {unit}  {{elapsed}} elapsed, {{eta}} left");
+    let template =
+        format!("{{bar:40}} {{pos}}/{{len}} {unit}  {{elapsed}} elapsed, {{eta}} left{{msg}}");
     let style = indicatif::ProgressStyle::with_template(&template)
         .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
     indicatif::ProgressBar::new(len).with_style(style)

@@ -52,6 +52,19 @@ pub struct NllResult {
 /// If a bound is asked of a model that is not a diffusion model, there is no token to predict, or
 /// the model's output is not finite.
 pub fn nll(model: &Model, documents: &[Document], mode: Mode, draws: usize) -> Result<NllResult> {
+    summarise(&nll_of_each(model, documents, mode, draws)?)
+}
+
+/// As [`nll`], document by document. The noise of a document depends on its place in `documents`.
+///
+/// # Errors
+/// If a bound is asked of a model that is not a diffusion model.
+pub fn nll_of_each(
+    model: &Model,
+    documents: &[Document],
+    mode: Mode,
+    draws: usize,
+) -> Result<Vec<Total>> {
     let mut totals = Vec::with_capacity(documents.len());
     let mut pending = Pending::default();
     for (number, document) in (0..).zip(documents) {
@@ -62,14 +75,16 @@ pub fn nll(model: &Model, documents: &[Document], mode: Mode, draws: usize) -> R
         pending.push(model, &prepared, mode)?;
     }
     pending.score(model, &mut totals);
-    summarise(&totals)
+    Ok(totals)
 }
 
-/// Sum of negative log-likelihoods and number of predicted tokens of one document.
-#[derive(Clone, Copy)]
-struct Total {
-    nll: f64,
-    tokens: u64,
+/// Likelihood of one document.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Total {
+    /// Sum of negative log-likelihoods, in nats.
+    pub nll: f64,
+    /// Tokens that were predicted.
+    pub tokens: u64,
 }
 
 /// Documents that wait for a forward pass.

@@ -28,7 +28,7 @@ pub mod trainer;
 
 pub use convert::{ConvertOptions, Converted, MaskChoice, convert};
 pub use error::{Error, Result};
-pub use evaluate::{Mode, NllResult, nll};
+pub use evaluate::{Mode, NllResult, Total, nll, nll_of_each};
 pub use recipe::Recipe;
 pub use step::{Learner, StepReport};
 pub use trainer::{Ending, Metrics, Outcome, Resume, train};

@@ -168,6 +168,31 @@ impl DecodingArgs {
         }
     }
 
+    /// Returns these settings without those of blocks, for a model that writes token by token.
+    pub(crate) fn without_blocks(&self) -> Self {
+        Self {
+            block_length: None,
+            mode: None,
+            threshold: None,
+            acceptance: None,
+            low: None,
+            high: None,
+            steps: None,
+            min_transfer: None,
+            edit: None,
+            max_post_edit_steps: None,
+            penalty_lambda: None,
+            reopen_blocks: None,
+            reopen_rounds: None,
+            buffer_blocks: None,
+            admit_threshold: None,
+            semi_complete: None,
+            eos_early_stop: None,
+            reference_schedule: None,
+            ..self.clone()
+        }
+    }
+
     /// Returns the name of a setting that only adds to the JSON of an answer.
     pub(crate) fn records(&self) -> Option<&'static str> {
         let settings = [

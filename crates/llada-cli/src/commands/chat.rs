@@ -13,7 +13,7 @@ use anyhow::bail;
 use llada_engine::{Answer, Engine, Event};
 use serde_json::{Map, Value};
 
-use self::dialogue::Dialogue;
+pub(super) use self::dialogue::Dialogue;
 use self::input::Input;
 use self::view::View;
 use super::decoding::{Checkpoint, Prompt, Row, Speller};

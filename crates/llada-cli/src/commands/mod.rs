@@ -10,6 +10,7 @@ pub(crate) mod generate;
 mod gguf;
 pub(crate) mod inspect;
 pub(crate) mod quantize;
+pub(crate) mod sandbox_exec;
 pub(crate) mod sums;
 pub(crate) mod trace;
 pub(crate) mod train;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod commands;
+mod eval;
 mod readme;
 mod refusals;
 mod reopen;

@@ -12,7 +12,7 @@ use crate::failure;
 
 /// A conversation, or a text that both sides write.
 #[derive(Debug)]
-pub(super) enum Dialogue {
+pub(in crate::commands) enum Dialogue {
     /// Messages, rendered with the checkpoint's template.
     Messages {
         template: Box<ChatTemplate>,
@@ -24,7 +24,7 @@ pub(super) enum Dialogue {
 }
 
 impl Dialogue {
-    pub(super) fn new(checkpoint: &Checkpoint, dir: &Path) -> anyhow::Result<Self> {
+    pub(in crate::commands) fn new(checkpoint: &Checkpoint, dir: &Path) -> anyhow::Result<Self> {
         let tokenizer = checkpoint.tokenizer_for("a chat")?;
         // The built-in template is in the words of models that end a turn with a token of its own.
         if !has_template(dir, tokenizer) && tokenizer.specials().role_end.is_none() {
@@ -37,7 +37,7 @@ impl Dialogue {
         })
     }
 
-    pub(super) fn is_plain_text(&self) -> bool {
+    pub(in crate::commands) fn is_plain_text(&self) -> bool {
         matches!(self, Self::Text(_))
     }
 
@@ -62,7 +62,11 @@ impl Dialogue {
     }
 
     /// Returns the prompt that asks for the answer to a line.
-    pub(super) fn prompt(&self, tokenizer: &Tokenizer, line: &str) -> anyhow::Result<Vec<u32>> {
+    pub(in crate::commands) fn prompt(
+        &self,
+        tokenizer: &Tokenizer,
+        line: &str,
+    ) -> anyhow::Result<Vec<u32>> {
         match self {
             Self::Messages {
                 template,

@@ -27,7 +27,7 @@ impl AnswerText {
     }
 
     /// Returns the text of a whole answer.
-    pub(super) fn of(mut self, ids: &[u32]) -> Result<String> {
+    pub(in crate::commands) fn of(mut self, ids: &[u32]) -> Result<String> {
         let text = self.extend(ids)?;
         Ok(text + &self.finish()?)
     }

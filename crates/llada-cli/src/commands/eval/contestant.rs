@@ -1,0 +1,200 @@
+//! A model that is evaluated: prompts and requests in its own words, likelihoods in its own mode.
+
+use std::path::Path;
+
+use anyhow::Context;
+use llada_engine::{Answer, Options, Savings};
+use llada_eval::{Ask, PromptSpec};
+use llada_model::Model;
+use llada_train::data::Document;
+use llada_train::{Mode, Total, nll_of_each};
+
+use super::settings::Setting;
+use crate::args::{DecodingArgs, EvalRunArgs};
+use crate::commands::chat::Dialogue;
+use crate::commands::decoding::{AnswerText, Checkpoint, Prompt, Row};
+use crate::commands::load_model;
+use crate::failure;
+
+/// A model and how it is asked.
+pub(super) struct Contestant {
+    pub settings: Vec<Setting>,
+    /// What likelihoods are called in the results.
+    pub likelihood: String,
+    checkpoint: Checkpoint,
+    dialogue: Dialogue,
+    model: Model,
+    mode: Mode,
+    draws: usize,
+}
+
+impl Contestant {
+    pub(super) fn new(args: &EvalRunArgs, settings: Vec<Setting>) -> anyhow::Result<Self> {
+        let default = if args.model.ar { "ar" } else { "block:1" };
+        let likelihood = args.likelihood.as_deref().unwrap_or(default);
+        Self::open(args, &args.model.dir, args.model.ar, settings, likelihood)
+    }
+
+    /// Opens a parent, which writes token by token.
+    pub(super) fn baseline(args: &EvalRunArgs, dir: &Path) -> anyhow::Result<Self> {
+        let decoding = args.decoding.without_blocks();
+        let setting = Setting {
+            name: BASELINE.to_owned(),
+            decoding,
+        };
+        let contestant = Self::open(args, dir, true, vec![setting], "ar")?;
+        Ok(Self {
+            likelihood: BASELINE.to_owned(),
+            ..contestant
+        })
+    }
+
+    fn open(
+        args: &EvalRunArgs,
+        dir: &Path,
+        ar: bool,
+        settings: Vec<Setting>,
+        likelihood: &str,
+    ) -> anyhow::Result<Self> {
+        let mode = super::nll::mode("--likelihood", likelihood)?;
+        let checkpoint = Checkpoint::open(dir, &args.model.ids, ar)?;
+        let dialogue = match args.plain {
+            true => Dialogue::Text(Vec::new()),
+            false => Dialogue::new(&checkpoint, dir)?,
+        };
+        Ok(Self {
+            settings,
+            likelihood: likelihood.to_owned(),
+            dialogue,
+            model: load_model(dir, args.model.precision.into())?,
+            checkpoint,
+            mode,
+            draws: args.draws.get(),
+        })
+    }
+
+    /// Whether questions are put as a user's message.
+    pub(super) fn is_chat(&self) -> bool {
+        !self.dialogue.is_plain_text()
+    }
+
+    pub(super) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Returns options under which no request profits from an earlier one, so that costs compare.
+    pub(super) fn options(&self, slots: usize) -> Options {
+        let options = self.checkpoint.options(slots, None);
+        let savings = Savings {
+            prefix_cache: false,
+            ..options.savings
+        };
+        Options { savings, ..options }
+    }
+
+    /// Makes the request for a question, and what reads its answer.
+    pub(super) fn ask(
+        &self,
+        question: &str,
+        spec: &PromptSpec,
+        setting: &Setting,
+    ) -> anyhow::Result<(Ask, AnswerText)> {
+        let tokenizer = self.checkpoint.tokenizer_for("a task")?;
+        let ids = self.dialogue.prompt(tokenizer, question)?;
+        let stop = (!self.is_chat() && !spec.stop.is_empty()).then(|| spec.stop.clone());
+        let of_task = DecodingArgs {
+            max_new_tokens: Some(spec.max_new_tokens),
+            stop,
+            ..DecodingArgs::default()
+        };
+        let settings = setting.decoding.clone().or(&of_task);
+        let job = self.checkpoint.job(Row::new(Prompt::Ids(ids)), &settings)?;
+        let text = self.checkpoint.text(&job)?;
+        Ok((
+            Ask {
+                request: job.request,
+                hooks: job.hooks,
+            },
+            text,
+        ))
+    }
+
+    /// Returns the likelihood of each continuation after its context.
+    ///
+    /// A tokenizer may join the end of a context with what follows. So scoring begins at the first
+    /// token that any continuation of the same context changes: all of them are scored on the same text.
+    pub(super) fn likelihoods(&self, texts: &[(&str, &str)]) -> anyhow::Result<Vec<Total>> {
+        let documents = texts
+            .iter()
+            .map(|(context, continuation)| self.document(context, continuation));
+        let mut documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
+        let own: Vec<usize> = documents
+            .iter()
+            .map(|document| document.prompt_len)
+            .collect();
+        for (document, (context, _)) in documents.iter_mut().zip(texts) {
+            let same = texts
+                .iter()
+                .zip(&own)
+                .filter(|((other, _), _)| other == context);
+            document.prompt_len = same.map(|(_, len)| *len).min().unwrap_or(0);
+        }
+        Ok(nll_of_each(&self.model, &documents, self.mode, self.draws)?)
+    }
+
+    /// Returns the likelihood of a text, in pieces as long as the model's context. The first token of
+    /// each is given.
+    pub(super) fn text_likelihood(&self, text: &str) -> anyhow::Result<Total> {
+        let tokenizer = self.checkpoint.tokenizer_for("a task")?;
+        let ids = tokenizer.encode(text).map_err(failure::usage)?;
+        let pieces = ids.chunks(self.model.config.max_position_embeddings);
+        let piece = |ids: &[u32]| Document {
+            ids: ids.to_vec(),
+            prompt_len: 0,
+            is_answer: false,
+        };
+        let documents: Vec<Document> = pieces.map(piece).collect();
+        let totals = nll_of_each(&self.model, &documents, self.mode, self.draws)?;
+        let sum = |sum: Total, total: &Total| Total {
+            nll: sum.nll + total.nll,
+            tokens: sum.tokens + total.tokens,
+        };
+        Ok(totals.iter().fold(
+            Total {
+                nll: 0.0,
+                tokens: 0,
+            },
+            sum,
+        ))
+    }
+
+    /// Encodes both together, as they would stand in a text; the prompt ends where this differs from
+    /// the context alone.
+    fn document(&self, context: &str, continuation: &str) -> anyhow::Result<Document> {
+        let tokenizer = self.checkpoint.tokenizer_for("a task")?;
+        let alone = tokenizer.encode(context).map_err(failure::usage)?;
+        let ids = tokenizer
+            .encode(&format!("{context}{continuation}"))
+            .map_err(failure::usage)?;
+        let most = self.model.config.max_position_embeddings;
+        if ids.len() > most {
+            let message = format!("a choice has {} tokens, the model reads {most}", ids.len());
+            return Err(failure::usage(message));
+        }
+        let prompt_len = alone.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+        Ok(Document {
+            ids,
+            prompt_len,
+            is_answer: false,
+        })
+    }
+}
+
+/// What a parent is called in the results.
+pub(super) const BASELINE: &str = "baseline";
+
+/// Returns the text of a whole answer.
+pub(super) fn text_of(text: AnswerText, answer: &Answer) -> anyhow::Result<String> {
+    text.of(&answer.output_ids)
+        .context("cannot decode an answer")
+}
