@@ -1,14 +1,15 @@
 //! Command-line arguments. New knobs of a training run go into the recipe, not into flags.
 
-mod decoding;
+mod serve;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llada_diffusion::LabelAlignment;
+use llada_request::Settings;
 
-pub(crate) use decoding::{AcceptanceArg, DecodingArgs, EditArg};
+pub(crate) use serve::{LogFormat, ModelName, ServeArgs};
 
 /// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
 #[derive(Debug, Parser)]
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Talks with a model in the terminal.
     Chat(ChatArgs),
+    /// Answers over HTTP, to OpenAI's clients and to a page of its own.
+    Serve(ServeArgs),
     /// Shows recorded decoding.
     Trace(TraceArgs),
     /// Measures likelihood, accuracy and speed.
@@ -120,7 +123,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "PAGES")]
     pub page_budget: Option<NonZeroUsize>,
     #[command(flatten)]
-    pub decoding: DecodingArgs,
+    pub decoding: Settings,
 }
 
 /// A checkpoint to decode with, and what it does not say itself.
@@ -169,7 +172,7 @@ pub(crate) struct ChatArgs {
     #[arg(long)]
     pub system: Option<String>,
     #[command(flatten)]
-    pub decoding: DecodingArgs,
+    pub decoding: Settings,
 }
 
 #[derive(Debug, Args)]
@@ -449,7 +452,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub no_prefix_cache: bool,
     #[command(flatten)]
-    pub decoding: DecodingArgs,
+    pub decoding: Settings,
     /// One JSON object per setting on stdout.
     #[arg(long)]
     pub json: bool,

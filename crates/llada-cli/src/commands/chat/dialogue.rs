@@ -1,14 +1,12 @@
 //! What was said so far, as the next prompt.
 
-use std::path::Path;
-
 use anyhow::bail;
 use llada_engine::{Answer, FinishReason};
 use llada_text::{ChatTemplate, Conversation, Tokenizer, message};
 use serde_json::Value;
 
-use crate::commands::decoding::Checkpoint;
 use crate::failure;
+use llada_request::Checkpoint;
 
 /// A conversation, or a text that both sides write.
 #[derive(Debug)]
@@ -24,14 +22,13 @@ pub(super) enum Dialogue {
 }
 
 impl Dialogue {
-    pub(super) fn new(checkpoint: &Checkpoint, dir: &Path) -> anyhow::Result<Self> {
-        let tokenizer = checkpoint.tokenizer_for("a chat")?;
-        // The built-in template is in the words of models that end a turn with a token of its own.
-        if !has_template(dir) && tokenizer.specials().role_end.is_none() {
+    pub(super) fn new(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
+        let tokenizer = checkpoint.tokenizer_for("a chat").map_err(failure::usage)?;
+        let Some(template) = tokenizer.own_chat_template()? else {
             return Ok(Self::Text(Vec::new()));
-        }
+        };
         Ok(Self::Messages {
-            template: Box::new(tokenizer.chat_template()?),
+            template: Box::new(template),
             system: None,
             messages: Vec::new(),
         })
@@ -100,11 +97,4 @@ impl Dialogue {
             }
         }
     }
-}
-
-/// Returns whether a checkpoint ships a chat template.
-fn has_template(dir: &Path) -> bool {
-    let config = std::fs::read(dir.join("tokenizer_config.json")).unwrap_or_default();
-    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
-    !config["chat_template"].is_null() || dir.join("chat_template.jinja").exists()
 }
