@@ -102,15 +102,9 @@ impl Head {
 
     /// Returns what ends a stream: a chunk with the usage, if asked for.
     pub(super) fn tail(&self, with_usage: bool, choices: usize) -> Tail {
-        let head = self.clone();
-        let chunk = move |ends: &[End]| {
-            let mut chunk = head.with(json!([]));
-            chunk["usage"] = cost::usage(ends, choices);
-            chunk
-        };
         Tail {
             id: self.id.clone(),
-            chunk: with_usage.then(|| Box::new(chunk) as Box<_>),
+            usage: with_usage.then(|| (self.with(json!([])), choices)),
         }
     }
 }

@@ -102,7 +102,7 @@ pub(crate) async fn generate(State(app): State<App>, body: Body) -> Result<Respo
             Ok(Json(said.unwrap_or_default()).into_response())
         }
         Delivery::Stream { .. } => {
-            let tail = Tail { id, chunk: None };
+            let tail = Tail { id, usage: None };
             Ok(stream::response(vec![(reply, words)], tail))
         }
     }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
 use serde_json::{Value, json};
 
+use super::cost;
 use crate::answer::{Draft, End, Piece, Reply, Text};
 use crate::refusal::Refusal;
 
@@ -26,11 +27,12 @@ pub(crate) trait Wording: Send + 'static {
 }
 
 /// What comes after all choices.
+#[derive(Debug)]
 pub(crate) struct Tail {
     /// Name of the answer, for drafts.
     pub(crate) id: String,
-    /// The last chunk, made from the ends of all choices.
-    pub(crate) chunk: Option<Box<dyn FnOnce(&[End]) -> Value + Send>>,
+    /// A last chunk to which the usage is added, and the choices of each prompt.
+    pub(crate) usage: Option<(Value, usize)>,
 }
 
 /// The ends of the choices, or that one failed.
@@ -56,7 +58,7 @@ pub(crate) fn response<W: Wording>(choices: Vec<(Reply, W)>, tail: Tail) -> Resp
         .boxed()
     });
     let choices: Vec<_> = choices.collect();
-    let last = stream::once(async move { last_events(tail.chunk, &ends) }).flat_map(stream::iter);
+    let last = stream::once(async move { last_events(tail.usage, &ends) }).flat_map(stream::iter);
     let events = stream::select_all(choices).chain(last);
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let events = events.map(Ok::<_, std::convert::Infallible>);
@@ -133,13 +135,16 @@ fn chunks(values: Vec<Value>) -> Vec<Event> {
 }
 
 /// Returns the last chunk and `[DONE]`; nothing after a failure.
-fn last_events(chunk: Option<Box<dyn FnOnce(&[End]) -> Value + Send>>, ends: &Ends) -> Vec<Event> {
+fn last_events(usage: Option<(Value, usize)>, ends: &Ends) -> Vec<Event> {
     let mut ends = ends.lock().unwrap_or_else(PoisonError::into_inner);
     let Ok(ends) = std::mem::replace(&mut *ends, Err(Failed)) else {
         return Vec::new();
     };
-    let ends: Vec<End> = ends.into_iter().flatten().collect();
-    let mut events = chunks(chunk.map(|chunk| chunk(&ends)).into_iter().collect());
+    let usage = usage.map(|(mut chunk, choices)| {
+        chunk["usage"] = cost::usage(ends.iter().flatten(), choices);
+        chunk
+    });
+    let mut events = chunks(usage.into_iter().collect());
     events.push(Event::default().data("[DONE]"));
     events
 }

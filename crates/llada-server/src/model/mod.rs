@@ -108,10 +108,8 @@ impl Place {
     /// Sends a request to the engine.
     pub(crate) fn submit(&self, ticket: Ticket) -> Result<(), Refusal> {
         let tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = tickets.as_ref().map(|tickets| tickets.send(ticket));
-        match sent {
-            Some(Ok(())) => Ok(()),
-            Some(Err(_)) => Err(Refusal::fault()),
+        match tickets.as_ref() {
+            Some(tickets) => tickets.send(ticket).map_err(|_| Refusal::fault()),
             None => Err(Refusal::shutting_down()),
         }
     }
