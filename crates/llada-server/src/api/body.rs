@@ -60,28 +60,34 @@ pub(crate) fn read<T: DeserializeOwned>(
     let read = serde_path_to_error::deserialize(Value::Object(object));
     read.map_err(|error| {
         let problem = error.inner().to_string();
-        let within = |field: &str| match place {
-            Some(place) => format!("{place}.{field}"),
-            None => field.to_owned(),
-        };
-        let quoted = |rest: &str| Some(rest.split_once('`')?.0.to_owned());
         let path = error.path().to_string();
-        let parent = path
-            .rsplit_once('.')
-            .map(|(parent, _)| format!("{parent}."));
-        let inside = |field: String| within(&(parent.clone().unwrap_or_default() + &field));
-        if let Some(field) = problem.strip_prefix("unknown field `").and_then(quoted) {
+        let path = if path == "." { String::new() } else { path };
+        let within = |field: &str| joined([place.unwrap_or_default(), &path, field]);
+        if let Some(field) = quoted_after(&problem, "missing field `") {
+            return Refusal::field(within(field), "is missing");
+        }
+        if let Some(field) = quoted_after(&problem, "unknown field `") {
+            // The path leads to the field itself.
+            let field = if path.ends_with(field) { "" } else { field };
             let here = "is not a field of this request; /openapi.json lists them";
-            return Refusal::field(inside(field), here);
+            return Refusal::field(within(field), here);
         }
-        if let Some(field) = problem.strip_prefix("missing field `").and_then(quoted) {
-            return Refusal::field(inside(field), "is missing");
-        }
-        match path.as_str() {
-            "." => Refusal::new(Kind::Invalid, problem),
-            path => Refusal::field(within(path), format!("cannot be read: {problem}")),
+        match within("") {
+            whole if whole.is_empty() => Refusal::new(Kind::Invalid, problem),
+            field => Refusal::field(field, format!("cannot be read: {problem}")),
         }
     })
+}
+
+/// Returns the name in backquotes that follows the beginning of a message.
+fn quoted_after<'a>(message: &'a str, beginning: &str) -> Option<&'a str> {
+    let (name, _) = message.strip_prefix(beginning)?.split_once('`')?;
+    Some(name)
+}
+
+fn joined(parts: [&str; 3]) -> String {
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(".")
 }
 
 /// Refuses a field that nobody took.
