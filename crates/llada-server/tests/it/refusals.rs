@@ -39,7 +39,7 @@ async fn a_field_that_cannot_be_honoured_is_named() {
         (json!({ "trace": true }), "trace"),
         (json!({ "logit_bias": { "99999": 1 } }), "logit_bias"),
         (json!({ "regex": "(" }), ""),
-        (json!({ "prompt": [] }), ""),
+        (json!({ "prompt": [] }), "prompt"),
         (json!({ "prompt": [1, 2048] }), ""),
         (json!({ "prompt": [1, 99999] }), "prompt"),
         (json!({ "prompt": { "a": 1 } }), "prompt"),
@@ -111,7 +111,7 @@ async fn a_conversation_that_cannot_be_honoured_is_refused() {
         (json!({ "messages": hello, "functions": [] }), "functions"),
         (
             json!({ "messages": hello, "response_format": { "type": "xml" } }),
-            "response_format",
+            "response_format.type",
         ),
     ];
     for (request, param) in cases {
