@@ -124,6 +124,11 @@ impl Refusal {
         Self::new(Kind::Unavailable, message).coded("model_loading")
     }
 
+    pub(crate) fn lost(name: &str, reason: &str) -> Self {
+        let message = format!("model `{name}` cannot be served: {reason}");
+        Self::new(Kind::Unavailable, message).coded("model_failed")
+    }
+
     pub(crate) fn no_model(name: &str, known: &[&str]) -> Self {
         let known = known.join("`, `");
         let message = format!("`model` names `{name}`, which is not served; expected `{known}`");

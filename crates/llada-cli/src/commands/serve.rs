@@ -43,11 +43,11 @@ pub(crate) fn run(args: &ServeArgs, threads: Option<usize>) -> anyhow::Result<()
         let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
         let address = listener.local_addr().context("the socket has no address")?;
         let server = Server::new(config, models).map_err(failure::usage)?;
+        let stop = stop_signal()?;
         if let Some(path) = &args.port_file {
             write_port(path, address.port())?;
         }
         ui::say(format!("listening on http://{address}"));
-        let stop = stop_signal()?;
         server.serve(listener, stop).await;
         Ok(())
     })

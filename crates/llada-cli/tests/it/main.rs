@@ -8,6 +8,7 @@ mod readme;
 mod refusals;
 mod reopen;
 mod requests;
+mod serve;
 mod structured;
 mod talk;
 mod window;

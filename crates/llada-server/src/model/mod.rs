@@ -101,7 +101,7 @@ impl Place {
         match self.state() {
             State::Ready(ready) => Ok(ready),
             State::Loading(stage) => Err(Refusal::loading(&self.name, stage)),
-            State::Failed(reason) => Err(Refusal::loading(&self.name, &reason)),
+            State::Failed(reason) => Err(Refusal::lost(&self.name, &reason)),
         }
     }
 

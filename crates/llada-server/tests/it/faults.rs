@@ -72,7 +72,9 @@ async fn requests_are_told_how_far_a_model_is() {
         server.ask("/v1/completions", ask("late")).await.status == 200
     })
     .await;
-    assert_eq!(server.ask("/v1/completions", ask("lost")).await.status, 503);
+    let lost = server.ask("/v1/completions", ask("lost")).await;
+    assert_eq!(lost.status, 503);
+    assert_eq!(lost.json()["error"]["code"], "model_failed");
 }
 
 #[test]
