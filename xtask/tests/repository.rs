@@ -41,7 +41,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("train", &["tensor", "model", "diffusion", "text"]),
     ("engine", &["tensor", "model", "diffusion"]),
     ("eval", &["engine", "model", "diffusion", "text"]),
-    ("server", &["engine", "text"]),
+    ("request", &["engine", "text"]),
+    ("server", &["engine", "text", "request"]),
     (
         "cli",
         &[
@@ -52,6 +53,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "train",
             "engine",
             "eval",
+            "request",
             "server",
         ],
     ),

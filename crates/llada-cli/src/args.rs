@@ -1,23 +1,24 @@
 //! Command-line arguments. New knobs of a training run go into the recipe, not into flags.
 
 mod bench;
-mod decoding;
 mod eval;
 mod quantize;
+mod serve;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llada_diffusion::LabelAlignment;
+use llada_request::Settings;
 
 pub(crate) use bench::{BenchArgs, ServingArgs, ShapeArgs};
-pub(crate) use decoding::{AcceptanceArg, DecodingArgs, EditArg};
 pub(crate) use eval::{
     CompareArgs, EvalArgs, EvalCommand, EvalRunArgs, EvalScoreArgs, EvalSumsArgs, EvalTasksArgs,
     EvalTextArgs, NllArgs, Sweep,
 };
 pub(crate) use quantize::QuantizeArgs;
+pub(crate) use serve::{LogFormat, ModelName, ServeArgs};
 
 /// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
 #[derive(Debug, Parser)]
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Talks with a model in the terminal.
     Chat(ChatArgs),
+    /// Answers over HTTP, to OpenAI's clients and to a page of its own.
+    Serve(ServeArgs),
     /// Shows recorded decoding.
     Trace(TraceArgs),
     /// Measures likelihood, accuracy and speed.
@@ -137,7 +140,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "PAGES")]
     pub page_budget: Option<NonZeroUsize>,
     #[command(flatten)]
-    pub decoding: DecodingArgs,
+    pub decoding: Settings,
 }
 
 /// A checkpoint to decode with, and what it does not say itself.
@@ -186,7 +189,7 @@ pub(crate) struct ChatArgs {
     #[arg(long)]
     pub system: Option<String>,
     #[command(flatten)]
-    pub decoding: DecodingArgs,
+    pub decoding: Settings,
 }
 
 #[derive(Debug, Args)]

@@ -29,6 +29,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     llada_tensor::Isa::from_env().map_err(failure::usage)?;
+    if let Command::Serve(args) = &cli.command {
+        // Every model has a pool of its own, whose thread runs nothing but the engine.
+        return commands::serve::run(args, cli.threads);
+    }
     let pool = ui::thread_pool(cli.threads)?;
     // Kernels run inside the pool from here on; entering it for every small product costs more than the product.
     pool.install(|| dispatch(cli.command))
@@ -41,6 +45,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Chat(args) => commands::chat::run(&args),
+        Command::Serve(args) => commands::serve::run(&args, None),
         Command::Trace(args) => commands::trace::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use llada_diffusion::{
-    BlockOutcome, Candidate, DenoiseStep, Edit, FinishReason, Proposals, Sequence,
+    BlockOutcome, Candidate, DenoiseStep, Edit, FinishReason, Placed, Proposals, Sequence,
 };
 use llada_tensor::HeadRow;
 
@@ -340,6 +340,7 @@ impl Decoding {
                 step,
                 start: rows.start,
                 ids: ids.to_vec(),
+                placed: self.text.placed()[rows.clone()].to_vec(),
                 open: rows.filter(|&i| self.text.open()[i]).collect(),
             });
         }
@@ -369,6 +370,7 @@ impl Decoding {
             events.push(Event::Committed {
                 request: id,
                 ids: tokens[self.sent..end].to_vec(),
+                placed: self.placed(self.sent..end),
             });
             self.sent = end;
         }
@@ -379,15 +381,20 @@ impl Decoding {
         finish
     }
 
+    /// Returns how final ids of the answer came to their places.
+    fn placed(&self, positions: Range<usize>) -> Vec<Placed> {
+        let placed = self.text.placed()[positions].iter();
+        placed
+            .map(|placed| placed.expect("what is final was placed"))
+            .collect()
+    }
+
     pub(crate) fn answer(self, finish_reason: FinishReason) -> Answer {
         let answer = self.text.prompt_len()..self.sent;
-        let placed = self.text.placed()[answer.clone()].iter();
         let counts = self.text.counts();
         Answer {
-            output_ids: self.text.tokens()[answer].to_vec(),
-            placed: placed
-                .map(|placed| placed.expect("the answer was placed"))
-                .collect(),
+            output_ids: self.text.tokens()[answer.clone()].to_vec(),
+            placed: self.placed(answer),
             finish_reason,
             approximate: self.plan.policy.window.is_approximate(),
             forwards: self.forwards,

@@ -1,6 +1,6 @@
 //! What the engine says while requests run.
 
-use crate::{Answer, Error, RequestId};
+use crate::{Answer, Error, Placed, RequestId};
 
 /// Something that happened to a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +11,8 @@ pub enum Event {
         request: RequestId,
         /// The next ids of the answer.
         ids: Vec<u32>,
+        /// How each of them came to its place.
+        placed: Vec<Placed>,
     },
     /// An active block after a step, sent if [`Request::draft`](crate::Request::draft) asks for it.
     /// Open positions hold MASK, and with editing placed tokens may still change.
@@ -27,6 +29,8 @@ pub enum Event {
         ids: Vec<u32>,
         /// Positions still open.
         open: Vec<usize>,
+        /// How each id came to its place; `None` for the prompt and open positions.
+        placed: Vec<Option<Placed>>,
     },
     /// The text ended; the answer's ids have all been committed before.
     Finished {

@@ -389,6 +389,19 @@ impl Tokenizer {
             .map_err(|source| Error::Decode { source })
     }
 
+    /// Returns the template in which the checkpoint talks: its own, or the built-in one if it ships none
+    /// but ends a turn with a token. `None` for a model that knows no turns.
+    ///
+    /// # Errors
+    /// If the template is malformed.
+    pub fn own_chat_template(&self) -> Result<Option<ChatTemplate>> {
+        let ships = !matches!(self.config.0.get("chat_template"), None | Some(Value::Null));
+        match ships || self.specials.role_end.is_some() {
+            true => self.chat_template().map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Returns the checkpoint's chat template, or the built-in one if it ships none.
     ///
     /// # Errors

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 
-use super::{DecodingArgs, ModelArgs};
+use llada_request::Settings;
+
+use super::ModelArgs;
 
 const EXAMPLES: &str = "Examples:
   llada bench assets/worked-sums/child --requests prompts.jsonl --concurrency 1,4 --baseline assets/worked-sums/parent
@@ -96,7 +98,7 @@ pub(crate) struct ServingArgs {
     #[arg(long)]
     pub no_prefix_cache: bool,
     #[command(flatten)]
-    pub decoding: DecodingArgs,
+    pub decoding: Settings,
     /// One JSON object per setting on stdout.
     #[arg(long)]
     pub json: bool,

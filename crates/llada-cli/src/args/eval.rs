@@ -7,7 +7,9 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{DecodingArgs, ModelArgs, PrecisionArg};
+use llada_request::Settings;
+
+use super::{ModelArgs, PrecisionArg};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -161,7 +163,7 @@ pub(crate) struct EvalRunArgs {
     #[arg(long)]
     pub unsafe_exec: bool,
     #[command(flatten)]
-    pub decoding: DecodingArgs,
+    pub decoding: Settings,
     /// One JSON object per task and setting on stdout.
     #[arg(long)]
     pub json: bool,

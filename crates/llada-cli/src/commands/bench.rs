@@ -15,10 +15,11 @@ use llada_model::Model;
 use self::limit::Limit;
 use self::report::Report;
 use self::serve::{Run, serve};
-use super::decoding::{Checkpoint, Job, Row};
+use super::decoding::{self, Job, Row};
 use super::load_model;
 use crate::args::{BenchArgs, ServingArgs};
 use crate::{failure, ui};
+use llada_request::Checkpoint;
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match args {
@@ -29,7 +30,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 /// Serves the requests at every concurrency and prints a row each.
 fn compare(args: &ServingArgs) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(&args.model.dir, &args.model.ids, args.model.ar)?;
+    let checkpoint = decoding::open(&args.model.dir, &args.model.ids, args.model.ar)?;
     let requests = Row::read_all(&args.requests)?;
     // Every run needs its own jobs, for their hooks follow a text.
     let jobs = || jobs(args, &checkpoint, &requests);
@@ -40,7 +41,7 @@ fn compare(args: &ServingArgs) -> anyhow::Result<()> {
     }
     let model = load_model(&args.model.dir, args.model.precision.into())?;
     let baseline = args.baseline.as_ref().map(|dir| {
-        let checkpoint = Checkpoint::open(dir, &args.model.ids, true)?;
+        let checkpoint = decoding::open(dir, &args.model.ids, true)?;
         anyhow::Ok((load_model(dir, args.model.precision.into())?, checkpoint))
     });
     let baseline = baseline.transpose()?;
@@ -68,7 +69,7 @@ fn compare(args: &ServingArgs) -> anyhow::Result<()> {
 /// Makes what the engine is asked from the requests as they were written.
 fn jobs(args: &ServingArgs, checkpoint: &Checkpoint, rows: &[Row]) -> anyhow::Result<Vec<Job>> {
     let job = |row: &Row| {
-        let job = checkpoint.job(row.clone(), &args.decoding)?;
+        let job = decoding::job(checkpoint, row.clone(), &args.decoding)?;
         let place = job.place.clone();
         failure::at(place.as_deref(), check_measured(job))
     };

@@ -16,10 +16,11 @@ use serde_json::{Map, Value};
 pub(super) use self::dialogue::Dialogue;
 use self::input::Input;
 use self::view::View;
-use super::decoding::{Checkpoint, Prompt, Row, Speller};
+use super::decoding::{Prompt, Row, Speller, job, open};
 use super::load_model;
-use crate::args::{ChatArgs, DecodingArgs};
+use crate::args::ChatArgs;
 use crate::{failure, ui};
+use llada_request::{Checkpoint, Settings};
 
 const HELP: &str = "\
 /help             this
@@ -30,8 +31,8 @@ const HELP: &str = "\
 /quit             leave; so do Ctrl-D and, while no answer is written, Ctrl-C";
 
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(&args.model.dir, &args.model.ids, args.model.ar)?;
-    let mut dialogue = Dialogue::new(&checkpoint, &args.model.dir)?;
+    let checkpoint = open(&args.model.dir, &args.model.ids, args.model.ar)?;
+    let mut dialogue = Dialogue::new(&checkpoint)?;
     if let Some(system) = &args.system {
         dialogue.set_system(system)?;
     }
@@ -69,7 +70,7 @@ struct Chat<'a> {
     checkpoint: &'a Checkpoint,
     engine: Engine<'a>,
     dialogue: Dialogue,
-    settings: DecodingArgs,
+    settings: Settings,
     input: Input,
 }
 
@@ -95,7 +96,7 @@ impl Chat<'_> {
     }
 
     /// Returns the settings with one of them changed.
-    fn changed(&self, assignment: &str) -> anyhow::Result<DecodingArgs> {
+    fn changed(&self, assignment: &str) -> anyhow::Result<Settings> {
         let Some((name, value)) = assignment.split_once(char::is_whitespace) else {
             bail!(failure::usage(
                 "expected /set NAME VALUE, such as /set threshold 0.7"
@@ -109,7 +110,7 @@ impl Chat<'_> {
             )));
         }
         let fields = Map::from_iter([(name, value)]);
-        let change: DecodingArgs =
+        let change: Settings =
             serde_json::from_value(Value::Object(fields)).map_err(failure::usage)?;
         let settings = change.or(&self.settings);
         check(self.checkpoint, &settings)?;
@@ -118,14 +119,17 @@ impl Chat<'_> {
 
     /// Writes the answer to a line. An interrupted turn is forgotten.
     fn answer(&mut self, line: &str) -> anyhow::Result<()> {
-        let tokenizer = self.checkpoint.tokenizer_for("a chat")?;
+        let tokenizer = self
+            .checkpoint
+            .tokenizer_for("a chat")
+            .map_err(failure::usage)?;
         let prompt = self.dialogue.prompt(tokenizer, line)?;
         let row = Row::new(Prompt::Ids(prompt));
-        let mut job = self.checkpoint.job(row, &self.settings)?;
+        let mut job = job(self.checkpoint, row, &self.settings)?;
         let speller = Speller(Some(tokenizer));
         let mut view = View::new(
             speller,
-            self.checkpoint.text(&job)?,
+            self.checkpoint.text(&job.request, &job.settings)?,
             job.request.prompt.len(),
         );
         job.request.draft = view.is_live();
@@ -167,13 +171,13 @@ fn finished(events: Vec<Event>, view: &mut View<'_>) -> anyhow::Result<Option<An
 }
 
 /// Refuses settings with which no line could be answered.
-fn check(checkpoint: &Checkpoint, settings: &DecodingArgs) -> anyhow::Result<()> {
+fn check(checkpoint: &Checkpoint, settings: &Settings) -> anyhow::Result<()> {
     if let Some(name) = settings.records() {
         let message = format!("`{name}` adds to JSON, which a chat does not print");
         return Err(failure::usage(message));
     }
     let row = Row::new(Prompt::Ids(Vec::new()));
-    checkpoint.job(row, settings).map(drop)
+    job(checkpoint, row, settings).map(drop)
 }
 
 fn cost(answer: &Answer, start: Instant) -> String {

@@ -7,6 +7,7 @@ mod run;
 mod score;
 mod settings;
 
+pub(super) use self::nll::documents;
 use crate::args::{EvalArgs, EvalCommand};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {

@@ -8,17 +8,18 @@ use llada_engine::{Answer, Engine, Event, RequestId};
 use llada_text::Tokenizer;
 use serde_json::json;
 
-use super::decoding::{AnswerText, Checkpoint, Job, Prompt, Row, joint, to_json};
+use super::decoding::{self, Job, Prompt, Row, to_json};
 use super::load_model;
 use crate::args::GenerateArgs;
 use crate::failure::{self, at};
 use crate::ui;
+use llada_request::{AnswerText, Checkpoint, joint};
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let rows = rows(args)?;
-    let checkpoint = Checkpoint::open(&args.model.dir, &args.model.ids, args.model.ar)?;
+    let checkpoint = decoding::open(&args.model.dir, &args.model.ids, args.model.ar)?;
     let jobs = rows.into_iter().map(|row| {
-        let job = checkpoint.job(row, &args.decoding)?;
+        let job = decoding::job(&checkpoint, row, &args.decoding)?;
         let place = job.place.clone();
         at(place.as_deref(), check_shown(args, job))
     });
@@ -116,7 +117,11 @@ fn show(checkpoint: &Checkpoint, engine: &mut Engine<'_>, mut job: Job) -> anyho
         .submit_with(&job.request, hooks)
         .map_err(failure::usage)?;
     let mut stream = match &checkpoint.tokenizer {
-        Some(tokenizer) => Some(Stream::new(tokenizer, &job, checkpoint.text(&job)?)?),
+        Some(tokenizer) => Some(Stream::new(
+            tokenizer,
+            &job,
+            checkpoint.text(&job.request, &job.settings)?,
+        )?),
         None => None,
     };
     loop {

@@ -11,6 +11,7 @@ mod gguf;
 pub(crate) mod inspect;
 pub(crate) mod quantize;
 pub(crate) mod sandbox_exec;
+pub(crate) mod serve;
 pub(crate) mod sums;
 pub(crate) mod trace;
 pub(crate) mod train;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use llada_model::Config;
 use serde::Deserialize;
 
-use super::decoding::{Checkpoint, Slots, Speller};
+use super::decoding::{Slots, Speller, open};
 use crate::args::{IdArgs, TraceArgs, TraceCommand, TraceShowArgs};
 use crate::live::Live;
 use crate::{failure, ui};
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<()> {
 }
 
 fn show(args: &TraceShowArgs) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(&args.model, &IdArgs::default(), false)?;
+    let checkpoint = open(&args.model, &IdArgs::default(), false)?;
     let speller = Speller(checkpoint.tokenizer.as_ref());
     let mask_id = args
         .mask_id

@@ -2,12 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod bench;
+mod clients;
 mod commands;
 mod eval;
 mod readme;
 mod refusals;
 mod reopen;
 mod requests;
+mod serve;
 mod structured;
 mod talk;
 mod window;

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use llada_engine::{
     Acceptance, Answer, Capacity, Edit, Engine, Error, Event, LabelAlignment, Method, Options,
-    Policy, Quota, Reopen, Request, RequestId, Sampling, Savings, Window, reference,
+    Placed, Policy, Quota, Reopen, Request, RequestId, Sampling, Savings, Window, reference,
 };
 use llada_model::Model;
 use proptest::prelude::*;
@@ -17,6 +17,7 @@ use crate::support::{CAPACITY, DENSE, EOS, GOLDEN, generate, load_model, options
 /// What happened to a request, its events put together.
 #[derive(Default)]
 struct Heard {
+    placed: Vec<Placed>,
     ids: Vec<u32>,
     answer: Option<Answer>,
 }
@@ -31,8 +32,14 @@ fn finish(engine: &mut Engine<'_>, heard: &mut BTreeMap<RequestId, Heard>) {
 fn listen(events: Vec<Event>, heard: &mut BTreeMap<RequestId, Heard>) {
     for event in events {
         match event {
-            Event::Committed { request, ids } => {
-                heard.entry(request).or_default().ids.extend(ids);
+            Event::Committed {
+                request,
+                ids,
+                placed,
+            } => {
+                let heard = heard.entry(request).or_default();
+                heard.ids.extend(ids);
+                heard.placed.extend(placed);
             }
             Event::Finished { request, answer } => {
                 heard.entry(request).or_default().answer = Some(answer);
@@ -55,6 +62,7 @@ fn assert_alone(model: &Model, options: &Options, request: &Request, heard: Hear
     let alone = generate(model, options, request);
     let answer = heard.answer.unwrap();
     assert_eq!(heard.ids, answer.output_ids, "streamed {request:?}");
+    assert_eq!(heard.placed, answer.placed, "streamed {request:?}");
     assert_eq!(essence(answer), essence(alone), "{request:?}");
 }
 
@@ -209,8 +217,13 @@ fn drafts_show_the_block_of_every_step() {
                     start,
                     ids,
                     open,
+                    placed,
                     ..
                 } => {
+                    let is_placed = |i: usize| placed[i - start].is_some();
+                    assert!(
+                        (start..start + 8).all(|i| is_placed(i) != (i < 9 || open.contains(&i)))
+                    );
                     assert_eq!(start, block * 8);
                     let masks = (0..8).filter(|&i| ids[i] == crate::support::MASK);
                     assert!(masks.map(|i| start + i).eq(open));

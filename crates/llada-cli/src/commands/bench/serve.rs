@@ -86,7 +86,7 @@ impl Run {
         clients: &mut BTreeMap<RequestId, Client>,
     ) -> anyhow::Result<()> {
         match event {
-            Event::Committed { request, ids } => {
+            Event::Committed { request, ids, .. } => {
                 let client = clients.get_mut(&request).context("an unknown request")?;
                 match client.heard.replace(self.elapsed) {
                     None => self.first_tokens.push(self.elapsed),

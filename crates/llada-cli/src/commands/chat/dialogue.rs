@@ -1,14 +1,12 @@
 //! What was said so far, as the next prompt.
 
-use std::path::Path;
-
 use anyhow::bail;
 use llada_engine::{Answer, FinishReason};
 use llada_text::{ChatTemplate, Conversation, Tokenizer, message};
 use serde_json::Value;
 
-use crate::commands::decoding::Checkpoint;
 use crate::failure;
+use llada_request::Checkpoint;
 
 /// A conversation, or a text that both sides write.
 #[derive(Debug)]
@@ -24,14 +22,13 @@ pub(in crate::commands) enum Dialogue {
 }
 
 impl Dialogue {
-    pub(in crate::commands) fn new(checkpoint: &Checkpoint, dir: &Path) -> anyhow::Result<Self> {
-        let tokenizer = checkpoint.tokenizer_for("a chat")?;
-        // The built-in template is in the words of models that end a turn with a token of its own.
-        if !has_template(dir, tokenizer) && tokenizer.specials().role_end.is_none() {
+    pub(in crate::commands) fn new(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
+        let tokenizer = checkpoint.tokenizer_for("a chat").map_err(failure::usage)?;
+        let Some(template) = tokenizer.own_chat_template()? else {
             return Ok(Self::Text(Vec::new()));
-        }
+        };
         Ok(Self::Messages {
-            template: Box::new(tokenizer.chat_template()?),
+            template: Box::new(template),
             system: None,
             messages: Vec::new(),
         })
@@ -104,14 +101,4 @@ impl Dialogue {
             }
         }
     }
-}
-
-/// Returns whether a checkpoint ships a chat template.
-fn has_template(dir: &Path, tokenizer: &Tokenizer) -> bool {
-    if dir.is_file() {
-        return tokenizer.chat_template_source().is_some();
-    }
-    let config = std::fs::read(dir.join("tokenizer_config.json")).unwrap_or_default();
-    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
-    !config["chat_template"].is_null() || dir.join("chat_template.jinja").exists()
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use llada_engine::Event;
 
-use crate::commands::decoding::{AnswerText, Slots, Speller};
+use llada_request::AnswerText;
+
+use crate::commands::decoding::{Slots, Speller};
 use crate::live::Live;
 use crate::ui;
 
@@ -110,6 +112,7 @@ mod tests {
             start: 2 * block,
             ids: ids.to_vec(),
             open: open.to_vec(),
+            placed: Vec::new(),
         };
         let events = [draft(1, [5, 9], &[3]), draft(2, [9, 7], &[4])];
         let slots: Vec<_> = events.iter().flat_map(slots).collect();

@@ -3,7 +3,9 @@
 use llada_engine::{Answer, Placed};
 use serde_json::{Value, json};
 
-use super::{Checkpoint, Job};
+use llada_request::Checkpoint;
+
+use super::Job;
 
 /// Returns the object that `--json` prints for an answer.
 ///
@@ -16,7 +18,11 @@ pub(in crate::commands) fn to_json(
     answer: &Answer,
 ) -> anyhow::Result<Value> {
     let text = match checkpoint.tokenizer {
-        Some(_) => Some(checkpoint.text(job)?.of(&answer.output_ids)?),
+        Some(_) => Some(
+            checkpoint
+                .text(&job.request, &job.settings)?
+                .of(&answer.output_ids)?,
+        ),
         None => None,
     };
     let tokens = answer.output_ids.len() as f64;

@@ -1,5 +1,6 @@
 //! Blocks that are not finished, for people to look at.
 
+use llada_request::spell;
 use llada_text::Tokenizer;
 
 use crate::live::{Cell, Live};
@@ -14,16 +15,10 @@ pub(in crate::commands) struct Speller<'a>(pub(in crate::commands) Option<&'a To
 impl Speller<'_> {
     /// Returns what a token reads inside a text.
     pub(in crate::commands) fn spell(self, id: u32) -> String {
-        let Some(tokenizer) = self.0 else {
-            return format!(" {id}");
-        };
-        if let Some(special) = tokenizer.specials().text(id) {
-            return special.to_owned();
+        match self.0 {
+            Some(tokenizer) => spell(tokenizer, id),
+            None => format!(" {id}"),
         }
-        // At the start of a text some decoders drop a space, so the second of two is looked at.
-        let once = tokenizer.decode(&[id]).unwrap_or_default();
-        let twice = tokenizer.decode(&[id, id]).unwrap_or_default();
-        twice.strip_prefix(&once).unwrap_or(&once).to_owned()
     }
 
     /// Returns what to write to show a block, with what differs from `before` marked.

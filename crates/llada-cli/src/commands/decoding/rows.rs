@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::Context;
+use llada_request::Settings;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::args::DecodingArgs;
 use crate::failure;
 
 /// What a request continues.
@@ -20,7 +20,7 @@ pub(in crate::commands) enum Prompt {
 #[derive(Clone, Debug)]
 pub(in crate::commands) struct Row {
     pub(in crate::commands) prompt: Prompt,
-    pub(super) settings: DecodingArgs,
+    pub(super) settings: Settings,
     /// `file:line`, for messages.
     pub(super) place: Option<String>,
 }
@@ -30,7 +30,7 @@ impl Row {
     pub(in crate::commands) fn new(prompt: Prompt) -> Self {
         Self {
             prompt,
-            settings: DecodingArgs::default(),
+            settings: Settings::default(),
             place: None,
         }
     }
@@ -64,7 +64,7 @@ impl Row {
             (None, Some(ids)) => Prompt::Ids(ids),
             _ => return Err("a request needs either `prompt` or `ids`".to_owned()),
         };
-        let settings = DecodingArgs::deserialize(Value::Object(fields)).map_err(readable)?;
+        let settings = Settings::deserialize(Value::Object(fields)).map_err(readable)?;
         Ok(Self {
             settings,
             ..Self::new(prompt)

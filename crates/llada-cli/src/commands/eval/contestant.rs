@@ -6,13 +6,14 @@ use anyhow::Context;
 use llada_engine::{Answer, Options, Savings};
 use llada_eval::{Ask, PromptSpec};
 use llada_model::Model;
+use llada_request::{AnswerText, Checkpoint, Settings};
 use llada_train::data::Document;
 use llada_train::{Mode, Total, nll_of_each};
 
 use super::settings::Setting;
-use crate::args::{DecodingArgs, EvalRunArgs};
+use crate::args::EvalRunArgs;
 use crate::commands::chat::Dialogue;
-use crate::commands::decoding::{AnswerText, Checkpoint, Prompt, Row};
+use crate::commands::decoding;
 use crate::commands::load_model;
 use crate::failure;
 
@@ -57,10 +58,10 @@ impl Contestant {
         likelihood: &str,
     ) -> anyhow::Result<Self> {
         let mode = super::nll::mode("--likelihood", likelihood)?;
-        let checkpoint = Checkpoint::open(dir, &args.model.ids, ar)?;
+        let checkpoint = decoding::open(dir, &args.model.ids, ar)?;
         let dialogue = match args.plain {
             true => Dialogue::Text(Vec::new()),
-            false => Dialogue::new(&checkpoint, dir)?,
+            false => Dialogue::new(&checkpoint)?,
         };
         Ok(Self {
             settings,
@@ -99,17 +100,20 @@ impl Contestant {
         spec: &PromptSpec,
         setting: &Setting,
     ) -> anyhow::Result<(Ask, AnswerText)> {
-        let tokenizer = self.checkpoint.tokenizer_for("a task")?;
+        let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
         let ids = self.dialogue.prompt(tokenizer, question)?;
         let stop = (!self.is_chat() && !spec.stop.is_empty()).then(|| spec.stop.clone());
-        let of_task = DecodingArgs {
+        let of_task = Settings {
             max_new_tokens: Some(spec.max_new_tokens),
             stop,
-            ..DecodingArgs::default()
+            ..Settings::default()
         };
         let settings = setting.decoding.clone().or(&of_task);
-        let job = self.checkpoint.job(Row::new(Prompt::Ids(ids)), &settings)?;
-        let text = self.checkpoint.text(&job)?;
+        let job = self.checkpoint.job(ids, settings).map_err(failure::usage)?;
+        let text = self
+            .checkpoint
+            .text(&job.request, &job.settings)
+            .map_err(failure::usage)?;
         Ok((
             Ask {
                 request: job.request,
@@ -145,7 +149,7 @@ impl Contestant {
     /// Returns the likelihood of a text, in pieces as long as the model's context. The first token of
     /// each is given.
     pub(super) fn text_likelihood(&self, text: &str) -> anyhow::Result<Total> {
-        let tokenizer = self.checkpoint.tokenizer_for("a task")?;
+        let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
         let ids = tokenizer.encode(text).map_err(failure::usage)?;
         let pieces = ids.chunks(self.model.config.max_position_embeddings);
         let piece = |ids: &[u32]| Document {
@@ -171,7 +175,7 @@ impl Contestant {
     /// Encodes both together, as they would stand in a text; the prompt ends where this differs from
     /// the context alone.
     fn document(&self, context: &str, continuation: &str) -> anyhow::Result<Document> {
-        let tokenizer = self.checkpoint.tokenizer_for("a task")?;
+        let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
         let alone = tokenizer.encode(context).map_err(failure::usage)?;
         let ids = tokenizer
             .encode(&format!("{context}{continuation}"))

@@ -51,7 +51,7 @@ pub(super) fn mode(flag: &str, text: &str) -> anyhow::Result<Mode> {
 }
 
 /// Reads documents as they are: nothing appended, long ones truncated.
-pub(super) fn documents(
+pub(in crate::commands) fn documents(
     path: &Path,
     tokenizer: &Tokenizer,
     model: &Model,

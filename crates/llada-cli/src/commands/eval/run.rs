@@ -17,7 +17,7 @@ use super::contestant::{BASELINE, Contestant, text_of};
 use super::score::{programs_at_once, sandbox, usage};
 use super::settings::{Setting, settings};
 use crate::args::EvalRunArgs;
-use crate::commands::decoding::AnswerText;
+use llada_request::AnswerText;
 use crate::{failure, ui};
 
 /// Flags that change neither answers nor what is asked.

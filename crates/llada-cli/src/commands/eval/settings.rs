@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::args::{DecodingArgs, Sweep};
+use llada_request::Settings;
+
+use crate::args::Sweep;
 use crate::failure;
 
 /// One way of decoding.
@@ -11,11 +13,11 @@ use crate::failure;
 pub(super) struct Setting {
     /// What it is called in the results.
     pub name: String,
-    pub decoding: DecodingArgs,
+    pub decoding: Settings,
 }
 
 /// Returns every combination of the values; without a sweep, what the flags say alone.
-pub(super) fn settings(sweeps: &[Sweep], flags: &DecodingArgs) -> anyhow::Result<Vec<Setting>> {
+pub(super) fn settings(sweeps: &[Sweep], flags: &Settings) -> anyhow::Result<Vec<Setting>> {
     if let Some(name) = flags.records() {
         return Err(failure::usage(format!(
             "`{name}` adds to the JSON of an answer, which an evaluation does not print"
@@ -42,7 +44,7 @@ pub(super) fn settings(sweeps: &[Sweep], flags: &DecodingArgs) -> anyhow::Result
     settings.collect()
 }
 
-fn setting(combination: &[(&str, &Value)], flags: &DecodingArgs) -> anyhow::Result<Setting> {
+fn setting(combination: &[(&str, &Value)], flags: &Settings) -> anyhow::Result<Setting> {
     let mut fields = Map::new();
     for (name, value) in combination {
         if fields
@@ -52,7 +54,7 @@ fn setting(combination: &[(&str, &Value)], flags: &DecodingArgs) -> anyhow::Resu
             return Err(failure::usage(format!("--sweep: `{name}` is swept twice")));
         }
     }
-    let decoding = DecodingArgs::deserialize(Value::Object(fields));
+    let decoding = Settings::deserialize(Value::Object(fields));
     let decoding = decoding.map_err(|error| failure::usage(format!("--sweep: {error}")))?;
     let spelled = |(name, value): &(&str, &Value)| match value {
         Value::String(word) => format!("{name}={word}"),
@@ -75,7 +77,7 @@ mod tests {
 
     fn names(sweeps: &[&str]) -> anyhow::Result<Vec<String>> {
         let sweeps: Vec<Sweep> = sweeps.iter().map(|text| text.parse().unwrap()).collect();
-        let settings = settings(&sweeps, &DecodingArgs::default())?;
+        let settings = settings(&sweeps, &Settings::default())?;
         Ok(settings.into_iter().map(|setting| setting.name).collect())
     }
 

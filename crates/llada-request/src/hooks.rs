@@ -1,14 +1,13 @@
 //! Rules of a request that know its text: stop strings and grammars.
 
-use anyhow::bail;
 use llada_engine::{Constraint, Preset, StopRule};
 use llada_text::{Grammar, Matcher, StopStrings, Vocabulary};
 
-use crate::args::{DecodingArgs, EditArg};
-use crate::failure;
+use crate::error::{Error, Result};
+use crate::{EditArg, Settings};
 
 /// Ends the text with the id that completes a stop string.
-pub(super) fn stop_rule(mut text: StopStrings) -> StopRule {
+pub(crate) fn stop_rule(mut text: StopStrings) -> StopRule {
     let mut seen = 0;
     Box::new(move |ids| {
         // Should decoding fail here, it fails for the answer's text too, which reports it.
@@ -20,46 +19,50 @@ pub(super) fn stop_rule(mut text: StopStrings) -> StopRule {
 }
 
 /// The language that an answer is confined to.
-pub(super) enum Language<'a> {
+pub(crate) enum Language<'a> {
     Schema(&'a str),
     Regex(&'a str),
 }
 
 impl<'a> Language<'a> {
     /// Returns the language that the settings name, if they do.
-    pub(super) fn of(settings: &'a DecodingArgs) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn of(settings: &'a Settings) -> Result<Option<Self>> {
         let language = match (&settings.json_schema, &settings.regex) {
             (None, None) => return Ok(None),
             (Some(schema), None) => Self::Schema(&schema.0),
             (None, Some(regex)) => Self::Regex(regex),
-            (Some(_), Some(_)) => bail!(failure::usage(
-                "`json_schema` and `regex` exclude each other; give one",
-            )),
+            (Some(_), Some(_)) => {
+                return Err(Error::field(
+                    "json_schema",
+                    "and `regex` exclude each other; give one",
+                ));
+            }
         };
         let by_default = match settings.mode.unwrap_or(Preset::Quality2) {
             Preset::Quality2 => EditArg::Off,
             Preset::Quality | Preset::Speed => EditArg::Above(0.0),
         };
         if settings.edit.unwrap_or(by_default) != EditArg::Off {
-            bail!(failure::usage(
-                "`json_schema` and `regex` follow the text from left to right, so it must not change \
-                 behind them; set `edit` to off",
+            return Err(Error::field(
+                "json_schema",
+                "and `regex` follow the text from left to right, so it must not change behind them; \
+                 set `edit` to off",
             ));
         }
         if settings.ignore_eos == Some(true) {
-            bail!(failure::usage(
-                "`json_schema` and `regex` end the text where it is complete; leave out `ignore_eos`",
+            return Err(Error::field(
+                "json_schema",
+                "and `regex` end the text where it is complete; leave out `ignore_eos`",
             ));
         }
         Ok(Some(language))
     }
 
-    pub(super) fn constraint(self, vocabulary: &Vocabulary) -> anyhow::Result<Box<dyn Constraint>> {
+    pub(crate) fn constraint(self, vocabulary: &Vocabulary) -> Result<Box<dyn Constraint>> {
         let grammar = match self {
-            Self::Schema(schema) => Grammar::json_schema(vocabulary, schema),
-            Self::Regex(regex) => Grammar::regex(vocabulary, regex),
+            Self::Schema(schema) => Grammar::json_schema(vocabulary, schema)?,
+            Self::Regex(regex) => Grammar::regex(vocabulary, regex)?,
         };
-        let grammar = grammar.map_err(failure::usage)?;
         Ok(Box::new(Followed(grammar.matcher())))
     }
 }
@@ -68,7 +71,7 @@ impl<'a> Language<'a> {
 struct Followed(Matcher);
 
 impl Constraint for Followed {
-    fn allowed(&mut self) -> Result<Box<dyn Fn(u32) -> bool + '_>, String> {
+    fn allowed(&mut self) -> std::result::Result<Box<dyn Fn(u32) -> bool + '_>, String> {
         let set = self.0.allowed().map_err(|error| error.to_string())?;
         Ok(Box::new(move |id| set.contains(id)))
     }

@@ -7,24 +7,32 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use llada_engine::Preset;
+use schemars::JsonSchema as Described;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// Settings of a request; `None` is not said.
-#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[derive(Clone, Debug, Default, Args, Deserialize, Described)]
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Decoding")]
-pub(crate) struct DecodingArgs {
+pub struct Settings {
     /// Most tokens to generate [default: 256].
     #[arg(long)]
+    #[serde(
+        alias = "max_tokens",
+        alias = "max_completion_tokens",
+        alias = "gen_length"
+    )]
     pub max_new_tokens: Option<usize>,
     /// Block length [default: the checkpoint's].
     #[arg(long)]
+    #[serde(alias = "block_size")]
     pub block_length: Option<usize>,
     /// Published combination: quality2.0, q or s (the last two edit). Explicit settings override it.
     #[arg(long)]
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "Option<PresetName>")]
     pub mode: Option<Preset>,
     /// Confidence above which a token is accepted [default: 0.95].
     #[arg(long)]
@@ -40,9 +48,11 @@ pub(crate) struct DecodingArgs {
     pub high: Option<f32>,
     /// Steps per block: accepts at least block/steps tokens in each.
     #[arg(long, conflicts_with = "min_transfer")]
+    #[serde(alias = "num_inference_steps")]
     pub steps: Option<usize>,
     /// Fewest tokens accepted per step [default: 1].
     #[arg(long)]
+    #[serde(alias = "num_to_transfer")]
     pub min_transfer: Option<usize>,
     /// Lets placed tokens change: `off`, a confidence to exceed, or `revise:CONFIDENCE`, which also
     /// inserts and deletes [default: off].
@@ -50,6 +60,7 @@ pub(crate) struct DecodingArgs {
     pub edit: Option<EditArg>,
     /// Steps that editing may go on for in a block without open positions [default: 16].
     #[arg(long)]
+    #[serde(alias = "max_post_steps")]
     pub max_post_edit_steps: Option<usize>,
     /// With editing: what the logit of a repeated token loses [default: 0].
     #[arg(long)]
@@ -96,6 +107,7 @@ pub(crate) struct DecodingArgs {
     /// Added to the logit of a token; may be repeated.
     #[arg(long, value_name = "ID=X")]
     #[serde(deserialize_with = "biases")]
+    #[schemars(with = "Option<BTreeMap<String, f32>>")]
     pub logit_bias: Option<Vec<Bias>>,
     /// Seed of sampling [default: 0].
     #[arg(long)]
@@ -103,6 +115,7 @@ pub(crate) struct DecodingArgs {
     /// Ends the text before these characters; may be repeated.
     #[arg(long, value_name = "TEXT")]
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "Option<OneOrMany>")]
     pub stop: Option<Vec<String>>,
     /// Ends the text at these ids, besides the checkpoint's.
     #[arg(long, value_delimiter = ',', value_name = "IDS")]
@@ -133,10 +146,10 @@ pub(crate) struct DecodingArgs {
     pub return_steps: Option<bool>,
 }
 
-impl DecodingArgs {
+impl Settings {
     /// Fills what this leaves out from `defaults`.
     #[must_use]
-    pub(crate) fn or(self, defaults: &Self) -> Self {
+    pub fn or(self, defaults: &Self) -> Self {
         /// Names every field, so that none can be forgotten.
         macro_rules! fill {
             ($($field:ident)+) => {
@@ -169,7 +182,7 @@ impl DecodingArgs {
     }
 
     /// Returns these settings without those of blocks, for a model that writes token by token.
-    pub(crate) fn without_blocks(&self) -> Self {
+    pub fn without_blocks(&self) -> Self {
         Self {
             block_length: None,
             mode: None,
@@ -194,7 +207,7 @@ impl DecodingArgs {
     }
 
     /// Returns the name of a setting that only adds to the JSON of an answer.
-    pub(crate) fn records(&self) -> Option<&'static str> {
+    pub fn records(&self) -> Option<&'static str> {
         let settings = [
             ("trace", self.trace),
             ("logprobs", self.logprobs),
@@ -206,9 +219,9 @@ impl DecodingArgs {
 }
 
 /// Name of a rule of acceptance; its numbers are settings of their own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Described)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum AcceptanceArg {
+pub enum AcceptanceArg {
     /// Confidence above a threshold.
     #[default]
     Threshold,
@@ -221,11 +234,15 @@ pub(crate) enum AcceptanceArg {
 }
 
 /// Whether placed tokens may change.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Described)]
 #[serde(try_from = "Value")]
-pub(crate) enum EditArg {
+#[schemars(with = "EditForm")]
+pub enum EditArg {
+    /// They may not.
     Off,
+    /// To a token proposed with more than this confidence.
     Above(f32),
+    /// The same, and positions may be inserted and deleted.
     Revise(f32),
 }
 
@@ -260,8 +277,10 @@ impl TryFrom<Value> for EditArg {
 
 /// What is added to the logit of a token.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Bias {
+pub struct Bias {
+    /// The token.
     pub id: u32,
+    /// What is added.
     pub bias: f32,
 }
 
@@ -279,9 +298,10 @@ impl FromStr for Bias {
 }
 
 /// The text of a JSON schema: in a request file an object, or a string that holds one.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Described)]
 #[serde(from = "Value")]
-pub(crate) struct JsonSchema(pub String);
+#[schemars(with = "SchemaForm")]
+pub struct JsonSchema(pub String);
 
 impl JsonSchema {
     fn read(path: &str) -> Result<Self, String> {
@@ -298,6 +318,44 @@ impl From<Value> for JsonSchema {
             other => Self(other.to_string()),
         }
     }
+}
+
+/// A text or several.
+#[derive(Deserialize, Described)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// The names of [`Preset`], for the description alone.
+#[derive(Described)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum PresetName {
+    #[schemars(rename = "quality2.0")]
+    Quality2,
+    #[schemars(rename = "q")]
+    Quality,
+    #[schemars(rename = "s")]
+    Speed,
+}
+
+/// What an [`EditArg`] is written as, for the description alone.
+#[derive(Described)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum EditForm {
+    Above(f32),
+    Named(#[schemars(regex(pattern = r"^(off|revise:[0-9.]+|[0-9.]+)$"))] String),
+}
+
+/// What a [`JsonSchema`] is written as, for the description alone.
+#[derive(Described)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum SchemaForm {
+    Object(serde_json::Map<String, Value>),
+    Text(String),
 }
 
 /// Reads a value that is written as a string.
@@ -317,12 +375,6 @@ fn one_or_many<'de, D>(deserializer: D) -> Result<Option<Vec<String>>, D::Error>
 where
     D: Deserializer<'de>,
 {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a string or a list of strings")]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
     let texts = Option::<OneOrMany>::deserialize(deserializer)?;
     Ok(texts.map(|texts| match texts {
         OneOrMany::One(text) => vec![text],
@@ -346,7 +398,7 @@ mod tests {
 
     use super::*;
 
-    fn read(value: Value) -> Result<DecodingArgs, String> {
+    fn read(value: Value) -> Result<Settings, String> {
         serde_json::from_value(value).map_err(|error| error.to_string())
     }
 

@@ -1,20 +1,21 @@
 //! From settings to a policy. A setting that would have no effect is refused.
 
-use anyhow::bail;
 use llada_engine::{Acceptance, Edit, Policy, Preset, Quota, Reopen, Schedule, Window};
 
-use crate::args::{AcceptanceArg, DecodingArgs, EditArg};
-use crate::failure;
+use crate::error::{Error, Result};
+use crate::{AcceptanceArg, EditArg, Settings};
 
 /// Ids of the operations of LLaDA2.2.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::commands) struct EditIds {
-    pub(super) delete: Option<u32>,
-    pub(super) split: Option<u32>,
+pub struct EditIds {
+    /// Deletes a position.
+    pub delete: Option<u32>,
+    /// Inserts a position.
+    pub split: Option<u32>,
 }
 
 /// Returns the policy that the settings describe.
-pub(super) fn policy(settings: &DecodingArgs, ids: EditIds) -> anyhow::Result<Policy> {
+pub(crate) fn policy(settings: &Settings, ids: EditIds) -> Result<Policy> {
     let preset = settings.mode.unwrap_or(Preset::Quality2).policy();
     let edit = match settings.edit {
         Some(choice) => edit(choice, ids)?,
@@ -45,7 +46,7 @@ pub(super) fn policy(settings: &DecodingArgs, ids: EditIds) -> anyhow::Result<Po
 }
 
 /// Returns how done blocks are edited again.
-fn reopen(settings: &DecodingArgs) -> anyhow::Result<Option<Reopen>> {
+fn reopen(settings: &Settings) -> Result<Option<Reopen>> {
     let rounds = settings.reopen_rounds;
     match settings.reopen_blocks {
         None => {
@@ -61,7 +62,7 @@ fn reopen(settings: &DecodingArgs) -> anyhow::Result<Option<Reopen>> {
 }
 
 /// Returns the running set of blocks. One that is larger than a block has to say when blocks enter.
-fn window(settings: &DecodingArgs) -> anyhow::Result<Window> {
+fn window(settings: &Settings) -> Result<Window> {
     let Some(buffer_blocks) = settings.buffer_blocks else {
         let details = [
             ("admit_threshold", settings.admit_threshold.is_some()),
@@ -71,9 +72,10 @@ fn window(settings: &DecodingArgs) -> anyhow::Result<Window> {
         return Ok(Window::default());
     };
     let Some(admit_threshold) = settings.admit_threshold else {
-        bail!(failure::usage(
-            "`buffer_blocks` needs `admit_threshold`, the filled share of a block at which the next \
-             one starts: below 1 the text is approximate",
+        return Err(Error::field(
+            "buffer_blocks",
+            "needs `admit_threshold`, the filled share of a block at which the next one starts: \
+             below 1 the text is approximate",
         ));
     };
     Ok(Window {
@@ -86,7 +88,7 @@ fn window(settings: &DecodingArgs) -> anyhow::Result<Window> {
 }
 
 /// Refuses what only block diffusion knows.
-pub(super) fn refuse_blocks(settings: &DecodingArgs) -> anyhow::Result<()> {
+pub(crate) fn refuse_blocks(settings: &Settings) -> Result<()> {
     let details = [
         ("block_length", settings.block_length.is_some()),
         ("mode", settings.mode.is_some()),
@@ -101,11 +103,11 @@ pub(super) fn refuse_blocks(settings: &DecodingArgs) -> anyhow::Result<()> {
     ];
     refuse(
         &details,
-        "has no effect with --ar, which writes token by token",
+        "has no effect on a model that writes token by token (--ar)",
     )
 }
 
-fn edit(choice: EditArg, ids: EditIds) -> anyhow::Result<Edit> {
+fn edit(choice: EditArg, ids: EditIds) -> Result<Edit> {
     match (choice, ids.delete, ids.split) {
         (EditArg::Off, ..) => Ok(Edit::Off),
         (EditArg::Above(above), ..) => Ok(Edit::Above(above)),
@@ -114,14 +116,15 @@ fn edit(choice: EditArg, ids: EditIds) -> anyhow::Result<Edit> {
             delete_token_id,
             split_token_id,
         }),
-        (EditArg::Revise(_), ..) => bail!(failure::usage(
-            "`edit` revise needs tokens that delete and insert, which the checkpoint does not say; \
+        (EditArg::Revise(_), ..) => Err(Error::field(
+            "edit",
+            "revise needs tokens that delete and insert, which the checkpoint does not say; \
              pass --delete-id and --split-id",
         )),
     }
 }
 
-fn acceptance(settings: &DecodingArgs, preset: Acceptance) -> anyhow::Result<Acceptance> {
+fn acceptance(settings: &Settings, preset: Acceptance) -> Result<Acceptance> {
     let preset = match preset {
         Acceptance::Threshold(threshold)
         | Acceptance::Credit(threshold)
@@ -164,10 +167,11 @@ fn acceptance(settings: &DecodingArgs, preset: Acceptance) -> anyhow::Result<Acc
     })
 }
 
-fn quota(settings: &DecodingArgs) -> anyhow::Result<Quota> {
+fn quota(settings: &Settings) -> Result<Quota> {
     match (settings.steps, settings.min_transfer) {
-        (Some(_), Some(_)) => bail!(failure::usage(
-            "`steps` and `min_transfer` exclude each other; give one",
+        (Some(_), Some(_)) => Err(Error::field(
+            "steps",
+            "and `min_transfer` exclude each other; give one",
         )),
         (Some(steps), None) => Ok(Quota::Steps(steps)),
         (None, min_transfer) => Ok(Quota::MinTransfer(min_transfer.unwrap_or(1))),
@@ -175,7 +179,7 @@ fn quota(settings: &DecodingArgs) -> anyhow::Result<Quota> {
 }
 
 /// Returns when decoding leaves a block.
-pub(super) fn schedule(settings: &DecodingArgs) -> anyhow::Result<Schedule> {
+pub(crate) fn schedule(settings: &Settings) -> Result<Schedule> {
     let eos_early_stop = settings.eos_early_stop == Some(true);
     if settings.reference_schedule == Some(true) {
         return Ok(Schedule::Reference { eos_early_stop });
@@ -188,9 +192,9 @@ pub(super) fn schedule(settings: &DecodingArgs) -> anyhow::Result<Schedule> {
 }
 
 /// Refuses the first setting that is given.
-fn refuse(settings: &[(&str, bool)], reason: &str) -> anyhow::Result<()> {
+fn refuse(settings: &[(&'static str, bool)], reason: &str) -> Result<()> {
     match settings.iter().find(|(_, is_given)| *is_given) {
-        Some((name, _)) => Err(failure::usage(format!("`{name}` {reason}"))),
+        Some(&(name, _)) => Err(Error::field(name, reason)),
         None => Ok(()),
     }
 }

@@ -1,0 +1,166 @@
+//! The official clients of OpenAI against `llada serve`.
+//!
+//! Each needs its package from a registry, which is installed under `target/` once. Where Python, node
+//! or the registry is not at hand, the test says so and checks nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::root;
+
+/// A running server, killed at the end.
+struct Serving {
+    process: Child,
+    url: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Serving {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = dir.path().join("port");
+        let process = Command::new(env!("CARGO_BIN_EXE_llada"))
+            .current_dir(root())
+            .args([
+                "serve",
+                "assets/stories-child:story",
+                "assets/tinystories-656k:parent",
+            ])
+            .args(["--port", "0", "--port-file", port.to_str().unwrap()])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let port = eventually(|| std::fs::read_to_string(&port).ok());
+        let address = format!("127.0.0.1:{}", port.trim());
+        eventually(|| is_ready(&address).then_some(()));
+        Self {
+            process,
+            url: format!("http://{address}"),
+            _dir: dir,
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Waits for what has to happen.
+fn eventually<T>(mut happened: impl FnMut() -> Option<T>) -> T {
+    let give_up = Instant::now() + Duration::from_secs(120);
+    loop {
+        if let Some(result) = happened() {
+            return result;
+        }
+        assert!(Instant::now() < give_up, "it never happened");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is_ready(address: &str) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = std::net::TcpStream::connect(address) else {
+        return false;
+    };
+    let request = "GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let mut answer = String::new();
+    let asked = stream.write_all(request.as_bytes());
+    asked.is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+        && answer.starts_with("HTTP/1.1 200")
+}
+
+/// Runs a command of an installation; `None`, with a word why, if it does not work.
+fn install(command: &mut Command, what: &str) -> Option<()> {
+    let done = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if done.is_ok_and(|status| status.success()) {
+        return Some(());
+    }
+    say_skipped(what);
+    None
+}
+
+#[expect(clippy::print_stderr, reason = "a test that checks nothing says so")]
+fn say_skipped(what: &str) {
+    eprintln!("skipped: {what} is not at hand");
+}
+
+fn home(name: &str) -> PathBuf {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&home).unwrap();
+    home
+}
+
+fn check(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("contract kept"),
+        "{said}{problem}"
+    );
+}
+
+#[test]
+fn the_python_client_works_unchanged() {
+    let home = home("python-client");
+    let python = home.join("bin/python");
+    let install = || {
+        install(
+            Command::new("python3").args(["-m", "venv"]).arg(&home),
+            "python3",
+        )?;
+        let pip = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--retries",
+            "1",
+            "openai",
+        ];
+        install(
+            Command::new(&python).args(pip),
+            "the Python package `openai`",
+        )
+    };
+    if install().is_none() {
+        return;
+    }
+    let serving = Serving::start();
+    let script = root().join("tests/clients/contract.py");
+    check(Command::new(&python).arg(script).arg(&serving.url));
+}
+
+#[test]
+fn the_javascript_client_works_unchanged() {
+    let home = home("javascript-client");
+    let npm = [
+        "install",
+        "--silent",
+        "--no-audit",
+        "--fetch-retries",
+        "1",
+        "openai",
+    ];
+    let installed = install(
+        Command::new("npm")
+            .current_dir(&home)
+            .args(["--prefix", "."])
+            .args(npm),
+        "npm, or its package `openai`,",
+    );
+    if installed.is_none() {
+        return;
+    }
+    // Packages are looked for beside the script.
+    let script = home.join("contract.mjs");
+    std::fs::copy(root().join("tests/clients/contract.mjs"), &script).unwrap();
+    let serving = Serving::start();
+    check(Command::new("node").arg(script).arg(&serving.url));
+}
