@@ -389,6 +389,12 @@ impl Tokenizer {
             .map_err(|source| Error::Decode { source })
     }
 
+    /// Returns whether the checkpoint ships a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        let source = self.config.0.get("chat_template");
+        source.is_some_and(|source| !source.is_null())
+    }
+
     /// Returns the checkpoint's chat template, or the built-in one if it ships none.
     ///
     /// # Errors

@@ -69,11 +69,7 @@ fn main() -> Result<()> {
 
 /// Returns a document per step.
 fn corpus(config: &Config) -> Vec<Document> {
-    let document = |number| Document {
-        ids: random_ids(config, number, SEQ_LEN),
-        prompt_len: 0,
-        is_answer: false,
-    };
+    let document = |number| Document::text(random_ids(config, number, SEQ_LEN));
     (0..(WARMUP + STEPS) as u64).map(document).collect()
 }
 

@@ -34,20 +34,11 @@ pub(crate) fn model(alignment: LabelAlignment) -> Model {
 /// Documents of different lengths, the last one an answer to a prompt of 5 tokens.
 pub(crate) fn corpus() -> Vec<Document> {
     let ids = |len: u32, step: u32| (0..len).map(|i| (i * step + step) % 29).collect();
-    let plain = |ids| Document {
-        ids,
-        prompt_len: 0,
-        is_answer: false,
-    };
     vec![
-        plain(ids(13, 3)),
-        plain(ids(7, 5)),
-        plain(ids(4, 11)),
-        Document {
-            ids: ids(10, 7),
-            prompt_len: 5,
-            is_answer: true,
-        },
+        Document::text(ids(13, 3)),
+        Document::text(ids(7, 5)),
+        Document::text(ids(4, 11)),
+        Document::answer(ids(10, 7), 5),
     ]
 }
 

@@ -28,7 +28,7 @@ use self::log::Log;
 use self::setup::Validation;
 use crate::batch::{Assembly, Batch};
 use crate::checkpoint::{Checkpoints, State};
-use crate::data::{Corpus, Drawn, Shuffle};
+use crate::data::{Corpus, Drawn, Mix};
 use crate::error::{Error, Result};
 use crate::recipe::{Blocks, Recipe};
 use crate::step::{Learner, StepReport, StepSettings};
@@ -157,7 +157,7 @@ struct Run<'a> {
     assembly: Assembly,
     blocks: Blocks,
     learning_rate: LearningRate,
-    shuffle: Shuffle,
+    mix: Mix,
     state: State,
     checkpoints: Checkpoints,
     log: Log,
@@ -177,8 +177,9 @@ impl<'a> Run<'a> {
         };
         let config = &learner.model.config;
         let tokenizer = setup::tokenizer(recipe, config)?;
-        let corpus =
-            setup::reader(recipe, config, tokenizer.as_ref()).read(&recipe.data.train.0)?;
+        let reader = setup::reader(recipe, config, tokenizer.as_ref());
+        let (corpus, sources) = setup::corpus(recipe, &reader)?;
+        setup::require_cursors(dir, &state, sources.len())?;
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
@@ -192,14 +193,14 @@ impl<'a> Run<'a> {
             assembly,
             blocks: recipe.objective.blocks()?,
             learning_rate: recipe.optimizer.schedule(recipe.train.steps)?,
-            shuffle: Shuffle::new(corpus.documents.len(), recipe.train.seed, state.cursor),
+            mix: Mix::new(&sources, recipe.train.seed, &state.cursors),
             learner,
             tokenizer,
             corpus,
             validation,
-            state,
             checkpoints,
             log: Log::open(dir.join("metrics.jsonl"), state.step)?,
+            state,
             began,
             warnings,
         })
@@ -245,13 +246,13 @@ impl<'a> Run<'a> {
         let max_tokens = train.batch_tokens.unwrap_or(usize::MAX);
         let (mut drawn, mut tokens) = (Vec::new(), 0);
         while drawn.len() < max_documents && tokens < max_tokens {
-            let Some(next) = self.shuffle.next() else {
+            let Some(next) = self.mix.next() else {
                 break;
             };
             tokens += self.corpus.documents[next.document].ids.len();
             drawn.push(next);
         }
-        self.state.cursor = self.shuffle.cursor();
+        self.state.cursors = self.mix.cursors();
         drawn
     }
 
@@ -302,7 +303,7 @@ impl<'a> Run<'a> {
         self.log.flush()?; // metrics must not fall behind the checkpoint they belong to
         let state = State {
             seconds: self.seconds(),
-            ..self.state
+            ..self.state.clone()
         };
         let keep_last = self.recipe.train.keep_last;
         self.checkpoints

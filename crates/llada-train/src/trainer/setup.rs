@@ -98,6 +98,31 @@ pub(super) fn reader<'t>(
     }
 }
 
+/// Returns the documents to train on, and how many there are in each source and its weight.
+pub(crate) fn corpus(recipe: &Recipe, reader: &Reader<'_>) -> Result<(Corpus, Vec<(usize, f64)>)> {
+    let mut corpus = Corpus::default();
+    let mut sources = Vec::new();
+    for (paths, weight) in recipe.data.train.weighted()? {
+        let source = reader.read(&paths)?;
+        sources.push((source.documents.len(), weight));
+        corpus.append(source);
+    }
+    Ok((corpus, sources))
+}
+
+/// Checks that the places of an earlier session are in the sources of this one.
+pub(super) fn require_cursors(dir: &Path, state: &State, num_sources: usize) -> Result<()> {
+    let num_cursors = state.cursors.len();
+    if num_cursors == 0 || num_cursors == num_sources {
+        return Ok(());
+    }
+    let problem = format!(
+        "was trained on {num_cursors} sources, the recipe has {num_sources}; \
+         resume with the `data.train` that it began with"
+    );
+    Err(Error::unsuitable(dir, problem))
+}
+
 /// Says what of the data is not trained on as it stands in the files.
 pub(super) fn warnings(corpus: &Corpus, max_len: usize) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -106,6 +131,12 @@ pub(super) fn warnings(corpus: &Corpus, max_len: usize) -> Vec<String> {
             "{} rows are longer than data.max_len ({max_len} tokens): text is cut into several \
              documents, answers lose their end",
             corpus.num_cut
+        ));
+    }
+    if corpus.num_with_mask > 0 {
+        warnings.push(format!(
+            "{} rows hold the MASK id and are left out",
+            corpus.num_with_mask
         ));
     }
     if corpus.num_dropped > 0 {
