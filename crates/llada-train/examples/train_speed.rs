@@ -34,6 +34,7 @@ const STEP: StepSettings = StepSettings {
     learning_rate: 1e-4,
     clip: 1.0,
     activations: Activations::Keep,
+    expert_bias_rate: 0.0,
 };
 
 fn main() -> Result<()> {

@@ -17,6 +17,7 @@ use llada_model::Config;
 
 use crate::data::{Document, Drawn, Turn};
 use crate::error::{Error, Result};
+use crate::mask_noise::MaskNoise;
 
 /// How documents become rows. Fixed for a run.
 #[derive(Clone, Debug)]
@@ -95,6 +96,10 @@ pub struct MicroBatch {
     pub rows: TrainRows,
     /// Weight of each loss row in the loss, denominators included, `[loss rows]`.
     pub weights: Vec<f32>,
+    /// Noise on the embeddings of MASK, if there is some.
+    pub mask_noise: Option<MaskNoise>,
+    /// Weight of the z-loss of every row's router logits.
+    pub router_z_weight: f32,
 }
 
 /// The forward passes of one step.
@@ -117,6 +122,22 @@ impl Batch {
             .iter()
             .map(|micro_batch| micro_batch.rows.len())
             .sum()
+    }
+
+    /// Adds noise to the embeddings of MASK in all forward passes.
+    pub fn set_mask_noise(&mut self, noise: Option<&MaskNoise>) {
+        for micro_batch in &mut self.micro_batches {
+            micro_batch.mask_noise = noise.cloned();
+        }
+    }
+
+    /// Adds `coefficient * mean over rows of lse(router logits)^2`, summed over layers, to the loss that is
+    /// differentiated. The mean is over all rows of the batch, in every layer.
+    pub fn set_router_z_loss(&mut self, coefficient: f32) {
+        let weight = coefficient / self.num_rows().max(1) as f32;
+        for micro_batch in &mut self.micro_batches {
+            micro_batch.router_z_weight = weight;
+        }
     }
 
     /// Returns the share of supervised tokens that is masked.

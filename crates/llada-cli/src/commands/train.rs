@@ -5,16 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use indicatif::ProgressBar;
-use llada_train::{Ending, Metrics, Recipe, Resume, train};
+use llada_train::{Ending, Metrics, Resume, train};
 
 use crate::args::TrainArgs;
-use crate::{failure, ui};
+use crate::ui;
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(&args.recipe)
-        .with_context(|| format!("cannot read `{}`", args.recipe.display()))?;
-    let recipe = Recipe::parse(&text, &args.overrides)
-        .map_err(|error| failure::usage(format!("{}: {error}", args.recipe.display())))?;
+    let recipe = super::recipe(&args.recipe, &args.overrides)?;
     let stop = StopOnCtrlC::new()?;
     let bar = ui::bar(recipe.train.steps, "steps");
     let resume = if args.resume { Resume::Yes } else { Resume::No };

@@ -112,7 +112,6 @@ fn bad_rows_are_named_by_file_and_line() {
             b"{\"chosen\": []}",
             "rows with `chosen` are preference pairs",
         ),
-        (b"{\"messages\": []}", "a list of at least one message"),
         (b"{\"input_ids\": [1, -2]}", "list of token ids"),
         (
             b"{\"input_ids\": [1, 2], \"prompt_lengths\": 3}",

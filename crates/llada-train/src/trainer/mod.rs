@@ -10,7 +10,7 @@
 //! ```
 
 mod log;
-mod setup;
+pub(crate) mod setup;
 #[cfg(test)]
 mod tests;
 
@@ -26,10 +26,12 @@ use serde::Serialize;
 
 use self::log::Log;
 use self::setup::Validation;
+use crate::balance::ExpertLoad;
 use crate::batch::{Assembly, Batch};
 use crate::checkpoint::{Checkpoints, State};
 use crate::data::{Corpus, Drawn, Mix};
 use crate::error::{Error, Result};
+use crate::mask_noise::MaskNoise;
 use crate::recipe::{Blocks, Recipe};
 use crate::step::{Learner, StepReport, StepSettings};
 
@@ -72,6 +74,9 @@ pub struct Metrics {
     pub elapsed_seconds: f64,
     /// Steps so far that had no scored token.
     pub skipped_steps: u64,
+    /// How evenly experts were used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert_load: Option<ExpertLoad>,
     /// Validation: nats per token by mode, `ar` or `block_N`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub valid: BTreeMap<String, f64>,
@@ -176,6 +181,7 @@ impl<'a> Run<'a> {
             Resume::Yes => setup::go_on(recipe, dir)?,
         };
         let config = &learner.model.config;
+        setup::require_experts(recipe, config)?;
         let tokenizer = setup::tokenizer(recipe, config)?;
         let reader = setup::reader(recipe, config, tokenizer.as_ref());
         let (corpus, sources) = setup::corpus(recipe, &reader)?;
@@ -216,13 +222,16 @@ impl<'a> Run<'a> {
         let began = Instant::now();
         let block_size = self.blocks.at(self.state.step, self.state.tokens);
         let drawn = self.draw();
-        let batch = self
+        let mut batch = self
             .assembly
             .batch(&self.corpus.documents, drawn, block_size);
+        batch.set_mask_noise(self.mask_noise(&batch.drawn).as_ref());
+        batch.set_router_z_loss(self.recipe.optimizer.router_z_loss);
         let settings = StepSettings {
             learning_rate: self.learning_rate.at(self.state.step),
             clip: self.recipe.optimizer.clip,
             activations: self.recipe.train.activations.into(),
+            expert_bias_rate: self.recipe.optimizer.expert_bias_rate,
         };
         let report = self.learner.train_step(&batch, &settings)?;
         self.state.step += 1;
@@ -256,6 +265,12 @@ impl<'a> Run<'a> {
         drawn
     }
 
+    fn mask_noise(&self, drawn: &[Drawn]) -> Option<MaskNoise> {
+        let num_steps = self.recipe.objective.mask_noise_steps;
+        let (step, seed) = (self.state.step, self.recipe.train.seed);
+        MaskNoise::at(&self.learner.model, step, num_steps, seed, drawn)
+    }
+
     fn metrics(&self, report: &StepReport, batch: &Batch, scheduled: BlockSize) -> Metrics {
         let lengths = batch
             .drawn
@@ -278,6 +293,7 @@ impl<'a> Run<'a> {
             mask_row_norm: mask_row_norm(&self.learner.model),
             elapsed_seconds: self.seconds(),
             skipped_steps: self.state.skipped_steps,
+            expert_load: report.routers.metrics(),
             valid: BTreeMap::new(),
         }
     }

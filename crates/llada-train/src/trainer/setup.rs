@@ -64,6 +64,33 @@ pub(super) fn go_on(recipe: &Recipe, dir: &Path) -> Result<(Learner, State, Vec<
     Ok((learner, state, Vec::new()))
 }
 
+/// Checks that what the recipe says of experts can be done to the model.
+pub(crate) fn require_experts(recipe: &Recipe, config: &Config) -> Result<()> {
+    let has_bias = config.moe.as_ref().is_some_and(|moe| moe.expert_bias);
+    let keys = [
+        (
+            "optimizer.router_z_loss",
+            recipe.optimizer.router_z_loss,
+            config.moe.is_some(),
+        ),
+        (
+            "optimizer.expert_bias_rate",
+            recipe.optimizer.expert_bias_rate,
+            has_bias,
+        ),
+    ];
+    match keys
+        .into_iter()
+        .find(|&(_, value, can)| value > 0.0 && !can)
+    {
+        None => Ok(()),
+        Some((key, ..)) => Err(Error::Setting {
+            key,
+            problem: "must be 0 for this model, which has no experts with a bias".into(),
+        }),
+    }
+}
+
 fn adamw_settings(recipe: &Recipe) -> AdamWSettings {
     let optimizer = &recipe.optimizer;
     AdamWSettings {
@@ -73,7 +100,7 @@ fn adamw_settings(recipe: &Recipe) -> AdamWSettings {
     }
 }
 
-pub(super) fn tokenizer(recipe: &Recipe, config: &Config) -> Result<Option<Tokenizer>> {
+pub(crate) fn tokenizer(recipe: &Recipe, config: &Config) -> Result<Option<Tokenizer>> {
     let Some(dir) = recipe.model.tokenizer_dir() else {
         return Ok(None);
     };
@@ -82,7 +109,7 @@ pub(super) fn tokenizer(recipe: &Recipe, config: &Config) -> Result<Option<Token
     Ok(Some(tokenizer))
 }
 
-pub(super) fn reader<'t>(
+pub(crate) fn reader<'t>(
     recipe: &Recipe,
     config: &Config,
     tokenizer: Option<&'t Tokenizer>,
@@ -95,6 +122,15 @@ pub(super) fn reader<'t>(
         append_eos: recipe.data.append_eos,
         max_len: recipe.data.max_len,
         overflow: Overflow::Cut,
+    }
+}
+
+/// Validation takes texts as they are: nothing appended, long ones truncated.
+pub(crate) fn validation_reader(reader: Reader<'_>) -> Reader<'_> {
+    Reader {
+        append_eos: false,
+        overflow: Overflow::Truncate,
+        ..reader
     }
 }
 
@@ -176,11 +212,7 @@ pub(super) fn validation(
     if paths.is_empty() || modes.is_empty() {
         return Ok(None);
     }
-    let reader = Reader {
-        append_eos: false,
-        overflow: Overflow::Truncate,
-        ..reader(recipe, config, tokenizer)
-    };
+    let reader = validation_reader(reader(recipe, config, tokenizer));
     let mut documents = reader.read(paths)?.documents;
     if recipe.train.eval_documents > 0 {
         documents.truncate(recipe.train.eval_documents);
