@@ -3,6 +3,7 @@
 
 mod bench;
 mod commands;
+mod data;
 mod readme;
 mod refusals;
 mod reopen;
