@@ -11,6 +11,8 @@ pub struct Cursor {
     pub epoch: u32,
     /// Documents of this pass that have been used.
     pub used: usize,
+    /// Documents of the source.
+    pub of: usize,
 }
 
 /// A document of a batch: its pass over its source, and its number.
@@ -48,7 +50,7 @@ impl Mix {
     /// the start if there are no cursors.
     ///
     /// # Panics
-    /// If there is no source, a source has no document, or there are cursors but not one per source.
+    /// If there is no source, a source has no document, or the cursors are not those of the sources.
     pub fn new(sources: &[(usize, f64)], seed: u64, cursors: &[Cursor]) -> Self {
         assert!(!sources.is_empty(), "a corpus has sources");
         assert!(
@@ -58,7 +60,12 @@ impl Mix {
         let mut first = 0;
         let mut place = |(number, &(len, weight)): (usize, &(usize, f64))| {
             assert!(len > 0, "a source has documents");
-            let cursor = cursors.get(number).copied().unwrap_or_default();
+            let start = Cursor {
+                of: len,
+                ..Cursor::default()
+            };
+            let cursor = cursors.get(number).copied().unwrap_or(start);
+            assert_eq!(cursor.of, len, "a cursor is of its source");
             let source = Source {
                 first,
                 weight,
@@ -105,6 +112,7 @@ impl Source {
             self.cursor = Cursor {
                 epoch: self.cursor.epoch + 1,
                 used: 0,
+                ..self.cursor
             };
             self.order = shuffled(self.order.len(), seed, self.cursor.epoch);
         }

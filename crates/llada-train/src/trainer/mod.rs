@@ -185,7 +185,7 @@ impl<'a> Run<'a> {
         let tokenizer = setup::tokenizer(recipe, config)?;
         let reader = setup::reader(recipe, config, tokenizer.as_ref());
         let (corpus, sources) = setup::corpus(recipe, &reader)?;
-        setup::require_cursors(dir, &state, sources.len())?;
+        setup::require_cursors(dir, &state, &sources)?;
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;

@@ -147,14 +147,15 @@ pub(crate) fn corpus(recipe: &Recipe, reader: &Reader<'_>) -> Result<(Corpus, Ve
 }
 
 /// Checks that the places of an earlier session are in the sources of this one.
-pub(super) fn require_cursors(dir: &Path, state: &State, num_sources: usize) -> Result<()> {
-    let num_cursors = state.cursors.len();
-    if num_cursors == 0 || num_cursors == num_sources {
+pub(super) fn require_cursors(dir: &Path, state: &State, sources: &[(usize, f64)]) -> Result<()> {
+    let before: Vec<usize> = state.cursors.iter().map(|cursor| cursor.of).collect();
+    let now: Vec<usize> = sources.iter().map(|&(documents, _)| documents).collect();
+    if before.is_empty() || before == now {
         return Ok(());
     }
     let problem = format!(
-        "was trained on {num_cursors} sources, the recipe has {num_sources}; \
-         resume with the `data.train` that it began with"
+        "was trained on sources of {before:?} documents, those of the recipe have {now:?}; resume with \
+         the data that it began with, or start a run from its checkpoint"
     );
     Err(Error::unsuitable(dir, problem))
 }

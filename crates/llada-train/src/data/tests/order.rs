@@ -45,7 +45,11 @@ fn a_sequence_goes_on_where_its_cursors_stood() {
         assert!(whole.clone().take(20 - used).eq(rest), "after {used}");
         whole.next();
     }
-    let cursor = Cursor { epoch: 0, used: 5 };
+    let cursor = Cursor {
+        epoch: 0,
+        used: 5,
+        of: 5,
+    };
     let next = Mix::new(&[(5, 1.0)], 7, &[cursor]).next();
     assert_eq!(next.map(|drawn| drawn.epoch), Some(1));
 }

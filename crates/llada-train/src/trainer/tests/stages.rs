@@ -214,7 +214,7 @@ fn settings_for_experts_are_refused_for_a_model_without_them() {
 }
 
 #[test]
-fn a_run_is_not_resumed_on_other_sources() {
+fn a_run_is_not_resumed_on_other_data() {
     let scene = mixture();
     scene
         .run(&pre_training(&scene, &["train.steps=1"]), "run", Resume::No)
@@ -222,10 +222,13 @@ fn a_run_is_not_resumed_on_other_sources() {
     let error = scene
         .run(&scene.recipe(&[]), "run", Resume::Yes)
         .unwrap_err();
-    assert!(
-        error.to_string().contains("was trained on 2 sources"),
-        "{error}"
-    );
+    let found = "sources of [6, 1] documents, those of the recipe have [6]";
+    assert!(error.to_string().contains(found), "{error}");
+    let more = "{\"text\": \"what a day.\"}\n".repeat(2);
+    std::fs::write(scene.dir.path().join("more.jsonl"), more).unwrap();
+    let recipe = pre_training(&scene, &["train.steps=2"]);
+    let error = scene.run(&recipe, "run", Resume::Yes).unwrap_err();
+    assert!(error.to_string().contains("have [6, 2]"), "{error}");
 }
 
 #[test]
