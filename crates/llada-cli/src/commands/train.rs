@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use indicatif::ProgressBar;
-use llada_train::{Ending, Metrics, Resume, train};
+use llada_train::{Ending, Error, Metrics, Resume, train};
 
 use crate::args::TrainArgs;
-use crate::ui;
+use crate::{failure, ui};
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let recipe = super::recipe(&args.recipe, &args.overrides)?;
@@ -21,7 +21,8 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         resume,
         &mut |metrics| show(&bar, metrics),
         &stop.0,
-    )?;
+    )
+    .map_err(refused)?;
     bar.finish_and_clear();
     for warning in &outcome.warnings {
         ui::say(format!("warning: {warning}"));
@@ -40,6 +41,14 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A recipe that does not fit its model is bad input, as one that is malformed.
+fn refused(error: Error) -> anyhow::Error {
+    match error {
+        Error::Setting { .. } => failure::usage(error),
+        other => other.into(),
+    }
 }
 
 /// The flag of the training that runs, if one does.

@@ -1,4 +1,4 @@
-//! `llada data check`: figures before a run, and what would end it.
+//! Data and recipes before a run: `llada data check`, and recipes that do not fit their model.
 
 use crate::{failure, llada, stdout};
 
@@ -52,4 +52,16 @@ fn a_recipe_that_mixes_weighted_and_plain_sources_is_refused() {
         message.contains("`data.train` must give all paths a weight"),
         "{message}"
     );
+}
+
+#[test]
+fn a_setting_for_experts_is_refused_for_a_model_without_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = dir.path().join("run");
+    let to = ["--run-dir", run_dir.to_str().unwrap()];
+    let set = ["--set", CHILD, "--set", "optimizer.expert_bias_rate=0.001"];
+    let (code, message) = failure(&[&["train", RECIPE], &to[..], &set].concat());
+    assert_eq!(code, 2);
+    assert!(message.contains("optimizer.expert_bias_rate"), "{message}");
+    assert!(!run_dir.exists());
 }
