@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Trains a model as a recipe says.
     Train(TrainArgs),
+    /// Says what the data of a recipe are, before a run.
+    Data(DataArgs),
     /// Generates text, by parallel block decoding or (--ar) token by token.
     Generate(GenerateArgs),
     /// Talks with a model in the terminal.
@@ -119,6 +121,34 @@ pub(crate) struct TrainArgs {
     /// Continues from the run directory's latest checkpoint.
     #[arg(long)]
     pub resume: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    #[command(subcommand)]
+    pub what: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Reads all rows as a run would: lengths, share that is learned, rows left out and why.
+    #[command(
+        long_about = "Reads all rows as a run would: lengths, share that is learned, rows left out and why. Fails if a row would end the run.",
+        after_help = "Example:\n  llada data check recipes/stories-sft.toml --json"
+    )]
+    Check(DataCheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataCheckArgs {
+    /// Recipe (TOML).
+    pub recipe: PathBuf,
+    /// Overrides one key of the recipe; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

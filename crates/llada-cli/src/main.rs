@@ -42,6 +42,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(args) => commands::demo::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
+        Command::Data(args) => commands::data::run(&args),
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Chat(args) => commands::chat::run(&args),

@@ -18,6 +18,11 @@
 //! the clean block before it is. With blocks of one token nothing noisy is left: the batch is the
 //! autoregressive parent's. Position 0 is never predicted; it has no loss row, and callers leave it
 //! out of denominators ([`crate::LabelAlignment::restrict`]).
+//!
+//! **Copies with a text of their own.** In decoding an answer ends with its turn: the rest of its last
+//! block holds end-of-text, not what the user said next. So each copy brings its own text
+//! ([`NoisyCopy`]): the document's up to the end of its turn, and then the filling. The clean rows keep
+//! the true text; clean blocks before the turn's last one are the same in both.
 
 use std::ops::Range;
 
@@ -30,10 +35,20 @@ use crate::visibility::{KeyRanges, Row, index, key_ranges};
 pub struct NoisyDocument<'a> {
     /// The text, `[L]`.
     pub clean_ids: &'a [u32],
-    /// Which positions are masked, in each noisy copy, `[copies, L]`.
-    pub copies: &'a [Vec<bool>],
+    /// The noisy copies.
+    pub copies: &'a [NoisyCopy<'a>],
     /// Tokens per block.
     pub block_size: BlockSize,
+}
+
+/// A noisy copy of a document.
+#[derive(Clone, Copy, Debug)]
+pub struct NoisyCopy<'a> {
+    /// The right tokens, `[M]`: the document's, but for what follows the end of a turn in its last block
+    /// and in one block more.
+    pub ids: &'a [u32],
+    /// Which positions are masked, `[M]`.
+    pub masked: &'a [bool],
 }
 
 /// Whether rows that cannot change the loss are left out.
@@ -99,7 +114,7 @@ impl TrainRows {
     /// With [`Elision::On`] a document without a masked position adds no rows.
     ///
     /// # Panics
-    /// If a copy is not as long as the document.
+    /// If a copy has not one mask per token, or scores a block that starts after the document's end.
     pub fn push_diffusion(
         &mut self,
         doc: u32,
@@ -114,22 +129,24 @@ impl TrainRows {
             block_size,
         } = document;
         assert!(
-            copies.iter().all(|copy| copy.len() == clean_ids.len()),
+            copies
+                .iter()
+                .all(|copy| copy.ids.len() == copy.masked.len()),
             "a mask per token"
         );
         let base = self.len();
         let clean_len = needed_clean_len(document, alignment, elision);
         self.push_clean(doc, &clean_ids[..clean_len], block_size);
-        for (copy, is_masked) in copies.iter().enumerate() {
-            let noisy = NoisyCopy {
+        for (number, &copy) in copies.iter().enumerate() {
+            let noisy = PlacedCopy {
                 doc,
-                copy,
+                number,
                 base,
-                is_masked,
-                document,
+                copy,
+                block_size,
                 alignment,
             };
-            for block in 0..block_size.count(clean_ids.len()) {
+            for block in 0..block_size.count(copy.ids.len()) {
                 let first_row = self.len();
                 if elision == Elision::Off || noisy.needs(block) {
                     self.push_noisy_block(&noisy, block, mask_token_id);
@@ -177,25 +194,24 @@ impl TrainRows {
     }
 
     /// Adds a noisy block: each row sees the clean blocks before it, and the block.
-    fn push_noisy_block(&mut self, noisy: &NoisyCopy<'_>, block: usize, mask_token_id: u32) {
+    fn push_noisy_block(&mut self, noisy: &PlacedCopy<'_>, block: usize, mask_token_id: u32) {
         let positions = noisy.positions(block);
         let first_row = self.len();
         let before = noisy.base..noisy.base + positions.start;
         let ranges = key_ranges(before, first_row..first_row + positions.len());
-        let (block, copy) = (index(block), index(noisy.copy));
+        let (block, number) = (index(block), index(noisy.number));
         for pos in positions {
-            let clean_id = noisy.document.clean_ids[pos];
-            let id = if noisy.is_masked[pos] {
+            let id = if noisy.copy.masked[pos] {
                 mask_token_id
             } else {
-                clean_id
+                noisy.copy.ids[pos]
             };
             let row = Row {
                 doc: noisy.doc,
                 block,
                 clean: false,
                 pos: index(pos),
-                copy,
+                copy: number,
             };
             self.push_row(id, row, ranges);
         }
@@ -226,41 +242,36 @@ fn needed_clean_len(
     if elision == Elision::Off {
         return clean_ids.len();
     }
-    let is_scored = |&i: &usize| {
-        alignment.predictor(i, block_size).is_some() && copies.iter().any(|copy| copy[i])
+    let is_scored = |copy: &NoisyCopy<'_>, i: usize| {
+        copy.masked[i] && alignment.predictor(i, block_size).is_some()
     };
-    let last = (0..clean_ids.len()).rev().find(is_scored);
-    last.map_or(0, |i| {
-        block_size.rows(block_size.of(i), clean_ids.len()).start
-    })
+    let last_scored =
+        |copy: &NoisyCopy<'_>| (0..copy.ids.len()).rev().find(|&i| is_scored(copy, i));
+    let last = copies.iter().filter_map(last_scored).max();
+    last.map_or(0, |i| block_size.of(i) * block_size.get())
 }
 
 /// One noisy copy of a document, on its way into a batch.
 #[derive(Clone, Copy)]
-struct NoisyCopy<'a> {
+struct PlacedCopy<'a> {
     doc: u32,
-    copy: usize,
+    number: usize,
     /// First clean row of the document.
     base: usize,
-    is_masked: &'a [bool],
-    document: &'a NoisyDocument<'a>,
+    copy: NoisyCopy<'a>,
+    block_size: BlockSize,
     alignment: LabelAlignment,
 }
 
-impl<'a> NoisyCopy<'a> {
+impl<'a> PlacedCopy<'a> {
     fn positions(&self, block: usize) -> Range<usize> {
-        self.document
-            .block_size
-            .rows(block, self.document.clean_ids.len())
+        self.block_size.rows(block, self.copy.ids.len())
     }
 
     /// Returns the masked positions of `block` that are predicted, with what predicts them.
     fn scored(self, block: usize) -> impl Iterator<Item = (usize, Predictor)> + use<'a> {
-        let masked = self.positions(block).filter(move |&i| self.is_masked[i]);
-        masked.filter_map(move |i| {
-            let predictor = self.alignment.predictor(i, self.document.block_size)?;
-            Some((i, predictor))
-        })
+        let masked = self.positions(block).filter(move |&i| self.copy.masked[i]);
+        masked.filter_map(move |i| Some((i, self.alignment.predictor(i, self.block_size)?)))
     }
 
     /// Returns whether a noisy row of `block` is scored.
@@ -278,10 +289,10 @@ impl<'a> NoisyCopy<'a> {
                     Predictor::Noisy(row) => first_row + row - start,
                     Predictor::Clean(row) => self.base + row,
                 }),
-                target: self.document.clean_ids[position],
+                target: self.copy.ids[position],
                 doc: self.doc,
                 position: index(position),
-                copy: index(self.copy),
+                copy: index(self.number),
             })
     }
 }

@@ -51,7 +51,7 @@
 //! let twin = corruption.complement(&supervised);
 //!
 //! let mut batch = TrainRows::new();
-//! let copies = [corruption.masked.clone(), twin.masked.clone()];
+//! let copies = [&corruption, &twin].map(|copy| NoisyCopy { ids: &clean_ids, masked: &copy.masked });
 //! let noisy = NoisyDocument { clean_ids: &clean_ids, copies: &copies, block_size };
 //! batch.push_diffusion(0, &noisy, MASK_TOKEN_ID, LabelAlignment::Same, Elision::On);
 //!
@@ -110,7 +110,7 @@ pub use alignment::{LabelAlignment, Predictor};
 pub use block::BlockSize;
 pub use credit::Credits;
 pub use error::Error;
-pub use layout::{Elision, LossRow, NoisyDocument, TrainRows};
+pub use layout::{Elision, LossRow, NoisyCopy, NoisyDocument, TrainRows};
 pub use noise::{Band, Corruption, MaskDraw, NoiseSchedule, RateScope};
 pub use objective::{
     Counts, Elbos, Normalisation, Objective, cap_rows, cap_weight, dpo_loss, dpo_margin,

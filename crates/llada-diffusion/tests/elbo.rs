@@ -6,8 +6,8 @@
 //! -log p(text).
 
 use llada_diffusion::{
-    Band, BlockSize, Counts, Elision, LabelAlignment, MaskDraw, NoiseSchedule, NoisyDocument,
-    Normalisation, RateScope, TrainRows, loss_weights,
+    Band, BlockSize, Counts, Elision, LabelAlignment, MaskDraw, NoiseSchedule, NoisyCopy,
+    NoisyDocument, Normalisation, RateScope, TrainRows, loss_weights,
 };
 
 const MASK: u32 = 9;
@@ -71,10 +71,12 @@ impl Setting {
             .noise
             .corrupt(1, 0, document, &supervised, self.block_size);
         let weights = loss_weights(Normalisation::ElboToken, &supervised, &corruption);
-        let copies = [corruption.masked.clone()];
         let noisy = NoisyDocument {
             clean_ids: &ids,
-            copies: &copies,
+            copies: &[NoisyCopy {
+                ids: &ids,
+                masked: &corruption.masked,
+            }],
             block_size: self.block_size,
         };
         let mut batch = TrainRows::new();

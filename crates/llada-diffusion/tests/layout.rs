@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use llada_diffusion::{
-    BlockSize, Elision, LabelAlignment, LossRow, NoisyDocument, Predictor, Row, TrainRows, visible,
+    BlockSize, Elision, LabelAlignment, LossRow, NoisyCopy, NoisyDocument, Predictor, Row,
+    TrainRows, visible,
 };
 
 const MASK: u32 = 99;
@@ -23,9 +24,14 @@ impl Case {
         let Self {
             block_size, copies, ..
         } = self;
+        let copy = |masked| NoisyCopy {
+            ids: &clean_ids,
+            masked,
+        };
+        let copies: Vec<_> = copies.iter().map(|masked| copy(masked)).collect();
         let document = NoisyDocument {
             clean_ids: &clean_ids,
-            copies,
+            copies: &copies,
             block_size: *block_size,
         };
         batch.push_diffusion(doc, &document, MASK, self.alignment, elision);
@@ -376,10 +382,13 @@ fn twins_share_the_clean_half() {
 
 #[test]
 fn a_mask_id_in_the_text_is_no_target() {
-    let copies = [vec![false, true]];
+    let ids = [MASK, 5];
     let document = NoisyDocument {
-        clean_ids: &[MASK, 5],
-        copies: &copies,
+        clean_ids: &ids,
+        copies: &[NoisyCopy {
+            ids: &ids,
+            masked: &[false, true],
+        }],
         block_size: BlockSize::covering(2),
     };
     let mut batch = TrainRows::new();
@@ -393,4 +402,55 @@ fn a_mask_id_in_the_text_is_no_target() {
             .collect::<Vec<_>>(),
         [1]
     );
+}
+
+/// Two turns in blocks of 4: the first is positions 2 to 4, the second positions 8 to 11. The copy of
+/// the first goes on with filling (50) where the text has other tokens; the second ends a block, so its
+/// copy has a block of filling more.
+#[test]
+fn a_copy_of_a_turn_ends_with_its_own_filling_and_leaves_the_clean_text_alone() {
+    let clean_ids: Vec<u32> = (10..22).collect();
+    let first: Vec<u32> = (10..15).chain([50; 3]).collect();
+    let second: Vec<u32> = (10..22).chain([50; 4]).collect();
+    let supervised = |from: usize, len: usize| (0..len).map(|i| i >= from).collect::<Vec<_>>();
+    let (first_masked, second_masked) = (supervised(2, 8), supervised(8, 16));
+    let copies = [
+        NoisyCopy {
+            ids: &first,
+            masked: &first_masked,
+        },
+        NoisyCopy {
+            ids: &second,
+            masked: &second_masked,
+        },
+    ];
+    let document = NoisyDocument {
+        clean_ids: &clean_ids,
+        copies: &copies,
+        block_size: blocks_of(4),
+    };
+    for alignment in ALIGNMENTS {
+        let mut batch = TrainRows::new();
+        batch.push_diffusion(0, &document, MASK, alignment, Elision::On);
+        let clean: Vec<u32> = (0..batch.len())
+            .filter(|&row| batch.rows[row].clean)
+            .map(|row| batch.ids[row])
+            .collect();
+        assert_eq!(clean, clean_ids, "the second turn follows the true text");
+        let targets = |copy| {
+            let rows = batch.loss_rows.iter().filter(move |row| row.copy == copy);
+            rows.map(|row| row.target).collect::<Vec<_>>()
+        };
+        assert_eq!(targets(0), [12, 13, 14, 50, 50, 50]);
+        assert_eq!(targets(1), [18, 19, 20, 21, 50, 50, 50, 50]);
+        assert_eq!(batch.len(), 12 + 8 + 8);
+        for (row, query) in batch.rows.iter().enumerate() {
+            let [a0, a1, b0, b1] = batch.ranges[row];
+            let seen =
+                (0..batch.len() as u32).filter(|k| (a0..a1).contains(k) || (b0..b1).contains(k));
+            let expected =
+                (0..batch.len() as u32).filter(|&k| visible(query, &batch.rows[k as usize]));
+            assert!(seen.eq(expected), "row {row}");
+        }
+    }
 }

@@ -34,5 +34,7 @@ pub use llada_tensor::{BlockFormat, RowGroup};
 pub use load::{KeepDtype, Loaded, load};
 pub use parity::forward_parity;
 pub use save::{ExpertLayout, PartialDir, SaveOptions, save, write_model};
-pub use transformer::{Activations, CachedInput, CachedOutput, Gradients, Input, Model, Tape};
+pub use transformer::{
+    Activations, CachedInput, CachedOutput, Gradients, Input, Model, RouterStats, Tape,
+};
 pub use weights::{LayerWeights, Mlp, Moe, ParamKind, ParamSpec, Swiglu, Weights};

@@ -3,7 +3,7 @@
 
 mod support;
 
-use llada_diffusion::{BlockSize, Elision, LabelAlignment, NoisyDocument, TrainRows};
+use llada_diffusion::{BlockSize, Elision, LabelAlignment, NoisyCopy, NoisyDocument, TrainRows};
 use llada_model::{Activations, Input, Model};
 use llada_tensor::Tensor;
 
@@ -27,7 +27,7 @@ fn rows(ids: &[u32], masked: &[usize]) -> TrainRows {
     let mask: Vec<bool> = (0..ids.len()).map(|i| masked.contains(&i)).collect();
     let document = NoisyDocument {
         clean_ids: ids,
-        copies: &[mask],
+        copies: &[NoisyCopy { ids, masked: &mask }],
         block_size: BlockSize::new(BLOCK).unwrap(),
     };
     let mut rows = TrainRows::new();

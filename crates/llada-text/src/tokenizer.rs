@@ -395,11 +395,16 @@ impl Tokenizer {
     /// # Errors
     /// If the template is malformed.
     pub fn own_chat_template(&self) -> Result<Option<ChatTemplate>> {
-        let ships = !matches!(self.config.0.get("chat_template"), None | Some(Value::Null));
-        match ships || self.specials.role_end.is_some() {
+        match self.has_chat_template() || self.specials.role_end.is_some() {
             true => self.chat_template().map(Some),
             false => Ok(None),
         }
+    }
+
+    /// Returns whether the checkpoint ships a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        let source = self.config.0.get("chat_template");
+        source.is_some_and(|source| !source.is_null())
     }
 
     /// Returns the checkpoint's chat template, or the built-in one if it ships none.

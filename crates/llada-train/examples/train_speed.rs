@@ -34,6 +34,7 @@ const STEP: StepSettings = StepSettings {
     learning_rate: 1e-4,
     clip: 1.0,
     activations: Activations::Keep,
+    expert_bias_rate: 0.0,
 };
 
 fn main() -> Result<()> {
@@ -69,11 +70,7 @@ fn main() -> Result<()> {
 
 /// Returns a document per step.
 fn corpus(config: &Config) -> Vec<Document> {
-    let document = |number| Document {
-        ids: random_ids(config, number, SEQ_LEN),
-        prompt_len: 0,
-        is_answer: false,
-    };
+    let document = |number| Document::text(random_ids(config, number, SEQ_LEN));
     (0..(WARMUP + STEPS) as u64).map(document).collect()
 }
 

@@ -4,16 +4,20 @@
 //! document lands in, and beside which others, changes nothing. The denominator of the loss is
 //! counted over the whole batch before the first forward, and divided into the row weights, so that
 //! micro-batches simply add up.
+//!
+//! Every turn of a conversation has a noisy copy of its own, which sees the true text before its blocks
+//! and EOS after its end ([`Document::turns`]); all copies share the clean rows.
 
 use llada_diffusion::{
-    BlockSize, Corruption, Counts, Elision, LabelAlignment, NoiseSchedule, NoisyDocument,
-    Normalisation, Objective, TrainRows, loss_weights,
+    BlockSize, Corruption, Counts, Elision, LabelAlignment, NoiseSchedule, NoisyCopy,
+    NoisyDocument, Normalisation, Objective, TrainRows, loss_weights,
 };
 
 use llada_model::Config;
 
-use crate::data::{Document, Drawn};
+use crate::data::{Document, Drawn, Turn};
 use crate::error::{Error, Result};
+use crate::mask_noise::MaskNoise;
 
 /// How documents become rows. Fixed for a run.
 #[derive(Clone, Debug)]
@@ -51,7 +55,7 @@ pub struct Diffusion {
     pub noise: NoiseSchedule,
     /// Whether each document comes with a mask and its complement.
     pub complementary: bool,
-    /// Token that fills answers up to the end of their block, if they are filled.
+    /// Token that fills turns up to the end of their block, if they are filled.
     pub fill: Option<u32>,
     /// What the checkpoint says about its rows.
     pub reading: Reading,
@@ -92,6 +96,10 @@ pub struct MicroBatch {
     pub rows: TrainRows,
     /// Weight of each loss row in the loss, denominators included, `[loss rows]`.
     pub weights: Vec<f32>,
+    /// Noise on the embeddings of MASK, if there is some.
+    pub mask_noise: Option<MaskNoise>,
+    /// Weight of the z-loss of every row's router logits.
+    pub router_z_weight: f32,
 }
 
 /// The forward passes of one step.
@@ -114,6 +122,22 @@ impl Batch {
             .iter()
             .map(|micro_batch| micro_batch.rows.len())
             .sum()
+    }
+
+    /// Adds noise to the embeddings of MASK in all forward passes.
+    pub fn set_mask_noise(&mut self, noise: Option<&MaskNoise>) {
+        for micro_batch in &mut self.micro_batches {
+            micro_batch.mask_noise = noise.cloned();
+        }
+    }
+
+    /// Adds `coefficient * mean over rows of lse(router logits)^2`, summed over layers, to the loss that is
+    /// differentiated. The mean is over all rows of the batch, in every layer.
+    pub fn set_router_z_loss(&mut self, coefficient: f32) {
+        let weight = coefficient / self.num_rows().max(1) as f32;
+        for micro_batch in &mut self.micro_batches {
+            micro_batch.router_z_weight = weight;
+        }
     }
 
     /// Returns the share of supervised tokens that is masked.
@@ -193,23 +217,29 @@ impl Diffusion {
         scheduled: BlockSize,
         seed: u64,
     ) -> Prepared {
-        let block_size = self.objective.block_size(scheduled, document.ids.len());
-        let mut ids = document.ids.clone();
-        if let Some(fill) = self.fill.filter(|_| document.is_answer) {
-            ids.resize(ids.len().next_multiple_of(block_size.get()), fill);
-        }
-        let filled = Document { ids, ..*document };
-        let supervised = filled.supervised();
+        // A document that is one block ends where its text does.
+        let fill_size = match self.objective {
+            Objective::Mdlm => BlockSize::ONE,
+            Objective::Ar | Objective::Bdlm => scheduled,
+        };
+        let turns = document.turns(self.fill, fill_size);
+        let longest = turns.iter().map(|turn| turn.ids.len()).max().unwrap_or(0);
+        let block_size = self.objective.block_size(scheduled, longest);
         let number = drawn.document as u64;
-        let first = self
-            .noise
-            .corrupt(seed, drawn.epoch, number, &supervised, block_size);
-        let twin = self.complementary.then(|| first.complement(&supervised));
-        let copies = std::iter::once(first).chain(twin).collect();
+        let noisy = |turn: Turn| {
+            let supervised = &turn.supervised;
+            let first = self
+                .noise
+                .corrupt(seed, drawn.epoch, number, supervised, block_size);
+            let twin = self.complementary.then(|| first.complement(supervised));
+            let copies = std::iter::once(first).chain(twin);
+            copies
+                .map(|noise| Noisy::new(turn.clone(), noise))
+                .collect::<Vec<_>>()
+        };
         Prepared {
-            ids: filled.ids,
-            supervised,
-            copies,
+            ids: document.ids.clone(),
+            copies: turns.into_iter().flat_map(noisy).collect(),
             block_size,
         }
     }
@@ -218,9 +248,48 @@ impl Diffusion {
 /// A document with its noise.
 pub(crate) struct Prepared {
     pub(crate) ids: Vec<u32>,
-    pub(crate) supervised: Vec<bool>,
-    pub(crate) copies: Vec<Corruption>,
+    /// Noisy copies: one per turn, with twins two.
+    pub(crate) copies: Vec<Noisy>,
     pub(crate) block_size: BlockSize,
+}
+
+/// A noisy copy of a document, as one of its turns is learned.
+pub(crate) struct Noisy {
+    pub(crate) turn: Turn,
+    pub(crate) noise: Corruption,
+}
+
+impl Noisy {
+    pub(crate) fn new(turn: Turn, noise: Corruption) -> Self {
+        Self { turn, noise }
+    }
+
+    fn as_copy(&self) -> NoisyCopy<'_> {
+        NoisyCopy {
+            ids: &self.turn.ids,
+            masked: &self.noise.masked,
+        }
+    }
+
+    pub(crate) fn num_supervised(&self) -> u64 {
+        self.counts().supervised
+    }
+
+    fn counts(&self) -> Counts {
+        Counts::of(&self.turn.supervised, &self.noise)
+    }
+
+    /// Returns how many rows the copy has at most: from its first block with a token to learn.
+    fn most_rows(&self, block_size: BlockSize) -> usize {
+        let supervised = &self.turn.supervised;
+        let first = supervised.iter().position(|&sup| sup);
+        let start = first.map_or(supervised.len(), |first| {
+            block_size
+                .rows(block_size.of(first), supervised.len())
+                .start
+        });
+        supervised.len() - start
+    }
 }
 
 impl Prepared {
@@ -230,28 +299,30 @@ impl Prepared {
         if loss_on_prompt {
             supervised.iter_mut().skip(1).for_each(|sup| *sup = true);
         }
-        let rates = vec![1.0; supervised.len()];
-        let copies = vec![Corruption {
+        let noise = Corruption {
+            rates: vec![1.0; supervised.len()],
             masked: supervised.clone(),
-            rates,
-        }];
+        };
+        let ids = document.ids.clone();
+        let turn = Turn { ids, supervised };
         Self {
             ids: document.ids.clone(),
-            supervised,
-            copies,
+            copies: vec![Noisy::new(turn, noise)],
             block_size: BlockSize::ONE,
         }
     }
 
     fn counts(&self) -> impl Iterator<Item = Counts> {
-        self.copies
-            .iter()
-            .map(|copy| Counts::of(&self.supervised, copy))
+        self.copies.iter().map(Noisy::counts)
     }
 
     /// Returns how many rows the document has at most.
     pub(crate) fn most_rows(&self) -> usize {
-        self.ids.len() * (1 + self.copies.len())
+        let copies = self
+            .copies
+            .iter()
+            .map(|copy| copy.most_rows(self.block_size));
+        self.ids.len() + copies.sum::<usize>()
     }
 }
 
@@ -259,7 +330,8 @@ impl MicroBatch {
     pub(crate) fn push_causal(&mut self, doc: u32, document: &Prepared) {
         let first = self.rows.loss_rows.len();
         self.rows.push_causal(doc, &document.ids);
-        let scored = |row: &llada_diffusion::LossRow| document.supervised[row.position as usize];
+        let supervised = &document.copies[0].turn.supervised;
+        let scored = |row: &llada_diffusion::LossRow| supervised[row.position as usize];
         let rows: Vec<_> = self.rows.loss_rows.drain(first..).filter(scored).collect();
         self.rows.loss_rows.extend(rows);
     }
@@ -271,16 +343,11 @@ impl MicroBatch {
         reading: Reading,
         elision: Elision,
     ) {
-        let copies: Vec<_> = document
-            .copies
-            .iter()
-            .map(|copy| copy.masked.clone())
-            .collect();
-        let block_size = document.block_size;
+        let copies: Vec<_> = document.copies.iter().map(Noisy::as_copy).collect();
         let noisy = NoisyDocument {
             clean_ids: &document.ids,
             copies: &copies,
-            block_size,
+            block_size: document.block_size,
         };
         let Reading {
             mask_token_id,
@@ -297,7 +364,7 @@ impl MicroBatch {
         normalisation: Normalisation,
         scale: f64,
     ) {
-        let weigh = |copy| loss_weights(normalisation, &document.supervised, copy);
+        let weigh = |copy: &Noisy| loss_weights(normalisation, &copy.turn.supervised, &copy.noise);
         let weights: Vec<Vec<f32>> = document.copies.iter().map(weigh).collect();
         for row in &self.rows.loss_rows[self.weights.len()..] {
             let weight = weights[row.copy as usize][row.position as usize];

@@ -31,7 +31,7 @@ const MOMENTS: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
 /// Counters of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
     /// Steps taken, those without a scored token included.
@@ -40,8 +40,8 @@ pub(crate) struct State {
     pub(crate) skipped_steps: u64,
     /// Tokens of the documents trained on.
     pub(crate) tokens: u64,
-    /// Place in the data.
-    pub(crate) cursor: Cursor,
+    /// Place in each source of the data; none before the first step.
+    pub(crate) cursors: Vec<Cursor>,
     /// Time spent, in seconds.
     pub(crate) seconds: f64,
     /// Updates that the optimiser made.
@@ -133,7 +133,7 @@ fn write_to(
     write_moments(&dir.join(MOMENTS), optimizer)?;
     let state = State {
         optimizer_steps: optimizer.num_steps,
-        ..*state
+        ..state.clone()
     };
     let text = serde_json::to_string_pretty(&state).expect("counters can be written");
     write_synced(&dir.join(STATE), text.as_bytes())

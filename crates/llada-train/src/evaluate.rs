@@ -14,8 +14,8 @@
 use llada_diffusion::{BlockSize, Corruption, Elision, Normalisation, Rng, Stream};
 use llada_model::Model;
 
-use crate::batch::{MicroBatch, Prepared, Reading};
-use crate::data::Document;
+use crate::batch::{MicroBatch, Noisy, Prepared, Reading};
+use crate::data::{Document, Turn};
 use crate::error::{Error, Result};
 use crate::objective::{nll_of, score};
 
@@ -33,6 +33,16 @@ pub enum Mode {
     Ar,
     /// The bound of a diffusion model that writes blocks of this size.
     Block(BlockSize),
+}
+
+impl Mode {
+    /// Returns how many masks are worth drawing: more than a block has tokens repeat themselves.
+    fn draws(self, wanted: usize) -> usize {
+        match self {
+            Self::Ar => 1,
+            Self::Block(size) => wanted.clamp(1, size.get()),
+        }
+    }
 }
 
 /// Negative log-likelihood of some documents.
@@ -66,13 +76,14 @@ pub fn nll_of_each(
     draws: usize,
 ) -> Result<Vec<Total>> {
     let mut totals = Vec::with_capacity(documents.len());
+    let draws = mode.draws(draws);
     let mut pending = Pending::default();
     for (number, document) in (0..).zip(documents) {
         let prepared = prepare(document, number, mode, draws);
         if pending.micro_batch.rows.len() + prepared.most_rows() > MAX_ROWS {
             pending.score(model, &mut totals);
         }
-        pending.push(model, &prepared, mode)?;
+        pending.push(model, &prepared, mode, draws)?;
     }
     pending.score(model, &mut totals);
     Ok(totals)
@@ -95,7 +106,7 @@ struct Pending {
 }
 
 impl Pending {
-    fn push(&mut self, model: &Model, document: &Prepared, mode: Mode) -> Result<()> {
+    fn push(&mut self, model: &Model, document: &Prepared, mode: Mode, draws: usize) -> Result<()> {
         let doc = self.totals.len() as u32;
         match mode {
             Mode::Ar => self.micro_batch.push_causal(doc, document),
@@ -105,10 +116,11 @@ impl Pending {
                     .push_diffusion(doc, document, reading, Elision::On);
             }
         }
-        let scale = 1.0 / document.copies.len() as f64;
+        let scale = 1.0 / draws as f64;
         self.micro_batch
             .push_weights(document, Normalisation::ElboToken, scale);
-        let tokens = document.supervised.iter().filter(|&&sup| sup).count() as u64;
+        let supervised = document.copies.iter().map(Noisy::num_supervised);
+        let tokens = supervised.sum::<u64>() / draws as u64;
         self.totals.push(Total { nll: 0.0, tokens });
         Ok(())
     }
@@ -134,14 +146,17 @@ fn prepare(document: &Document, number: u64, mode: Mode, draws: usize) -> Prepar
     let Mode::Block(block_size) = mode else {
         return Prepared::causal(document, false);
     };
-    let supervised = document.supervised();
-    let draws = draws.clamp(1, block_size.get()); // more draws than tokens repeat themselves
-    let copy = |draw| fixed_noise(number, &supervised, block_size, draw, draws);
-    let copies = (0..draws).map(copy).collect();
+    let copies = |turn: Turn| {
+        let copy = move |draw| {
+            let noise = fixed_noise(number, &turn.supervised, block_size, draw, draws);
+            Noisy::new(turn.clone(), noise)
+        };
+        (0..draws).map(copy)
+    };
+    let turns = document.turns(None, block_size); // nothing is filled: what is scored is the text
     Prepared {
         ids: document.ids.clone(),
-        supervised,
-        copies,
+        copies: turns.into_iter().flat_map(copies).collect(),
         block_size,
     }
 }

@@ -4,19 +4,24 @@
 //! everything that a user can decide. The method itself is in `llada-diffusion`, the transformer in
 //! `llada-model`; this crate brings documents to the one and gradients to the other.
 //!
-//! * [`data`] reads JSONL rows, [`batch`] turns documents into forward passes.
+//! * [`data`] reads rows of files, [`check_data`] says beforehand what they are; [`batch`] turns
+//!   documents into forward passes.
 //! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
+//! * [`mask_noise`] and [`balance`] are for the start of a conversion and for mixtures of experts.
 //! * [`evaluate`] measures likelihoods, [`mod@convert`] makes a diffusion model of a parent.
 //! * [`parity`] compares all of it with recorded values of an independent implementation.
 //!
 //! The crate knows neither decoding nor HTTP.
 
+pub mod balance;
 pub mod batch;
 mod checkpoint;
 pub mod convert;
 pub mod data;
+mod data_check;
 mod error;
 pub mod evaluate;
+pub mod mask_noise;
 pub mod objective;
 pub mod optimizer;
 pub mod parity;
@@ -27,6 +32,7 @@ mod testing;
 pub mod trainer;
 
 pub use convert::{ConvertOptions, Converted, MaskChoice, convert};
+pub use data_check::{DataReport, Lengths, SetReport, check_data};
 pub use error::{Error, Result};
 pub use evaluate::{Mode, NllResult, Total, nll, nll_of_each};
 pub use recipe::Recipe;

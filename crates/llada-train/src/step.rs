@@ -3,6 +3,7 @@
 use llada_model::{Activations, Gradients, Model};
 use llada_tensor::map_parallel;
 
+use crate::balance::{RouterTotals, update_expert_bias};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::objective::{Sums, weighted_nll};
@@ -27,10 +28,12 @@ pub struct StepSettings {
     pub clip: f32,
     /// What is kept for the backward pass.
     pub activations: Activations,
+    /// How far the bias of an expert moves towards an even load; 0 leaves it.
+    pub expert_bias_rate: f32,
 }
 
 /// What one step measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
     /// The loss, normalised as the recipe says, in nats.
     pub loss: f64,
@@ -38,6 +41,8 @@ pub struct StepReport {
     pub nll: f64,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
+    /// What the routers did.
+    pub routers: RouterTotals,
 }
 
 impl Learner {
@@ -83,11 +88,15 @@ impl Learner {
             grad_scale,
             settings.learning_rate,
         );
+        if settings.expert_bias_rate > 0.0 {
+            update_expert_bias(&mut model.weights, &sums.routers, settings.expert_bias_rate);
+        }
         let nll = sums.nll / batch.counts.masked as f64;
         Ok(Some(StepReport {
             loss: sums.loss,
             nll,
             grad_norm,
+            routers: sums.routers,
         }))
     }
 }

@@ -25,6 +25,22 @@ pub(crate) fn config(alignment: LabelAlignment) -> Config {
     Config::from_json(&text).expect("the test config is valid")
 }
 
+/// The same with a second layer of 8 experts, 2 per token and a shared one.
+pub(crate) fn moe_config(alignment: LabelAlignment) -> Config {
+    let text = format!(
+        r#"{{"architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "vocab_size": 32,
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
+        "moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2,
+        "num_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.0, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+        "rope_theta": 10000, "tie_word_embeddings": false, "initializer_range": 0.2,
+        "torch_dtype": "float32", "eos_token_id": {EOS}, "mask_token_id": {MASK},
+        "block_size": 4, "label_alignment": "{alignment}"}}"#
+    );
+    Config::from_json(&text).expect("the test config is valid")
+}
+
 pub(crate) fn model(alignment: LabelAlignment) -> Model {
     let config = config(alignment);
     let weights = Weights::random(&config, 1, Precision::F32);
@@ -34,20 +50,11 @@ pub(crate) fn model(alignment: LabelAlignment) -> Model {
 /// Documents of different lengths, the last one an answer to a prompt of 5 tokens.
 pub(crate) fn corpus() -> Vec<Document> {
     let ids = |len: u32, step: u32| (0..len).map(|i| (i * step + step) % 29).collect();
-    let plain = |ids| Document {
-        ids,
-        prompt_len: 0,
-        is_answer: false,
-    };
     vec![
-        plain(ids(13, 3)),
-        plain(ids(7, 5)),
-        plain(ids(4, 11)),
-        Document {
-            ids: ids(10, 7),
-            prompt_len: 5,
-            is_answer: true,
-        },
+        Document::text(ids(13, 3)),
+        Document::text(ids(7, 5)),
+        Document::text(ids(4, 11)),
+        Document::answer(ids(10, 7), 5),
     ]
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod convert;
+pub(crate) mod data;
 mod decoding;
 pub(crate) mod demo;
 pub(crate) mod eval;
@@ -18,10 +19,20 @@ pub(crate) mod train;
 
 use std::path::Path;
 
+use anyhow::Context;
 use llada_model::{KeepDtype, Model};
 use llada_tensor::Precision;
+use llada_train::Recipe;
 
-use crate::ui;
+use crate::{failure, ui};
+
+/// Reads a recipe file with overrides.
+fn recipe(path: &Path, overrides: &[String]) -> anyhow::Result<Recipe> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    Recipe::parse(&text, overrides)
+        .map_err(|error| failure::usage(format!("{}: {error}", path.display())))
+}
 
 /// Loads a checkpoint for decoding or evaluation and prints its warnings.
 fn load_model(dir: &Path, precision: Precision) -> anyhow::Result<Model> {

@@ -115,7 +115,7 @@ struct Setup {
 impl Setup {
     /// Reads what is quick to read, so that mistakes end the program at once.
     fn read(args: &ServeArgs, name: &ModelName, threads: Option<usize>) -> anyhow::Result<Self> {
-        let config = Config::from_dir(&name.dir)?;
+        let config = Config::of_checkpoint(&name.dir)?;
         let is_causal = args.ids.mask_id.or(config.mask_token_id).is_none();
         let checkpoint = decoding::open(&name.dir, &args.ids, is_causal)?;
         checkpoint

@@ -5,16 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use indicatif::ProgressBar;
-use llada_train::{Ending, Metrics, Recipe, Resume, train};
+use llada_train::{Ending, Error, Metrics, Resume, train};
 
 use crate::args::TrainArgs;
 use crate::{failure, ui};
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(&args.recipe)
-        .with_context(|| format!("cannot read `{}`", args.recipe.display()))?;
-    let recipe = Recipe::parse(&text, &args.overrides)
-        .map_err(|error| failure::usage(format!("{}: {error}", args.recipe.display())))?;
+    let recipe = super::recipe(&args.recipe, &args.overrides)?;
     let stop = StopOnCtrlC::new()?;
     let bar = ui::bar(recipe.train.steps, "steps");
     let resume = if args.resume { Resume::Yes } else { Resume::No };
@@ -24,7 +21,8 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         resume,
         &mut |metrics| show(&bar, metrics),
         &stop.0,
-    )?;
+    )
+    .map_err(refused)?;
     bar.finish_and_clear();
     for warning in &outcome.warnings {
         ui::say(format!("warning: {warning}"));
@@ -43,6 +41,14 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A recipe that does not fit its model is bad input, as one that is malformed.
+fn refused(error: Error) -> anyhow::Error {
+    match error {
+        Error::Setting { .. } => failure::usage(error),
+        other => other.into(),
+    }
 }
 
 /// The flag of the training that runs, if one does.

@@ -4,6 +4,7 @@
 mod bench;
 mod clients;
 mod commands;
+mod data;
 mod eval;
 mod readme;
 mod refusals;

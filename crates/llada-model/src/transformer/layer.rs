@@ -4,6 +4,7 @@ use llada_tensor::{Tensor, add_assign, linear, rms_norm, rms_norm_backward};
 
 use super::attention::{AttentionSaved, attend, attention_backward, project};
 use super::mlp::{MlpSaved, mlp_backward, mlp_forward};
+use super::router::RouterStats;
 use super::rows::Rows;
 use super::{Model, RangeRows};
 use crate::LayerWeights;
@@ -27,6 +28,18 @@ impl FinishSaved {
     /// Returns the experts that the rows used; none if the layer has no experts.
     pub(super) fn experts(&self) -> &[u32] {
         self.mlp.experts()
+    }
+}
+
+impl LayerSaved {
+    /// Returns what the router of layer `layer` did; `None` if it has no experts.
+    pub(super) fn router_stats(&self, layer: usize) -> Option<RouterStats> {
+        self.rest.mlp.router_stats(layer)
+    }
+
+    /// Adds the z-loss with this weight to what the backward differentiates.
+    pub(super) fn set_z_weight(&mut self, weight: f32) {
+        self.rest.mlp.set_z_weight(weight);
     }
 }
 

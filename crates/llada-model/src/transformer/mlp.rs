@@ -8,6 +8,7 @@ use llada_tensor::{
     linear_backward_weight, route, route_backward, route_blocks, swiglu, swiglu_backward,
 };
 
+use super::router::{RouterStats, z_loss_backward};
 use crate::{Config, Mlp, Moe, MoeConfig, Swiglu};
 
 /// What the backward needs beside the MLP's input.
@@ -32,9 +33,26 @@ pub(super) struct MoeSaved {
     routing: Routing,
     experts: ExpertsSaved,
     shared: Option<SwigluSaved>,
+    /// Weight of the z-loss on the router's logits.
+    z_weight: f32,
 }
 
 impl MlpSaved {
+    /// Returns what the router of layer `layer` did; `None` if the MLP is dense.
+    pub(super) fn router_stats(&self, layer: usize) -> Option<RouterStats> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Moe(saved) => Some(RouterStats::of(layer, &saved.router_logits, &saved.routing)),
+        }
+    }
+
+    /// Adds the z-loss with this weight to what the backward differentiates.
+    pub(super) fn set_z_weight(&mut self, weight: f32) {
+        if let Self::Moe(saved) = self {
+            saved.z_weight = weight;
+        }
+    }
+
     /// Returns the experts that the rows used; none if the MLP is dense.
     pub(super) fn experts(&self) -> &[u32] {
         match self {
@@ -144,6 +162,7 @@ fn moe_forward(
             routing,
             experts,
             shared,
+            z_weight: 0.0,
         },
     )
 }
@@ -166,7 +185,8 @@ fn moe_backward(
         dy,
         &mut expert_grads,
     );
-    let dlogits = route_backward(&saved.router_logits, &saved.routing, config, &dweights);
+    let mut dlogits = route_backward(&saved.router_logits, &saved.routing, config, &dweights);
+    z_loss_backward(&saved.router_logits, saved.z_weight, &mut dlogits);
     linear_backward_weight(x, &dlogits, moe.router.precision(), &mut grads.router);
     add_backward_input(&dlogits, &moe.router, &mut dx);
     if let (Some(shared), Some(saved), Some(grads)) = (&moe.shared, saved.shared, &mut grads.shared)

@@ -9,6 +9,7 @@ mod attention;
 mod cached;
 mod layer;
 mod mlp;
+mod router;
 mod rows;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use llada_tensor::{
 
 pub use self::cached::{CachedInput, CachedOutput};
 use self::layer::{LayerSaved, layer_backward, layer_forward};
+pub use self::router::RouterStats;
 use self::rows::{Context, Rows};
 use crate::{Config, KvStore, Weights};
 
@@ -67,6 +69,22 @@ pub struct Tape {
     layers: Vec<(Tensor, Option<LayerSaved>)>,
     /// Input of the final norm, [outputs, D].
     last: Tensor,
+    router_stats: Vec<RouterStats>,
+    router_z_weight: f32,
+}
+
+impl Tape {
+    /// Returns what the routers did, one entry per layer with experts. Counted are the rows that were
+    /// computed: in the last layer those of the outputs alone.
+    pub fn router_stats(&self) -> &[RouterStats] {
+        &self.router_stats
+    }
+
+    /// Adds `weight * sum over layers and rows of lse(router logits)^2` to what the backward
+    /// differentiates.
+    pub fn set_router_z_weight(&mut self, weight: f32) {
+        self.router_z_weight = weight;
+    }
 }
 
 /// Rows of a layer that see keys of the pass itself, those in their ranges.
@@ -107,7 +125,7 @@ impl Model {
     /// If the slices of `input` differ in length, a range is empty or an id is not in the vocabulary.
     pub fn forward(&self, input: &Input<'_>) -> Tensor {
         let context = self.context(input);
-        let mut x = embed(input.ids, &self.weights.embedding);
+        let mut x = self.embed(input.ids);
         for index in 0..self.weights.layers.len() {
             x = layer_forward(self, index, &x, context.rows(index)).0;
         }
@@ -116,16 +134,41 @@ impl Model {
 
     /// As [`Model::forward`], and records what [`Model::backward`] needs.
     pub fn forward_recorded(&self, input: &Input<'_>, activations: Activations) -> (Tensor, Tape) {
+        self.record(self.embed(input.ids), input, activations)
+    }
+
+    /// Returns the embeddings of tokens, [N, D].
+    pub fn embed(&self, ids: &[u32]) -> Tensor {
+        embed(ids, &self.weights.embedding)
+    }
+
+    /// As [`Model::forward_recorded`], from given embeddings of the rows, [N, D]: those of the ids, to
+    /// which noise may have been added. The backward takes the noise as a constant.
+    pub fn record(
+        &self,
+        embedded: Tensor,
+        input: &Input<'_>,
+        activations: Activations,
+    ) -> (Tensor, Tape) {
         let context = self.context(input);
-        let mut x = embed(input.ids, &self.weights.embedding);
+        let mut x = embedded;
         let mut layers = Vec::with_capacity(self.weights.layers.len());
+        let mut router_stats = Vec::new();
         for index in 0..self.weights.layers.len() {
             let (y, saved) = layer_forward(self, index, &x, context.rows(index));
+            router_stats.extend(saved.router_stats(index));
             layers.push((x, (activations == Activations::Keep).then_some(saved)));
             x = y;
         }
         let last = context.outputs.select(&x).into_owned();
-        (self.final_norm(&last), Tape { layers, last })
+        let hidden = self.final_norm(&last);
+        let tape = Tape {
+            layers,
+            last,
+            router_stats,
+            router_z_weight: 0.0,
+        };
+        (hidden, tape)
     }
 
     /// Computes rows of any number of texts, of which everything before them is in the store: writes
@@ -149,7 +192,8 @@ impl Model {
         dx = context.outputs.unselect(dx);
         for (index, (x, saved)) in tape.layers.into_iter().enumerate().rev() {
             let rows = context.rows(index);
-            let saved = saved.unwrap_or_else(|| layer_forward(self, index, &x, rows).1);
+            let mut saved = saved.unwrap_or_else(|| layer_forward(self, index, &x, rows).1);
+            saved.set_z_weight(tape.router_z_weight);
             dx = layer_backward(self, index, &x, rows, saved, &dx, &mut grads.layers[index]);
         }
         embed_backward(input.ids, &dx, &mut grads.embedding);

@@ -4,6 +4,7 @@ use llada_tensor::Tensor;
 use proptest::prelude::*;
 
 use super::*;
+use crate::data::Span;
 use crate::step::accumulate;
 use crate::testing::{EOS, MASK, assembly, corpus, drawn, model};
 
@@ -129,6 +130,7 @@ fn shifted_blocks_of_one_masked_token_are_the_causal_loss() {
         band: Band::new(1.0, 1.0).unwrap(),
         draw: MaskDraw::Independent,
     };
+    diffusion(&mut denoising).fill = None; // the parent is not taught what follows the end
     let mut causal = denoising.clone();
     causal.task = Task::Causal {
         loss_on_prompt: false,
@@ -261,4 +263,92 @@ fn a_batch_in_which_nothing_is_masked_has_no_forward_pass() {
     let batch = assembly.batch(&corpus(), drawn(), size(4));
     assert_eq!(batch.counts.masked, 0);
     assert!(batch.micro_batches.is_empty());
+}
+
+/// A document of 22 tokens with answers at 3 to 6, 9 to 11 (the end of a block) and 17 to 21.
+fn conversation() -> Document {
+    let ids = (0..22).map(|i| (i * 5 + 2) % 29).collect();
+    let span = |range| Span {
+        range,
+        ends_turn: true,
+    };
+    Document::new(ids, [3..7, 9..12, 17..22].map(span).to_vec())
+}
+
+/// The answers of a conversation as documents of their own, each with what came before it.
+fn answers(conversation: &Document) -> Vec<Document> {
+    let answer = |span: &Span| {
+        let ids = conversation.ids[..span.range.end].to_vec();
+        Document::answer(ids, span.range.start)
+    };
+    conversation.spans.iter().map(answer).collect()
+}
+
+/// Every turn of one conversation draws the noise of its document, number 0.
+fn at_document_0(num_documents: usize) -> Vec<Drawn> {
+    let first = Drawn {
+        epoch: 0,
+        document: 0,
+    };
+    vec![first; num_documents]
+}
+
+#[test]
+fn a_conversation_is_the_sum_of_its_answers_after_what_came_before_them() {
+    for (alignment, elision, twins) in [
+        (LabelAlignment::Same, Elision::On, false),
+        (LabelAlignment::Same, Elision::Off, true),
+        (LabelAlignment::Shifted, Elision::On, true),
+        (LabelAlignment::Shifted, Elision::Off, false),
+    ] {
+        let mut assembly = assembly(alignment, elision);
+        diffusion(&mut assembly).complementary = twins;
+        let model = model(alignment);
+        let together = assembly.batch(&[conversation()], at_document_0(1), size(4));
+        let mut apart = Vec::new();
+        let mut counts = Counts::default();
+        for answer in answers(&conversation()) {
+            let batch = assembly.batch(&[answer], at_document_0(1), size(4));
+            counts += batch.counts;
+            apart.push(batch);
+        }
+        assert_eq!(together.counts, counts);
+        let mut expected = (0.0, model.zero_gradients());
+        for mut batch in apart {
+            let share = batch.counts.supervised as f64 / counts.supervised as f64;
+            let weights = batch.micro_batches.iter_mut().flat_map(|m| &mut m.weights);
+            weights.for_each(|weight| *weight = (f64::from(*weight) * share) as f32);
+            expected.0 += accumulate(&model, &batch, Activations::Keep, &mut expected.1).loss;
+        }
+        assert_close(&loss_and_gradients(&model, &together), &expected);
+    }
+}
+
+#[test]
+fn the_turns_of_a_conversation_share_its_clean_rows() {
+    let mut assembly = assembly(LabelAlignment::Same, Elision::On);
+    diffusion(&mut assembly).noise.band = Band::new(1.0, 1.0).unwrap();
+    let batch = assembly.batch(&[conversation()], at_document_0(1), size(4));
+    let rows = &batch.micro_batches[0].rows;
+    let clean = rows.rows.iter().filter(|row| row.clean).count();
+    // Blocks 0 and 1; block 2 and a block of EOS; blocks 4 and 5.
+    assert_eq!((clean, rows.len()), (20, 20 + 8 + 8 + 8));
+    let fillings = rows.loss_rows.iter().filter(|row| row.target == EOS);
+    let places: Vec<_> = fillings.map(|row| (row.copy, row.position)).collect();
+    assert_eq!(
+        places,
+        [(0, 7), (1, 12), (1, 13), (1, 14), (1, 15), (2, 22), (2, 23)]
+    );
+}
+
+#[test]
+fn a_whole_conversation_as_one_block_ends_each_turn_with_one_eos() {
+    let mut assembly = assembly(LabelAlignment::Same, Elision::On);
+    diffusion(&mut assembly).objective = Objective::Mdlm;
+    diffusion(&mut assembly).noise.band = Band::new(1.0, 1.0).unwrap();
+    let batch = assembly.batch(&[conversation()], at_document_0(1), size(4));
+    let rows = &batch.micro_batches[0].rows;
+    assert!(rows.rows.iter().all(|row| !row.clean));
+    assert_eq!(rows.len(), 8 + 13 + 23);
+    assert_eq!(batch.counts.supervised, 4 + 3 + 5 + 3);
 }

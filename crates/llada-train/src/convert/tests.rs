@@ -96,11 +96,7 @@ fn a_shifted_child_at_block_one_is_its_parent_before_any_training() {
     let dir = tempfile::tempdir().unwrap();
     let (parent, out) = (parent(dir.path(), 12, false), dir.path().join("child"));
     convert(&parent, &out, &options(MaskChoice::Auto)).unwrap();
-    let document = Document {
-        ids: vec![0, 3, 1, 7, 5, 8],
-        prompt_len: 0,
-        is_answer: false,
-    };
+    let document = Document::text(vec![0, 3, 1, 7, 5, 8]);
     let likelihood = |dir: &Path, mode| {
         let (config, weights) = open(dir);
         nll(

@@ -1,4 +1,11 @@
+mod chat;
+mod files;
+mod order;
+
+use llada_text::Tokenizer;
+
 use super::*;
+use crate::error::{Error, Result};
 
 fn tokenizer() -> Tokenizer {
     Tokenizer::characters("abcdefgh ", &["<|end|>", "<|mask|>"]).unwrap()
@@ -37,11 +44,18 @@ fn every_form_of_a_row_is_read() {
 
 {"input_ids": [3, 4, 5], "prompt_lengths": 2}
 {"prompt": "ab", "response": "cd"}
+{"input_ids": [3, 4, 5, 6, 7], "loss_spans": [[1, 2], [3, 4]]}
 "#;
     let corpus = read(rows, |_| ()).unwrap();
     assert_eq!(
         ids(&corpus),
-        [&[0, 1, 2, 9][..], &[3, 4, 5], &[3, 4, 5], &[0, 1, 2, 3, 9]]
+        [
+            &[0, 1, 2, 9][..],
+            &[3, 4, 5],
+            &[3, 4, 5],
+            &[0, 1, 2, 3, 9],
+            &[3, 4, 5, 6]
+        ]
     );
     let supervised = corpus.documents.iter().map(|document| {
         document
@@ -51,12 +65,12 @@ fn every_form_of_a_row_is_read() {
             .count()
     });
     assert!(
-        supervised.eq([3, 2, 1, 3]),
+        supervised.eq([3, 2, 1, 3, 2]),
         "never the first token, never a prompt"
     );
     assert_eq!(
-        (corpus.num_tokens(), corpus.num_cut, corpus.num_dropped),
-        (15, 0, 0)
+        (corpus.num_tokens(), corpus.num_rows, corpus.num_dropped),
+        (19, 5, 0)
     );
 }
 
@@ -69,7 +83,10 @@ fn long_text_is_cut_and_long_answers_are_truncated() {
     let corpus = read(rows, |_| ()).unwrap();
     let expected = [&[0, 1, 2, 3, 4, 5][..], &[6, 7, 9], &[0, 1, 2, 3, 4, 5]];
     assert_eq!(ids(&corpus), expected);
-    assert!(!corpus.documents[2].is_answer, "its end is missing");
+    assert!(
+        !corpus.documents[2].spans[0].ends_turn,
+        "its end is missing"
+    );
     assert_eq!((corpus.num_cut, corpus.num_dropped), (3, 1));
     let corpus = read(br#"{"text": "abcdefgh"}"#, |reader| {
         reader.overflow = Overflow::Truncate;
@@ -86,8 +103,15 @@ fn bad_rows_are_named_by_file_and_line() {
         (b"[1, 2]", "expected a JSON object"),
         (b"{\"text\": 5}", "`text` must be a text, found 5"),
         (b"{\"text\": \"\"}", "empty"),
-        (b"{\"prompt\": \"a\"}", "`prompt` and `response`"),
-        (b"{\"messages\": []}", "`messages` cannot be trained on yet"),
+        (b"{\"prompt\": \"a\"}", "`response` is missing"),
+        (
+            b"{\"prompt\": \"a\", \"text\": \"b\"}",
+            "expected `text`, `input_ids`",
+        ),
+        (
+            b"{\"chosen\": []}",
+            "rows with `chosen` are preference pairs",
+        ),
         (b"{\"input_ids\": [1, -2]}", "list of token ids"),
         (
             b"{\"input_ids\": [1, 2], \"prompt_lengths\": 3}",
@@ -97,7 +121,18 @@ fn bad_rows_are_named_by_file_and_line() {
             b"{\"input_ids\": [1, 11]}",
             "id 11 is not below the model's vocab_size 11",
         ),
-        (b"{\"input_ids\": [1, 10]}", "holds the MASK id 10"),
+        (
+            b"{\"input_ids\": [1, 2, 3], \"loss_spans\": [[1, 3], [2, 3]]}",
+            "in order, apart and within the ids",
+        ),
+        (
+            b"{\"input_ids\": [1, 2], \"loss_spans\": [[1, 3]]}",
+            "`loss_spans`",
+        ),
+        (
+            b"{\"input_ids\": [1, 2], \"loss_spans\": [[0, 1]], \"prompt_lengths\": 1}",
+            "found both",
+        ),
         (b"{\"text\": \"z\"}", "cannot represent 'z'"),
     ] {
         let rows = [b"{\"text\": \"ab\"}\n", row].concat();
@@ -138,33 +173,42 @@ fn an_answer_without_an_eos_token_is_refused() {
 }
 
 #[test]
-fn every_epoch_is_another_order_of_all_documents() {
-    let drawn: Vec<_> = Shuffle::new(20, 7, Cursor::default()).take(60).collect();
-    for (epoch, pass) in (0..).zip(drawn.chunks(20)) {
-        assert!(pass.iter().all(|drawn| drawn.epoch == epoch));
-        let mut documents: Vec<_> = pass.iter().map(|drawn| drawn.document).collect();
-        documents.sort_unstable();
-        assert_eq!(documents, (0..20).collect::<Vec<_>>());
-    }
-    let order = |epoch: usize| {
-        drawn[20 * epoch..20 * (epoch + 1)]
-            .iter()
-            .map(|d| d.document)
-    };
-    assert!(!order(0).eq(order(1)) && !order(1).eq(order(2)));
-    assert!(
-        !order(0).eq(Shuffle::new(20, 8, Cursor::default())
-            .take(20)
-            .map(|d| d.document))
-    );
+fn rows_with_the_mask_id_are_left_out_and_counted() {
+    let rows = br#"{"input_ids": [1, 10, 2]}
+{"input_ids": [1, 2]}
+"#;
+    let corpus = read(rows, |_| ()).unwrap();
+    assert_eq!(ids(&corpus), [&[1, 2]]);
+    assert_eq!((corpus.num_rows, corpus.num_with_mask), (2, 1));
 }
 
 #[test]
-fn a_sequence_goes_on_where_its_cursor_stood() {
-    let mut whole = Shuffle::new(5, 7, Cursor::default());
-    for used in 0..12 {
-        let rest: Vec<_> = Shuffle::new(5, 7, whole.cursor()).take(12 - used).collect();
-        assert!(whole.clone().take(12 - used).eq(rest));
-        whole.next();
-    }
+fn a_survey_goes_on_after_a_malformed_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    std::fs::write(
+        &path,
+        "{\"input_ids\": [1, 2]}\n{}\n{\"input_ids\": [3, 4]}\n",
+    )
+    .unwrap();
+    let reader = Reader {
+        tokenizer: None,
+        vocab_size: 11,
+        mask_token_id: None,
+        eos_token_id: None,
+        append_eos: false,
+        max_len: 6,
+        overflow: Overflow::Cut,
+    };
+    let mut problems = Vec::new();
+    let mut note = |error: Error| {
+        problems.push(error.to_string());
+        Ok(())
+    };
+    let corpus = reader.survey(&[path], &mut note).unwrap();
+    assert_eq!(ids(&corpus), [&[1, 2], &[3, 4]]);
+    assert!(
+        problems.len() == 1 && problems[0].contains("line 2"),
+        "{problems:?}"
+    );
 }

@@ -1,6 +1,7 @@
 use super::*;
 use llada_diffusion::LabelAlignment;
 
+use crate::data::Span;
 use crate::testing::{corpus, model};
 
 #[test]
@@ -90,4 +91,35 @@ fn damaged_weights_are_an_error_and_not_a_number() {
         matches!(result, Err(Error::NonFiniteLikelihood(_))),
         "{result:?}"
     );
+}
+
+#[test]
+fn the_turns_of_a_conversation_are_measured_as_if_they_were_alone() {
+    let ids: Vec<u32> = (0..22).map(|i| (i * 5 + 2) % 29).collect();
+    let span = |range| Span {
+        range,
+        ends_turn: true,
+    };
+    let whole = Document::new(ids.clone(), vec![span(3..7), span(17..22)]);
+    let first = Document::answer(ids[..7].to_vec(), 3);
+    let second = Document::answer(ids, 17);
+    let model = model(LabelAlignment::Same);
+    let total = |document: &Document, mode| {
+        // All draws of a block of 4 tokens: no noise is left to differ.
+        let result = nll(&model, std::slice::from_ref(document), mode, 4).unwrap();
+        (result.tokens, result.nll_per_token * result.tokens as f64)
+    };
+    for mode in [Mode::Ar, Mode::Block(BlockSize::new(4).unwrap())] {
+        let (parts, whole) = (
+            [total(&first, mode), total(&second, mode)],
+            total(&whole, mode),
+        );
+        assert_eq!(whole.0, parts[0].0 + parts[1].0);
+        let sum = parts[0].1 + parts[1].1;
+        assert!(
+            (whole.1 / sum - 1.0).abs() < 1e-5,
+            "{mode:?}: {} and {sum}",
+            whole.1
+        );
+    }
 }

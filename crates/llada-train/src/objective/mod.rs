@@ -17,21 +17,25 @@ pub use self::dpo::{DpoLoss, Pair, dpo, elbo};
 pub(crate) use self::pass::nll as nll_of;
 use self::pass::pass_and_backward;
 pub use self::pass::{Pass, score};
+use crate::balance::RouterTotals;
 use crate::batch::MicroBatch;
 
 /// Sums over the loss rows of a forward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sums {
     /// Of weight times negative log-likelihood: this pass's share of the loss.
     pub loss: f64,
     /// Of negative log-likelihoods alone, in nats.
     pub nll: f64,
+    /// What the routers did.
+    pub routers: RouterTotals,
 }
 
 impl std::ops::AddAssign for Sums {
     fn add_assign(&mut self, other: Self) {
         self.loss += other.loss;
         self.nll += other.nll;
+        self.routers.add(&other.routers.0);
     }
 }
 
@@ -42,18 +46,18 @@ pub fn weighted_nll(
     activations: Activations,
     grads: &mut Gradients,
 ) -> Sums {
-    let MicroBatch { rows, weights } = micro_batch;
-    let head = pass_and_backward(model, rows, activations, weights, grads);
-    sums(&head, weights)
+    let (head, routers) = pass_and_backward(model, micro_batch, activations, grads);
+    Sums {
+        routers: RouterTotals(routers),
+        ..sums(&head, &micro_batch.weights)
+    }
 }
 
 fn sums(head: &[HeadRow], weights: &[f32]) -> Sums {
     let mut sums = Sums::default();
     for (nll, &weight) in head.iter().map(nll_of).zip(weights) {
-        sums += Sums {
-            loss: nll * f64::from(weight),
-            nll,
-        };
+        sums.loss += nll * f64::from(weight);
+        sums.nll += nll;
     }
     sums
 }

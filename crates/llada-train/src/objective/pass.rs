@@ -1,8 +1,11 @@
 //! A forward pass over training rows, kept until its loss is known.
 
 use llada_diffusion::{LossRow, TrainRows};
-use llada_model::{Activations, Gradients, Input, Model, Tape};
+use llada_model::{Activations, Gradients, Input, Model, RouterStats, Tape};
 use llada_tensor::{HeadRow, Tensor, gather_rows, scatter_add_rows};
+
+use crate::batch::MicroBatch;
+use crate::mask_noise::MaskNoise;
 
 /// A recorded forward pass, and what the head says of each loss row.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ struct Body<'a> {
 impl<'a> Pass<'a> {
     /// Computes the rows and scores the loss rows.
     pub fn forward(model: &'a Model, rows: &'a TrainRows, activations: Activations) -> Self {
-        let body = Body::forward(model, rows, activations);
+        let body = Body::forward(model, rows, None, activations);
         let head = model.head_rows(&body.hidden, Some(&body.targets), None);
         Self { body, head }
     }
@@ -69,9 +72,18 @@ impl<'a> Pass<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn forward(model: &'a Model, rows: &'a TrainRows, activations: Activations) -> Self {
+    fn forward(
+        model: &'a Model,
+        rows: &'a TrainRows,
+        noise: Option<&MaskNoise>,
+        activations: Activations,
+    ) -> Self {
         let outputs = Outputs::of(&rows.loss_rows);
-        let (hidden, tape) = model.forward_recorded(&outputs.input(rows), activations);
+        let mut embedded = model.embed(&rows.ids);
+        if let Some(noise) = noise {
+            noise.add(rows, &mut embedded);
+        }
+        let (hidden, tape) = model.record(embedded, &outputs.input(rows), activations);
         let hidden = gather_rows(&hidden, &outputs.slots);
         Self {
             model,
@@ -93,23 +105,30 @@ impl<'a> Body<'a> {
     }
 }
 
-/// Computes the rows, adds the gradient of the sum of weighted negative log-likelihoods to `grads`, and
-/// returns what the head says of each loss row: a [`Pass`] whose weights are known from the start.
+/// Computes the rows of a micro-batch, adds the gradient of the sum of weighted negative
+/// log-likelihoods (and of the z-loss) to `grads`, and returns what the head says of each loss row and
+/// what the routers did: a [`Pass`] whose weights are known from the start.
 ///
 /// # Panics
 /// Unless there is a weight per loss row.
 pub(super) fn pass_and_backward(
     model: &Model,
-    rows: &TrainRows,
+    micro_batch: &MicroBatch,
     activations: Activations,
-    nll_weights: &[f32],
     grads: &mut Gradients,
-) -> Vec<HeadRow> {
-    let body = Body::forward(model, rows, activations);
-    let (head, drows) =
-        model.head_rows_and_backward(&body.hidden, &body.targets, nll_weights, grads);
+) -> (Vec<HeadRow>, Vec<RouterStats>) {
+    let MicroBatch {
+        rows,
+        weights,
+        mask_noise,
+        router_z_weight,
+    } = micro_batch;
+    let mut body = Body::forward(model, rows, mask_noise.as_ref(), activations);
+    let routers = body.tape.router_stats().to_vec();
+    body.tape.set_router_z_weight(*router_z_weight);
+    let (head, drows) = model.head_rows_and_backward(&body.hidden, &body.targets, weights, grads);
     body.backward(&drows, grads);
-    head
+    (head, routers)
 }
 
 /// Computes the rows without recording, and returns what the head says of each loss row.

@@ -14,8 +14,8 @@ use llada_tensor::{AdamW, Precision, Tensor, Weight, adamw_step};
 use serde::{Deserialize, Serialize};
 
 use self::file::TensorFile;
-use crate::batch::{MicroBatch, Prepared, Reading};
-use crate::data::Document;
+use crate::batch::{MicroBatch, Noisy, Prepared, Reading};
+use crate::data::{Document, Turn};
 use crate::error::{Error, Result};
 use crate::objective::{Pair, cap, dpo, elbo, weighted_nll};
 use crate::optimizer::gradient_norm;
@@ -132,19 +132,10 @@ impl Golden {
     /// Mean next-token loss over documents side by side.
     fn causal(&self, name: &str) -> Result<MicroBatch> {
         let documents = self.documents(name, "x0")?;
-        let prepare = |ids| {
-            Prepared::causal(
-                &Document {
-                    ids,
-                    prompt_len: 0,
-                    is_answer: false,
-                },
-                false,
-            )
-        };
+        let prepare = |ids| Prepared::causal(&Document::text(ids), false);
         let prepared: Vec<_> = documents.into_iter().map(prepare).collect();
-        let scored = prepared.iter().flat_map(|document| &document.supervised);
-        let scale = 1.0 / scored.filter(|&&sup| sup).count() as f64;
+        let copies = prepared.iter().flat_map(|document| &document.copies);
+        let scale = 1.0 / copies.map(Noisy::num_supervised).sum::<u64>() as f64;
         let mut batch = MicroBatch::default();
         for (doc, document) in (0..).zip(&prepared) {
             batch.push_causal(doc, document);
@@ -169,15 +160,8 @@ impl Golden {
                 .iter()
                 .map(|&id| id == self.reading.mask_token_id)
                 .collect();
-            let document = Prepared {
-                supervised: vec![true; ids.len()],
-                copies: vec![Corruption {
-                    masked,
-                    rates: vec![case.t; ids.len()],
-                }],
-                block_size: objective.block_size(scheduled, ids.len()),
-                ids,
-            };
+            let block_size = objective.block_size(scheduled, ids.len());
+            let document = prepared(ids, 0, case.t, vec![masked], block_size);
             batch.push_diffusion(doc, &document, self.reading, Elision::On);
             batch.push_weights(&document, Normalisation::ElboToken, scale);
         }
@@ -223,16 +207,8 @@ impl Golden {
     }
 
     fn answer(&self, case: &Case, ids: Vec<u32>, masks: Vec<Vec<bool>>) -> Result<Prepared> {
-        let copy = |masked: Vec<bool>| {
-            let rates = vec![case.t; masked.len()];
-            Corruption { masked, rates }
-        };
-        Ok(Prepared {
-            supervised: (0..ids.len()).map(|i| i >= case.prompt_len).collect(),
-            copies: masks.into_iter().map(copy).collect(),
-            block_size: BlockSize::new(case.block_size)?,
-            ids,
-        })
+        let block_size = BlockSize::new(case.block_size)?;
+        Ok(prepared(ids, case.prompt_len, case.t, masks, block_size))
     }
 
     fn alone(&self, document: &Prepared, normalisation: Normalisation, scale: f64) -> MicroBatch {
@@ -333,6 +309,29 @@ impl Golden {
 }
 
 /// Returns the id that noise puts in place of a token; the model's config does not name it.
+/// Returns a document with given masks, all drawn at rate `t`, of which all after a prompt is learned.
+fn prepared(
+    ids: Vec<u32>,
+    prompt_len: usize,
+    t: f32,
+    masks: Vec<Vec<bool>>,
+    block_size: BlockSize,
+) -> Prepared {
+    let turn = Turn {
+        supervised: (0..ids.len()).map(|i| i >= prompt_len).collect(),
+        ids: ids.clone(),
+    };
+    let copy = |masked: Vec<bool>| {
+        let rates = vec![t; masked.len()];
+        Noisy::new(turn.clone(), Corruption { masked, rates })
+    };
+    Prepared {
+        ids,
+        copies: masks.into_iter().map(copy).collect(),
+        block_size,
+    }
+}
+
 fn mask_token_id(tensors: &TensorFile) -> Result<u32> {
     let (clean, noisy) = (tensors.ids("mdlm.x0")?, tensors.ids("mdlm.xt")?);
     let replaced = clean

@@ -18,7 +18,7 @@ mod train;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-pub use self::data::{Data, Paths};
+pub use self::data::{Data, Paths, Source, Sources, Weighted};
 pub use self::model::{Compute, Init, Model};
 pub use self::objective::{Blocks, Objective, Stage};
 pub use self::optimizer::Optimizer;

@@ -33,6 +33,10 @@ pub struct Objective {
     /// What the loss is divided by: `elbo_token`, `masked_mean` or `sequence`. Default: `elbo_token`.
     #[serde(default = "elbo_token", with = "by_name")]
     pub normalisation: Normalisation,
+    /// Steps at the start in which the embeddings of masked tokens get noise, falling to 0: for a model
+    /// that has not seen MASK before. Default: 0.
+    #[serde(default)]
+    pub mask_noise_steps: u64,
     /// Whether each document is trained on twice, with a mask and its complement. Default: false.
     #[serde(default)]
     pub complementary: bool,
@@ -89,6 +93,11 @@ impl Objective {
             is_ar || !self.loss_on_prompt,
             "objective.loss_on_prompt",
             "is for `ar` only",
+        )?;
+        check(
+            !(is_ar && self.mask_noise_steps > 0),
+            "objective.mask_noise_steps",
+            "has no meaning for `ar`, which masks nothing",
         )?;
         let twins_lose = self.complementary && self.mask_ratio_band[1] == 1.0;
         let divides = self.normalisation != Normalisation::MaskedMean;

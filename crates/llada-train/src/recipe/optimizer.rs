@@ -33,6 +33,12 @@ pub struct Optimizer {
     /// Largest global gradient norm; larger ones are scaled down. Default: 1.
     #[serde(default = "clip")]
     pub clip: f32,
+    /// How far the bias of an expert moves per step towards an even load. Default: 0, it stays.
+    #[serde(default)]
+    pub expert_bias_rate: f32,
+    /// Weight of the mean squared log-sum-exp of router logits in the loss. Default: 0.
+    #[serde(default)]
+    pub router_z_loss: f32,
 }
 
 impl Optimizer {
@@ -49,7 +55,18 @@ impl Optimizer {
             "optimizer.weight_decay",
             "must be at least 0",
         )?;
-        check(self.clip > 0.0, "optimizer.clip", "must be greater than 0")
+        check(self.clip > 0.0, "optimizer.clip", "must be greater than 0")?;
+        let is_rate = |rate: f32| (0.0..f32::INFINITY).contains(&rate);
+        check(
+            is_rate(self.expert_bias_rate),
+            "optimizer.expert_bias_rate",
+            "must be at least 0",
+        )?;
+        check(
+            is_rate(self.router_z_loss),
+            "optimizer.router_z_loss",
+            "must be at least 0",
+        )
     }
 
     /// Returns the learning rate over a run of `steps` steps.

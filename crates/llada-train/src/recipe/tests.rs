@@ -97,6 +97,11 @@ fn contradictions_are_refused_by_key() {
         ),
         (&["objective.complementary=true"], "objective.normalisation"),
         (&["optimizer.clip=0.0"], "optimizer.clip"),
+        (
+            &["optimizer.expert_bias_rate=-0.1"],
+            "optimizer.expert_bias_rate",
+        ),
+        (&["optimizer.router_z_loss=nan"], "optimizer.router_z_loss"),
         (&["data.max_len=1"], "data.max_len"),
     ] {
         let message = message(with(overrides));
@@ -121,4 +126,64 @@ fn stages_are_counted_in_steps_or_in_tokens_but_not_both() {
     assert_eq!([0, 49, 50].map(|seen| tokens.at(9, seen).get()), [1, 1, 4]);
     assert!(schedule("{block=1, tokens=50}, {block=4, steps=1}").is_err());
     assert!(schedule("{block=1}").is_err());
+}
+
+#[test]
+fn every_recipe_of_the_repository_is_valid() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let entries = dir.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let is_recipe = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "toml");
+    let recipes: Vec<_> = entries.filter(is_recipe).collect();
+    assert!(recipes.len() >= 12, "{recipes:?}");
+    for path in recipes {
+        let recipe = Recipe::from_toml(&std::fs::read_to_string(&path).unwrap());
+        let recipe = recipe.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let schedule = &recipe.objective.block_schedule;
+        let tokens: u64 = schedule.iter().filter_map(|stage| stage.tokens).sum();
+        let trained = recipe.train.steps * recipe.train.batch_tokens.unwrap_or(0) as u64;
+        let is_met = trained == 0 || trained.abs_diff(tokens) <= tokens / 10 || tokens == 0;
+        assert!(
+            is_met,
+            "{}: {tokens} tokens planned, {trained} trained",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn sources_have_weights_or_none_has() {
+    let sources = |value: &str| {
+        let recipe = with(&[&format!("data.train={value}")])?;
+        recipe.data.train.weighted()
+    };
+    let plain = sources(r#"["a", "b"]"#).unwrap();
+    assert!(
+        plain.len() == 1 && plain[0].0.len() == 2,
+        "one source of two files"
+    );
+    let mixed = sources(r#"[{path = "a", weight = 3}, {path = "b", weight = 0.5}]"#).unwrap();
+    assert_eq!(
+        mixed.iter().map(|source| source.1).collect::<Vec<_>>(),
+        [3.0, 0.5]
+    );
+    for (value, problem) in [
+        (
+            r#"["a", {path = "b", weight = 1.0}]"#,
+            "all paths a weight, or none",
+        ),
+        (r#"{path = "a", weight = 0.0}"#, "greater than 0"),
+        (r#"{path = "a"}"#, "expected a path"),
+        (
+            r#"{path = "a", weight = 1.0, share = 2}"#,
+            "expected a path",
+        ),
+        ("[]", "at least one file"),
+    ] {
+        let message = sources(value)
+            .expect_err("the sources are invalid")
+            .to_string();
+        assert!(message.contains(problem), "{value}: {message}");
+    }
+    let recipe = with(&[r#"data.train=[{path = "a", weight = 3}]"#]).unwrap();
+    assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
 }

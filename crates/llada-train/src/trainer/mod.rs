@@ -10,7 +10,7 @@
 //! ```
 
 mod log;
-mod setup;
+pub(crate) mod setup;
 #[cfg(test)]
 mod tests;
 
@@ -26,10 +26,12 @@ use serde::Serialize;
 
 use self::log::Log;
 use self::setup::Validation;
+use crate::balance::ExpertLoad;
 use crate::batch::{Assembly, Batch};
 use crate::checkpoint::{Checkpoints, State};
-use crate::data::{Corpus, Drawn, Shuffle};
+use crate::data::{Corpus, Drawn, Mix};
 use crate::error::{Error, Result};
+use crate::mask_noise::MaskNoise;
 use crate::recipe::{Blocks, Recipe};
 use crate::step::{Learner, StepReport, StepSettings};
 
@@ -72,6 +74,9 @@ pub struct Metrics {
     pub elapsed_seconds: f64,
     /// Steps so far that had no scored token.
     pub skipped_steps: u64,
+    /// How evenly experts were used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert_load: Option<ExpertLoad>,
     /// Validation: nats per token by mode, `ar` or `block_N`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub valid: BTreeMap<String, f64>,
@@ -157,7 +162,7 @@ struct Run<'a> {
     assembly: Assembly,
     blocks: Blocks,
     learning_rate: LearningRate,
-    shuffle: Shuffle,
+    mix: Mix,
     state: State,
     checkpoints: Checkpoints,
     log: Log,
@@ -176,9 +181,11 @@ impl<'a> Run<'a> {
             Resume::Yes => setup::go_on(recipe, dir)?,
         };
         let config = &learner.model.config;
+        setup::require_experts(recipe, config)?;
         let tokenizer = setup::tokenizer(recipe, config)?;
-        let corpus =
-            setup::reader(recipe, config, tokenizer.as_ref()).read(&recipe.data.train.0)?;
+        let reader = setup::reader(recipe, config, tokenizer.as_ref());
+        let (corpus, sources) = setup::corpus(recipe, &reader)?;
+        setup::require_cursors(dir, &state, &sources)?;
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
@@ -192,14 +199,14 @@ impl<'a> Run<'a> {
             assembly,
             blocks: recipe.objective.blocks()?,
             learning_rate: recipe.optimizer.schedule(recipe.train.steps)?,
-            shuffle: Shuffle::new(corpus.documents.len(), recipe.train.seed, state.cursor),
+            mix: Mix::new(&sources, recipe.train.seed, &state.cursors),
             learner,
             tokenizer,
             corpus,
             validation,
-            state,
             checkpoints,
             log: Log::open(dir.join("metrics.jsonl"), state.step)?,
+            state,
             began,
             warnings,
         })
@@ -215,13 +222,16 @@ impl<'a> Run<'a> {
         let began = Instant::now();
         let block_size = self.blocks.at(self.state.step, self.state.tokens);
         let drawn = self.draw();
-        let batch = self
+        let mut batch = self
             .assembly
             .batch(&self.corpus.documents, drawn, block_size);
+        batch.set_mask_noise(self.mask_noise(&batch.drawn).as_ref());
+        batch.set_router_z_loss(self.recipe.optimizer.router_z_loss);
         let settings = StepSettings {
             learning_rate: self.learning_rate.at(self.state.step),
             clip: self.recipe.optimizer.clip,
             activations: self.recipe.train.activations.into(),
+            expert_bias_rate: self.recipe.optimizer.expert_bias_rate,
         };
         let report = self.learner.train_step(&batch, &settings)?;
         self.state.step += 1;
@@ -245,14 +255,20 @@ impl<'a> Run<'a> {
         let max_tokens = train.batch_tokens.unwrap_or(usize::MAX);
         let (mut drawn, mut tokens) = (Vec::new(), 0);
         while drawn.len() < max_documents && tokens < max_tokens {
-            let Some(next) = self.shuffle.next() else {
+            let Some(next) = self.mix.next() else {
                 break;
             };
             tokens += self.corpus.documents[next.document].ids.len();
             drawn.push(next);
         }
-        self.state.cursor = self.shuffle.cursor();
+        self.state.cursors = self.mix.cursors();
         drawn
+    }
+
+    fn mask_noise(&self, drawn: &[Drawn]) -> Option<MaskNoise> {
+        let num_steps = self.recipe.objective.mask_noise_steps;
+        let (step, seed) = (self.state.step, self.recipe.train.seed);
+        MaskNoise::at(&self.learner.model, step, num_steps, seed, drawn)
     }
 
     fn metrics(&self, report: &StepReport, batch: &Batch, scheduled: BlockSize) -> Metrics {
@@ -277,6 +293,7 @@ impl<'a> Run<'a> {
             mask_row_norm: mask_row_norm(&self.learner.model),
             elapsed_seconds: self.seconds(),
             skipped_steps: self.state.skipped_steps,
+            expert_load: report.routers.metrics(),
             valid: BTreeMap::new(),
         }
     }
@@ -302,7 +319,7 @@ impl<'a> Run<'a> {
         self.log.flush()?; // metrics must not fall behind the checkpoint they belong to
         let state = State {
             seconds: self.seconds(),
-            ..self.state
+            ..self.state.clone()
         };
         let keep_last = self.recipe.train.keep_last;
         self.checkpoints

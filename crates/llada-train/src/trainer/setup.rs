@@ -64,6 +64,33 @@ pub(super) fn go_on(recipe: &Recipe, dir: &Path) -> Result<(Learner, State, Vec<
     Ok((learner, state, Vec::new()))
 }
 
+/// Checks that what the recipe says of experts can be done to the model.
+pub(crate) fn require_experts(recipe: &Recipe, config: &Config) -> Result<()> {
+    let has_bias = config.moe.as_ref().is_some_and(|moe| moe.expert_bias);
+    let keys = [
+        (
+            "optimizer.router_z_loss",
+            recipe.optimizer.router_z_loss,
+            config.moe.is_some(),
+        ),
+        (
+            "optimizer.expert_bias_rate",
+            recipe.optimizer.expert_bias_rate,
+            has_bias,
+        ),
+    ];
+    match keys
+        .into_iter()
+        .find(|&(_, value, can)| value > 0.0 && !can)
+    {
+        None => Ok(()),
+        Some((key, ..)) => Err(Error::Setting {
+            key,
+            problem: "must be 0 for this model, which has no experts with a bias".into(),
+        }),
+    }
+}
+
 fn adamw_settings(recipe: &Recipe) -> AdamWSettings {
     let optimizer = &recipe.optimizer;
     AdamWSettings {
@@ -73,7 +100,7 @@ fn adamw_settings(recipe: &Recipe) -> AdamWSettings {
     }
 }
 
-pub(super) fn tokenizer(recipe: &Recipe, config: &Config) -> Result<Option<Tokenizer>> {
+pub(crate) fn tokenizer(recipe: &Recipe, config: &Config) -> Result<Option<Tokenizer>> {
     let Some(dir) = recipe.model.tokenizer_dir() else {
         return Ok(None);
     };
@@ -82,7 +109,7 @@ pub(super) fn tokenizer(recipe: &Recipe, config: &Config) -> Result<Option<Token
     Ok(Some(tokenizer))
 }
 
-pub(super) fn reader<'t>(
+pub(crate) fn reader<'t>(
     recipe: &Recipe,
     config: &Config,
     tokenizer: Option<&'t Tokenizer>,
@@ -98,6 +125,41 @@ pub(super) fn reader<'t>(
     }
 }
 
+/// Validation takes texts as they are: nothing appended, long ones truncated.
+pub(crate) fn validation_reader(reader: Reader<'_>) -> Reader<'_> {
+    Reader {
+        append_eos: false,
+        overflow: Overflow::Truncate,
+        ..reader
+    }
+}
+
+/// Returns the documents to train on, and how many there are in each source and its weight.
+pub(crate) fn corpus(recipe: &Recipe, reader: &Reader<'_>) -> Result<(Corpus, Vec<(usize, f64)>)> {
+    let mut corpus = Corpus::default();
+    let mut sources = Vec::new();
+    for (paths, weight) in recipe.data.train.weighted()? {
+        let source = reader.read(&paths)?;
+        sources.push((source.documents.len(), weight));
+        corpus.append(source);
+    }
+    Ok((corpus, sources))
+}
+
+/// Checks that the places of an earlier session are in the sources of this one.
+pub(super) fn require_cursors(dir: &Path, state: &State, sources: &[(usize, f64)]) -> Result<()> {
+    let before: Vec<usize> = state.cursors.iter().map(|cursor| cursor.of).collect();
+    let now: Vec<usize> = sources.iter().map(|&(documents, _)| documents).collect();
+    if before.is_empty() || before == now {
+        return Ok(());
+    }
+    let problem = format!(
+        "was trained on sources of {before:?} documents, those of the recipe have {now:?}; resume with \
+         the data that it began with, or start a run from its checkpoint"
+    );
+    Err(Error::unsuitable(dir, problem))
+}
+
 /// Says what of the data is not trained on as it stands in the files.
 pub(super) fn warnings(corpus: &Corpus, max_len: usize) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -106,6 +168,12 @@ pub(super) fn warnings(corpus: &Corpus, max_len: usize) -> Vec<String> {
             "{} rows are longer than data.max_len ({max_len} tokens): text is cut into several \
              documents, answers lose their end",
             corpus.num_cut
+        ));
+    }
+    if corpus.num_with_mask > 0 {
+        warnings.push(format!(
+            "{} rows hold the MASK id and are left out",
+            corpus.num_with_mask
         ));
     }
     if corpus.num_dropped > 0 {
@@ -145,11 +213,7 @@ pub(super) fn validation(
     if paths.is_empty() || modes.is_empty() {
         return Ok(None);
     }
-    let reader = Reader {
-        append_eos: false,
-        overflow: Overflow::Truncate,
-        ..reader(recipe, config, tokenizer)
-    };
+    let reader = validation_reader(reader(recipe, config, tokenizer));
     let mut documents = reader.read(paths)?.documents;
     if recipe.train.eval_documents > 0 {
         documents.truncate(recipe.train.eval_documents);

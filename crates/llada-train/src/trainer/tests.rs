@@ -1,7 +1,9 @@
 use llada_diffusion::LabelAlignment;
-use llada_model::{KeepDtype, Weights, load, save};
+use llada_model::{Config, KeepDtype, Weights, load, save};
 use llada_tensor::Precision;
 use tempfile::TempDir;
+
+mod stages;
 
 use super::log::step_of;
 use super::*;
@@ -14,8 +16,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::of(testing::config(LabelAlignment::Shifted))
+    }
+
+    fn of(config: Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = testing::config(LabelAlignment::Shifted);
         let weights = Weights::random(&config, 1, Precision::F32);
         save(
             &dir.path().join("parent"),

@@ -7,7 +7,7 @@ use llada_engine::{Answer, Options, Savings};
 use llada_eval::{Ask, PromptSpec};
 use llada_model::Model;
 use llada_request::{AnswerText, Checkpoint, Settings};
-use llada_train::data::Document;
+use llada_train::data::{Document, Span};
 use llada_train::{Mode, Total, nll_of_each};
 
 use super::settings::Setting;
@@ -128,21 +128,26 @@ impl Contestant {
     /// A tokenizer may join the end of a context with what follows. So scoring begins at the first
     /// token that any continuation of the same context changes: all of them are scored on the same text.
     pub(super) fn likelihoods(&self, texts: &[(&str, &str)]) -> anyhow::Result<Vec<Total>> {
-        let documents = texts
+        let joined = texts
             .iter()
-            .map(|(context, continuation)| self.document(context, continuation));
-        let mut documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
-        let own: Vec<usize> = documents
+            .map(|(context, continuation)| self.joined(context, continuation));
+        let joined = joined.collect::<anyhow::Result<Vec<_>>>()?;
+        let first = |context: &str| {
+            let same = texts.iter().zip(&joined);
+            let same = same.filter(|((other, _), _)| *other == context);
+            same.map(|(_, joined)| joined.context_len).min().unwrap_or(0)
+        };
+        let documents: Vec<Document> = texts
             .iter()
-            .map(|document| document.prompt_len)
+            .zip(&joined)
+            .map(|((context, _), joined)| {
+                let span = Span {
+                    range: first(context)..joined.ids.len(),
+                    ends_turn: false,
+                };
+                Document::new(joined.ids.clone(), vec![span])
+            })
             .collect();
-        for (document, (context, _)) in documents.iter_mut().zip(texts) {
-            let same = texts
-                .iter()
-                .zip(&own)
-                .filter(|((other, _), _)| other == context);
-            document.prompt_len = same.map(|(_, len)| *len).min().unwrap_or(0);
-        }
         Ok(nll_of_each(&self.model, &documents, self.mode, self.draws)?)
     }
 
@@ -152,12 +157,7 @@ impl Contestant {
         let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
         let ids = tokenizer.encode(text).map_err(failure::usage)?;
         let pieces = ids.chunks(self.model.config.max_position_embeddings);
-        let piece = |ids: &[u32]| Document {
-            ids: ids.to_vec(),
-            prompt_len: 0,
-            is_answer: false,
-        };
-        let documents: Vec<Document> = pieces.map(piece).collect();
+        let documents: Vec<Document> = pieces.map(|ids| Document::text(ids.to_vec())).collect();
         let totals = nll_of_each(&self.model, &documents, self.mode, self.draws)?;
         let sum = |sum: Total, total: &Total| Total {
             nll: sum.nll + total.nll,
@@ -174,7 +174,7 @@ impl Contestant {
 
     /// Encodes both together, as they would stand in a text; the prompt ends where this differs from
     /// the context alone.
-    fn document(&self, context: &str, continuation: &str) -> anyhow::Result<Document> {
+    fn joined(&self, context: &str, continuation: &str) -> anyhow::Result<Joined> {
         let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
         let alone = tokenizer.encode(context).map_err(failure::usage)?;
         let ids = tokenizer
@@ -185,13 +185,16 @@ impl Contestant {
             let message = format!("a choice has {} tokens, the model reads {most}", ids.len());
             return Err(failure::usage(message));
         }
-        let prompt_len = alone.iter().zip(&ids).take_while(|(a, b)| a == b).count();
-        Ok(Document {
-            ids,
-            prompt_len,
-            is_answer: false,
-        })
+        let context_len = alone.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+        Ok(Joined { ids, context_len })
     }
+}
+
+/// A context and its continuation as one text.
+struct Joined {
+    ids: Vec<u32>,
+    /// Tokens that are those of the context alone.
+    context_len: usize,
 }
 
 /// What a parent is called in the results.
