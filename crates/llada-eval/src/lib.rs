@@ -37,5 +37,5 @@ pub use error::{Error, Result};
 pub use results::{Cost, Record, Results, replace, write_records};
 pub use score::{Judge, Judgement};
 pub use serve::{Ask, Served, answer_in_order};
-pub use summary::{Quality, Summary};
+pub use summary::{Quality, Summary, score_so_far};
 pub use task::{DataSpec, Extraction, Normalisation, PromptSpec, Scorer, Task};

@@ -75,12 +75,14 @@ struct Figure {
     points: Vec<Point>,
     x_ticks: Vec<Tick>,
     y_ticks: Vec<Tick>,
-    /// The points from left to right.
+    /// The points that no other beats, from left to right.
     line: String,
 }
 
 #[derive(Debug, Serialize)]
 struct Point {
+    setting: String,
+    /// Its number, and those of points at the same place, of which only the first has a label.
     label: String,
     x: f64,
     y: f64,
@@ -175,18 +177,16 @@ fn figure(task: &str, summaries: &[Summary]) -> Option<Figure> {
         .map(|end| end * scale);
     let y = Axis::over(ends, (SIZE.1 - MARGIN.1, 15.0));
     let point = |(tpf, row): &(f64, &Summary)| Point {
-        label: row.setting.clone(),
+        setting: row.setting.clone(),
+        label: String::new(),
         x: x.at(*tpf),
         y: y.at(row.score * scale),
         low: y.at(row.ci95[0] * scale),
         high: y.at(row.ci95[1] * scale),
         value: format!("TPF {tpf:.2}, score {:.2}", row.score * scale),
     };
-    let points: Vec<Point> = drawn.iter().map(point).collect();
-    let line: Vec<String> = points
-        .iter()
-        .map(|point| format!("{},{}", point.x, point.y))
-        .collect();
+    let mut points: Vec<Point> = drawn.iter().map(point).collect();
+    label(&mut points);
     Some(Figure {
         task: task.to_owned(),
         width: SIZE.0,
@@ -196,11 +196,37 @@ fn figure(task: &str, summaries: &[Summary]) -> Option<Figure> {
         } else {
             "nats per token"
         },
-        line: line.join(" "),
+        line: front(&points),
         x_ticks: x.ticks(),
         y_ticks: y.ticks(),
         points,
     })
+}
+
+/// Numbers the points from 1; those too near to each other to be told apart share a label.
+fn label(points: &mut [Point]) {
+    for index in 0..points.len() {
+        let (x, y) = (points[index].x, points[index].y);
+        let is_near = |point: &Point| (point.x - x).abs() < 16.0 && (point.y - y).abs() < 12.0;
+        let labelled = |point: &&mut Point| !point.label.is_empty() && is_near(point);
+        let number = (index + 1).to_string();
+        match points[..index].iter_mut().find(labelled) {
+            Some(point) => point.label += &format!(", {number}"),
+            None => points[index].label = number,
+        }
+    }
+}
+
+/// Joins the points that no other beats in one of score and TPF without losing in the other.
+fn front(points: &[Point]) -> String {
+    let beats = |a: &Point, b: &Point| a.x >= b.x && a.y <= b.y && (a.x > b.x || a.y < b.y);
+    let best = points
+        .iter()
+        .filter(|point| !points.iter().any(|other| beats(other, point)));
+    let line: Vec<String> = best
+        .map(|point| format!("{},{}", point.x, point.y))
+        .collect();
+    line.join(" ")
 }
 
 #[cfg(test)]
@@ -253,6 +279,29 @@ mod tests {
     #[test]
     fn a_single_setting_has_no_curve() {
         assert!(!page(&[summary("a", Some(1.0), 0.9), summary("b", None, 0.5)]).contains("<svg"));
+    }
+
+    #[test]
+    fn points_at_one_place_share_a_label_and_beaten_ones_are_not_on_the_line() {
+        let rows = [
+            summary("a", Some(1.0), 0.9),
+            summary("b", Some(1.0), 0.9),
+            summary("beaten", Some(2.0), 0.3),
+            summary("c", Some(3.0), 0.5),
+        ];
+        let figure = figures(&rows).remove(0);
+        let labels: Vec<&str> = figure
+            .points
+            .iter()
+            .map(|point| point.label.as_str())
+            .collect();
+        assert_eq!(labels, ["1, 2", "", "3", "4"]);
+        let beaten = &figure.points[2];
+        assert!(
+            !figure.line.contains(&format!("{},{}", beaten.x, beaten.y)),
+            "{}",
+            figure.line
+        );
     }
 
     #[test]

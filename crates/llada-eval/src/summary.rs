@@ -126,25 +126,35 @@ impl Summary {
     }
 }
 
+/// Returns the score of finished items without its interval, which costs more than an item.
+pub fn score_so_far<'a>(rows: impl IntoIterator<Item = &'a (Record, Cost)>) -> f64 {
+    let pairs = rows.into_iter().map(|(record, _)| quality_pair(record));
+    let (top, bottom) = pairs.fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+    top / bottom
+}
+
+/// Returns what an item adds to both sides of the score's ratio.
+fn quality_pair(record: &Record) -> (f64, f64) {
+    match record.correct {
+        Some(correct) => (f64::from(u8::from(correct)), 1.0),
+        None => (record.nll.iter().sum(), record.tokens as f64),
+    }
+}
+
 fn quality(rows: &[&(Record, Cost)]) -> (Quality, f64, [f64; 2]) {
+    let score = score_so_far(rows.iter().copied());
     if rows.iter().any(|(record, _)| record.correct.is_none()) {
-        let pair = |(record, _): &&(Record, Cost)| (record.nll.iter().sum(), record.tokens as f64);
-        let pairs: Vec<(f64, f64)> = rows.iter().map(pair).collect();
-        let (nll, tokens) = pairs
+        let pairs: Vec<(f64, f64)> = rows
             .iter()
-            .fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
-        let score = nll / tokens;
-        return (
-            Quality::NllPerToken,
-            score,
-            stats::bootstrap(&pairs).unwrap_or([score; 2]),
-        );
+            .map(|(record, _)| quality_pair(record))
+            .collect();
+        let ci95 = stats::bootstrap(&pairs).unwrap_or([score; 2]);
+        return (Quality::NllPerToken, score, ci95);
     }
     let correct = rows
         .iter()
         .filter(|(record, _)| record.correct == Some(true))
         .count();
-    let score = correct as f64 / rows.len() as f64;
     (Quality::Accuracy, score, stats::wilson(correct, rows.len()))
 }
 

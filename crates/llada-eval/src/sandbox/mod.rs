@@ -16,7 +16,7 @@
 //!
 //! [`Sandbox::probe`] proves on a small program that every layer holds and refuses otherwise;
 //! nothing falls back in silence. [`run`](Sandbox::run) judges one program,
-//! [`run_all`](Sandbox::run_all) many, and [`pass_at_k`] makes the score of Chen et al. 2021.
+//! [`run_all`](Sandbox::run_all) many, and [`pass_at_k()`] makes the score of Chen et al. 2021.
 //!
 //! This contains accidents and clumsy malice. It is no defence against an exploit of the kernel or
 //! against side channels; `docs/sandbox.md` has the threat model.

@@ -9,7 +9,7 @@ use llada_eval::report::{Comparison, Page};
 use llada_eval::sandbox::Sandbox;
 use llada_eval::{
     Ask, Cost, Error, Item, Judge, Judgement, MultipleChoice, Record, Results, Scorer, Served,
-    Summary, Task, answer_in_order, read_items, report, stats,
+    Summary, Task, answer_in_order, read_items, report, score_so_far, stats,
 };
 use serde_json::{Value, json};
 
@@ -236,8 +236,8 @@ impl Session<'_> {
         let (task, setting) = (record.task.clone(), record.setting.clone());
         self.results.push(record, cost)?;
         bar.inc(1);
-        let so_far = Summary::of(self.results.of(&task, &setting))?;
-        bar.set_message(format!("  score {:.3}", so_far.score));
+        let so_far = score_so_far(self.results.of(&task, &setting));
+        bar.set_message(format!("  score {:.3}", so_far));
         Ok(())
     }
 
