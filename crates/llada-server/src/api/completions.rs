@@ -22,17 +22,30 @@ use crate::refusal::Refusal;
 
 /// A text to continue.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(transform = own_logprobs)]
 pub(crate) struct CompletionRequest {
     /// A text, the ids of one, or several texts.
     prompt: Prompt,
     /// 0 adds the tokens with their log-probabilities, each given the state of the step that placed
     /// it. Others than the chosen token are not offered.
     #[serde(default)]
-    #[schemars(range(max = 0))]
     logprobs: Option<usize>,
     #[serde(flatten)]
     #[schemars(with = "Common")]
     rest: Map<String, Value>,
+}
+
+/// Describes `logprobs` as it is here: the setting of that name, which is in the schema of the other
+/// fields, is a flag.
+fn own_logprobs(schema: &mut schemars::Schema) {
+    if let Some(properties) = schema.get_mut("properties") {
+        properties["logprobs"] = json!({
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "maximum": 0,
+            "description": "0 adds the tokens with their log-probabilities.",
+        });
+    }
 }
 
 /// What is continued.
