@@ -80,6 +80,8 @@ async fn the_description_covers_every_route_and_resolves() {
             "{pointer}"
         );
     }
+    let completion = &document["components"]["schemas"]["CompletionRequest"]["properties"];
+    assert_eq!(completion["logprobs"]["type"][0], "integer");
     for field in [
         "stream_draft",
         "threshold",
