@@ -41,13 +41,10 @@ pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Prints one line of progress to stderr.
-#[expect(
-    clippy::print_stderr,
-    reason = "the one place where progress reaches the user"
-)]
+/// Prints one line of progress to stderr. Where that cannot be written, as on a full disk, it is lost.
 pub(crate) fn say(text: impl std::fmt::Display) {
-    eprintln!("{text}");
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Shows on stderr that a line is expected.

@@ -103,7 +103,7 @@ pub(crate) fn refuse_blocks(settings: &Settings) -> Result<()> {
     ];
     refuse(
         &details,
-        "has no effect on a model that writes token by token (--ar)",
+        "has no effect with --ar, nor on any model that writes token by token",
     )
 }
 

@@ -95,8 +95,8 @@ pub(crate) struct Whole {
 }
 
 impl Reply {
-    /// Sends a request to the engine and waits until it is taken.
-    pub(crate) async fn start(
+    /// Sends a request to the engine.
+    pub(crate) fn submit(
         app: &App,
         place: &Arc<Place>,
         ready: &Arc<Ready>,
@@ -114,7 +114,7 @@ impl Reply {
             voice,
             permit,
         })?;
-        let mut reply = Self {
+        Ok(Self {
             heard,
             app: app.clone(),
             place: place.clone(),
@@ -124,9 +124,13 @@ impl Reply {
             asked,
             start,
             last_text: None,
-        };
-        match reply.hear().await? {
-            Heard::Accepted => Ok(reply),
+        })
+    }
+
+    /// Waits until the engine has taken the request.
+    pub(crate) async fn accepted(&mut self) -> Result<(), Refusal> {
+        match self.hear().await? {
+            Heard::Accepted => Ok(()),
             Heard::Event(_) => Err(Refusal::fault()),
         }
     }

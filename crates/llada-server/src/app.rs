@@ -47,7 +47,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(600),
             body_bytes: 4 << 20,
             choices: 16,
-            connections: 4096,
+            connections: 16_384,
             stall_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(30),
         }

@@ -51,7 +51,7 @@ impl Drop for Serving {
 }
 
 /// Waits for what has to happen.
-fn eventually<T>(mut happened: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(mut happened: impl FnMut() -> Option<T>) -> T {
     let give_up = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(result) = happened() {
@@ -62,7 +62,7 @@ fn eventually<T>(mut happened: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn is_ready(address: &str) -> bool {
+pub(crate) fn is_ready(address: &str) -> bool {
     use std::io::{Read, Write};
     let Ok(mut stream) = std::net::TcpStream::connect(address) else {
         return false;

@@ -69,3 +69,33 @@ fn a_server_listens_writes_its_port_and_ends_when_told_to() {
     }
     assert!(process.wait().unwrap().success());
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_log_that_cannot_be_written_does_not_end_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let port_file = dir.path().join("port");
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_llada"))
+        .current_dir(root())
+        .args([
+            "serve",
+            "assets/stories-child",
+            "--port",
+            "0",
+            "--port-file",
+        ])
+        .arg(&port_file)
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let port = crate::clients::eventually(|| std::fs::read_to_string(&port_file).ok());
+    let address = format!("127.0.0.1:{}", port.trim());
+    crate::clients::eventually(|| crate::clients::is_ready(&address).then_some(()));
+    let id = process.id().to_string();
+    assert!(Command::new("kill").arg(id).status().unwrap().success());
+    assert!(process.wait().unwrap().success());
+}

@@ -14,7 +14,7 @@ use super::cost;
 use super::fields::{Common, Delivery};
 use super::run::{Task, start};
 use super::stream::{self, Tail, Wording};
-use crate::answer::{End, Text, Token};
+use crate::answer::{End, Reply, Text, Token};
 use crate::app::App;
 use crate::ids;
 use crate::model::Ready;
@@ -22,17 +22,30 @@ use crate::refusal::Refusal;
 
 /// A text to continue.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(transform = own_logprobs)]
 pub(crate) struct CompletionRequest {
     /// A text, the ids of one, or several texts.
     prompt: Prompt,
     /// 0 adds the tokens with their log-probabilities, each given the state of the step that placed
     /// it. Others than the chosen token are not offered.
     #[serde(default)]
-    #[schemars(range(max = 0))]
     logprobs: Option<usize>,
     #[serde(flatten)]
     #[schemars(with = "Common")]
     rest: Map<String, Value>,
+}
+
+/// Describes `logprobs` as it is here: the setting of that name, which is in the schema of the other
+/// fields, is a flag.
+fn own_logprobs(schema: &mut schemars::Schema) {
+    if let Some(properties) = schema.get_mut("properties") {
+        properties["logprobs"] = json!({
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "maximum": 0,
+            "description": "0 adds the tokens with their log-probabilities.",
+        });
+    }
 }
 
 /// What is continued.
@@ -140,40 +153,31 @@ pub(crate) async fn complete(State(app): State<App>, body: Body) -> Result<Respo
     .await?;
     let head = Head::new("cmpl", "text_completion", &place.name);
     match delivery {
-        Delivery::Whole => {
-            let (mut said, mut ends) = (Vec::new(), Vec::new());
-            for (index, reply) in replies.into_iter().enumerate() {
-                let mut whole = reply.whole().await?;
-                let mut offset = 0;
-                let logprobs = logprobs(&whole.tokens, whole.end.asked.logprobs, &mut offset);
-                whole.end.rest = Text::default();
-                said.push(json!({
-                    "index": index,
-                    "text": whole.text,
-                    "logprobs": logprobs,
-                    "finish_reason": whole.end.answer.finish_reason.to_string(),
-                    "dllm": cost::dllm(&whole.end),
-                }));
-                ends.push(*whole.end);
-            }
-            let mut object = head.with(said.into());
-            object["usage"] = cost::usage(&ends, choices);
-            Ok(Json(object).into_response())
-        }
+        Delivery::Whole => whole(replies, &head, choices).await,
         Delivery::Stream { usage, .. } => {
             let tail = head.tail(usage, choices);
             let replies = replies.into_iter().enumerate();
-            let worded = replies.map(|(index, reply)| {
-                let wording = Words {
-                    head: head.clone(),
-                    index,
-                    offset: 0,
-                };
-                (reply, wording)
-            });
+            let worded = replies.map(|(index, reply)| (reply, Words::new(head.clone(), index)));
             Ok(stream::response(worded.collect(), tail))
         }
     }
+}
+
+async fn whole(replies: Vec<Reply>, head: &Head, choices: usize) -> Result<Response, Refusal> {
+    let (mut said, mut ends) = (Vec::new(), Vec::new());
+    for (index, reply) in replies.into_iter().enumerate() {
+        let whole = reply.whole().await?;
+        let text = Text {
+            text: whole.text,
+            tokens: whole.tokens,
+        };
+        let mut words = Words::new(head.clone(), index);
+        said.push(words.choice(&text, Some(&whole.end)));
+        ends.push(*whole.end);
+    }
+    let mut object = head.with(said.into());
+    object["usage"] = cost::usage(&ends, choices);
+    Ok(Json(object).into_response())
 }
 
 /// The words of a streamed completion.
@@ -185,18 +189,29 @@ struct Words {
 }
 
 impl Words {
-    fn chunk(&mut self, text: Text, end: Option<&End>) -> Value {
-        let with_logprobs = !text.tokens.is_empty();
-        let logprobs = logprobs(&text.tokens, with_logprobs, &mut self.offset);
+    fn new(head: Head, index: usize) -> Self {
+        Self {
+            head,
+            index,
+            offset: 0,
+        }
+    }
+
+    fn choice(&mut self, text: &Text, end: Option<&End>) -> Value {
         let mut choice = json!({
             "index": self.index,
             "text": text.text,
-            "logprobs": logprobs,
+            "logprobs": logprobs(&text.tokens, &mut self.offset),
             "finish_reason": end.map(|end| end.answer.finish_reason.to_string()),
         });
         if let Some(end) = end {
             choice["dllm"] = cost::dllm(end);
         }
+        choice
+    }
+
+    fn chunk(&mut self, text: &Text, end: Option<&End>) -> Value {
+        let choice = self.choice(text, end);
         self.head.with(json!([choice]))
     }
 }
@@ -209,19 +224,19 @@ impl Wording for Words {
     fn text(&mut self, text: Text) -> Vec<Value> {
         match text.text.is_empty() && text.tokens.is_empty() {
             true => Vec::new(),
-            false => vec![self.chunk(text, None)],
+            false => vec![self.chunk(&text, None)],
         }
     }
 
     fn end(&mut self, end: &mut End) -> Vec<Value> {
         let rest = std::mem::take(&mut end.rest);
-        vec![self.chunk(rest, Some(end))]
+        vec![self.chunk(&rest, Some(end))]
     }
 }
 
-/// Returns OpenAI's older form of log-probabilities.
-fn logprobs(tokens: &[Token], asked: bool, offset: &mut usize) -> Value {
-    if !asked {
+/// Returns OpenAI's older form of log-probabilities; nothing if no tokens were asked for.
+fn logprobs(tokens: &[Token], offset: &mut usize) -> Value {
+    if tokens.is_empty() {
         return Value::Null;
     }
     let offsets = tokens.iter().map(|token| {

@@ -40,7 +40,10 @@ pub(crate) async fn start(
     };
     let mut replies = Vec::new();
     for ((job, asked), permit) in jobs.into_iter().zip(permits) {
-        replies.push(Reply::start(app, place, &ready, job, asked, permit).await?);
+        replies.push(Reply::submit(app, place, &ready, job, asked, permit)?);
+    }
+    for reply in &mut replies {
+        reply.accepted().await?;
     }
     Ok(replies)
 }
