@@ -13,6 +13,9 @@ const EXAMPLES: &str = "Examples:
   llada bench assets/worked-sums/child --requests prompts.jsonl --concurrency 1,4 --baseline assets/worked-sums/parent
   llada bench --config LLaDA2.0-mini/config.json --random-weights --quant q4_0 --threads 2";
 
+/// Arguments of a shape.
+const SHAPE: [&str; 4] = ["config", "random_weights", "quant", "context"];
+
 /// What is measured.
 #[derive(Debug)]
 pub(crate) enum BenchArgs {
@@ -38,7 +41,7 @@ impl Args for BenchArgs {
             };
             match arg.get_id().as_str() {
                 "json" => arg,
-                _ => arg.conflicts_with("config"),
+                _ => arg.conflicts_with_all(SHAPE),
             }
         });
         ShapeArgs::augment_args(serving).after_help(EXAMPLES)
