@@ -366,4 +366,3 @@ pub(crate) struct SumsWriteArgs {
     #[arg(long)]
     pub out: PathBuf,
 }
-
