@@ -50,5 +50,14 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
 )]
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("{}", message(error));
-    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+    ExitCode::from(if is_of_input(error) { 2 } else { 1 })
+}
+
+/// Returns whether the user can mend what went wrong: arguments, a request, or a file of a model.
+fn is_of_input(error: &anyhow::Error) -> bool {
+    error.is::<Usage>()
+        || error.chain().any(|cause| {
+            let model = cause.downcast_ref::<llada_model::Error>();
+            model.is_some_and(llada_model::Error::is_of_input)
+        })
 }

@@ -80,6 +80,23 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Returns whether a file that was named is absent, damaged or not what it should be, as against a
+    /// failure of the machine.
+    pub fn is_of_input(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            Self::Memory { .. } => false,
+            Self::Json { .. }
+            | Self::Config { .. }
+            | Self::Safetensors { .. }
+            | Self::Gguf { .. }
+            | Self::Checkpoint { .. }
+            | Self::Tensors { .. } => true,
+        }
+    }
+}
+
 /// Names shown of each list before the message says "and N more".
 const SHOWN: usize = 12;
 

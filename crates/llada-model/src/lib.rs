@@ -16,6 +16,8 @@ mod kv_store;
 mod load;
 mod names;
 mod parity;
+#[cfg(test)]
+mod published_tests;
 mod save;
 mod shards;
 mod transformer;

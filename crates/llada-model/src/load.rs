@@ -42,7 +42,11 @@ pub enum KeepDtype {
 pub fn load(path: &Path, precision: Precision, keep: KeepDtype) -> Result<Loaded, Error> {
     let mut checkpoint = Checkpoint::open(path)?;
     let (sources, mut warnings) = checkpoint.sources()?;
-    let mut weights = sources.map_into(|_, (spec, source)| read(&spec, &source, precision, keep));
+    let mut weights = sources.map_into(|_, (spec, source)| {
+        let weight = read(&spec, &source, precision, keep);
+        checkpoint.release(&source);
+        weight
+    });
     if std::mem::take(&mut checkpoint.config.norm_head) {
         normalise_head(&mut weights);
     }
@@ -105,6 +109,22 @@ impl Checkpoint {
                 })?;
                 Ok((sources, plan.finish()?))
             }
+        }
+    }
+}
+
+impl Checkpoint {
+    /// Gives the pages of a parameter that has been read back to the system, so that a checkpoint never
+    /// takes memory beside the model that is made of it.
+    pub(crate) fn release(&self, source: &Source<'_>) {
+        let Source::Rows(pieces) = source else { return };
+        let maps = match &self.files {
+            Files::Hub(shards) => shards.maps(),
+            Files::Gguf(file) => file.maps(),
+        };
+        for (_, bytes) in pieces {
+            let released = maps.iter().any(|map| map.release(bytes));
+            debug_assert!(released, "every piece lies in a file of the checkpoint");
         }
     }
 }
@@ -411,21 +431,36 @@ fn normalise_head(weights: &mut Weights<Weight>) {
     };
     let mut values = head.values().to_f32();
     let [_, hidden] = values.dims2();
-    let mut squares = vec![0.0_f64; hidden];
-    for row in values.f32s().chunks_exact(hidden) {
-        squares
-            .iter_mut()
-            .zip(row)
-            .for_each(|(sum, v)| *sum += f64::from(*v).powi(2));
-    }
-    let scales: Vec<_> = squares
-        .iter()
-        .map(|sum| (1.0 / (sum.sqrt() + 1e-7)) as f32)
-        .collect();
-    for row in values.f32s_mut().chunks_exact_mut(hidden) {
-        row.iter_mut()
-            .zip(&scales)
-            .for_each(|(v, scale)| *v *= scale);
-    }
+    let mut norms = ColumnNorms::new(hidden);
+    let rows = values.f32s().chunks_exact(hidden);
+    rows.for_each(|row| norms.add(row));
+    let scales = norms.scales();
+    let rows = values.f32s_mut().chunks_exact_mut(hidden);
+    rows.for_each(|row| scale(row, &scales));
     *head = Weight::new(values, head.precision());
+}
+
+/// Sums of squares by column, of rows that come one by one.
+pub(crate) struct ColumnNorms(Vec<f64>);
+
+impl ColumnNorms {
+    pub(crate) fn new(columns: usize) -> Self {
+        Self(vec![0.0; columns])
+    }
+
+    pub(crate) fn add(&mut self, row: &[f32]) {
+        let sums = self.0.iter_mut().zip(row);
+        sums.for_each(|(sum, v)| *sum += f64::from(*v).powi(2));
+    }
+
+    /// Returns by what each column is multiplied to have norm 1.
+    pub(crate) fn scales(&self) -> Vec<f32> {
+        let sums = self.0.iter();
+        sums.map(|sum| (1.0 / (sum.sqrt() + 1e-7)) as f32).collect()
+    }
+}
+
+/// Multiplies a row by the scales of its columns.
+pub(crate) fn scale(row: &mut [f32], scales: &[f32]) {
+    row.iter_mut().zip(scales).for_each(|(v, by)| *v *= by);
 }

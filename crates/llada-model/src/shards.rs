@@ -146,6 +146,11 @@ impl Shards {
         }
     }
 
+    /// Returns the mapped files.
+    pub(crate) fn maps(&self) -> &[MappedFile] {
+        &self.files
+    }
+
     /// Finds a tensor.
     pub(crate) fn get(&self, name: &str) -> Option<&Stored> {
         self.tensors.get(name)

@@ -10,12 +10,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use llada_diffusion::LabelAlignment;
 use llada_model::{
     BlockFormat, ExpertLayout, FormatChoice, GgufFile, KeepDtype, Metadata, SaveOptions,
     TensorGroup, Value, load, save, write_gguf,
 };
 use llada_tensor::{DType, Precision};
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 use support::{golden, load_f32, read_tensors, tiny, tinystories, values};
 
 fn choice(default: BlockFormat) -> FormatChoice {
@@ -51,7 +53,7 @@ fn smallest() -> Vec<u8> {
         words(&[3]),
         longs(&[2, 4]),
         [text("general.architecture"), words(&[8]), text("llada2")].concat(),
-        [text("llada2.block_count"), words(&[4, 1])].concat(),
+        [text("llada2.block_count"), words(&[4, 2])].concat(),
         [text("diffusion.shift_logits"), words(&[7]), vec![0]].concat(),
         [
             text("tokenizer.ggml.tokens"),
@@ -105,7 +107,7 @@ fn refusal(at: usize, byte: u8) -> String {
 #[test]
 fn the_smallest_file_is_read() {
     let file = open(&smallest()).unwrap();
-    assert_eq!(file.metadata().int("llada2.block_count"), Some(1));
+    assert_eq!(file.metadata().int("llada2.block_count"), Some(2));
     let tokens = vec!["a".to_owned(), "bc".to_owned()];
     assert_eq!(
         file.metadata().get("tokenizer.ggml.tokens"),
@@ -115,6 +117,18 @@ fn the_smallest_file_is_read() {
     assert_eq!(
         (y.format, &y.shape[..], y.num_bytes()),
         (BlockFormat::Q8_0, &[1, 32][..], 34)
+    );
+}
+
+#[test]
+fn the_smallest_file_has_the_published_hash() {
+    let hash: Vec<_> = Sha256::digest(smallest())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(
+        hash.concat(),
+        "b5059300670210d2997b4af0f73b408d34a7ccf9a4652df08f54745557492628"
     );
 }
 
@@ -267,4 +281,187 @@ fn an_existing_file_is_not_overwritten() {
     let error = write(&golden(), &path, &choice(BlockFormat::F32)).unwrap_err();
     assert!(error.contains("already exists"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+}
+
+/// Writes the golden model with some keys of a file replaced, and returns why it does not load.
+fn refused_with(keys: &[(&str, Value)]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let mut replaced = Metadata::default();
+    for (key, value) in keys {
+        replaced.set(*key, value.clone());
+    }
+    write_gguf(
+        &golden(),
+        &path,
+        &choice(BlockFormat::Bf16),
+        &replaced,
+        &mut |_| (),
+    )
+    .unwrap();
+    load_f32(&path).unwrap_err()
+}
+
+#[test]
+fn keys_that_ask_for_another_model_are_refused_by_name() {
+    let cases = [
+        ("llada2.expert_gating_func", Value::Int(1), "sigmoid"),
+        (
+            "llada2.expert_gating_func",
+            Value::Text("2".into()),
+            "a count",
+        ),
+        ("llada2.expert_weights_scale", Value::Int(2), "finite"),
+        (
+            "llada2.expert_weights_scale",
+            Value::Float(f64::NAN),
+            "finite",
+        ),
+        ("llada2.expert_weights_norm", Value::Int(1), "true or false"),
+        ("llada2.rope.dimension_count", Value::Float(8.0), "a count"),
+        ("llada2.rope.dimension_count", Value::Int(-8), "a count"),
+        (
+            "llada2.attention.value_length",
+            Value::Int(8),
+            "different widths",
+        ),
+        (
+            "llada2.rope.scaling.type",
+            Value::Text("linear".into()),
+            "yarn",
+        ),
+        ("llada2.embedding_length", Value::Int(1 << 50), "a count"),
+        ("llada2.expert_count", Value::Int(8), "ffn_gate_inp"),
+        ("diffusion.shift_logits", Value::Int(0), "boolean"),
+        ("tokenizer.ggml.mask_token_id", Value::Bool(true), "integer"),
+        (
+            "general.architecture",
+            Value::Text("bailingmoe3".into()),
+            "bailingmoe3",
+        ),
+        (
+            "general.architecture",
+            Value::Text("diffuse".into()),
+            "diffuse",
+        ),
+        (
+            "general.architecture",
+            Value::Text("llada".into()),
+            "`llada`",
+        ),
+    ];
+    for (key, value, word) in cases {
+        let error = refused_with(&[(key, value)]);
+        assert!(error.contains(word), "{key}: {error}");
+    }
+}
+
+#[test]
+fn keys_that_other_readers_do_without_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    write(&golden(), &path, &choice(BlockFormat::Bf16)).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for key in [
+        "llada2.expert_gating_func",
+        "llada2.expert_weights_scale",
+        "llada2.expert_weights_norm",
+        "llada2.rope.dimension_count",
+        "llada2.context_length",
+    ] {
+        let mut file = whole.clone();
+        let mut windows = file.windows(key.len());
+        let at = windows.position(|w| w == key.as_bytes()).unwrap();
+        file[at + key.len() - 1] = b'X'; // a key that nobody knows
+        std::fs::write(&path, file).unwrap();
+        let error = load_f32(&path).unwrap_err();
+        assert!(error.contains(key) && error.contains("nothing"), "{error}");
+    }
+}
+
+#[test]
+fn shifted_logits_are_not_assumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    write(&golden(), &path, &choice(BlockFormat::Bf16)).unwrap();
+    let mut file = std::fs::read(&path).unwrap();
+    let key = b"diffusion.shift_logits";
+    let at = file.windows(key.len()).position(|w| w == key).unwrap();
+    file[at] = b'X';
+    std::fs::write(&path, file).unwrap();
+    let loaded = load(&path, Precision::F32, KeepDtype::F32).unwrap();
+    assert_eq!(loaded.config.label_alignment, Some(LabelAlignment::Same));
+    assert!(loaded.warnings[0].contains("shift_logits"));
+}
+
+/// The golden weights under a config that has been changed.
+fn golden_as(changes: &serde_json::Value) -> tempfile::TempDir {
+    let text = std::fs::read_to_string(golden().join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    support::checkpoint(&config.to_string(), &read_tensors(&golden()))
+}
+
+/// Writes a checkpoint in f32 and asserts that file and directory load alike.
+fn assert_reads_back(dir: &Path) -> GgufFile {
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("model.gguf");
+    write(dir, &path, &choice(BlockFormat::F32)).unwrap();
+    let (hub, file) = (load_f32(dir).unwrap(), load_f32(&path).unwrap());
+    assert_eq!(values(&file.weights), values(&hub.weights));
+    assert_eq!(file.config.family, hub.config.family);
+    assert_eq!(file.config.moe, hub.config.moe);
+    assert_eq!(file.config.rope, hub.config.rope);
+    assert_eq!(file.config.label_alignment, hub.config.label_alignment);
+    assert_eq!(file.config.norm_head, hub.config.norm_head);
+    GgufFile::open(&path).unwrap()
+}
+
+#[test]
+fn the_parent_of_the_mixture_reads_back() {
+    let parent = serde_json::json!({
+        "architectures": ["BailingMoeV2ForCausalLM"], "model_type": "bailing_moe_v2", "use_qk_norm": true,
+    });
+    let file = assert_reads_back(golden_as(&parent).path());
+    let keys = file.metadata();
+    assert_eq!(keys.text("general.architecture"), Some("bailingmoe2"));
+    assert_eq!(keys.int("bailingmoe2.expert_gating_func"), Some(2));
+    assert_eq!(keys.int("bailingmoe2.rope.dimension_count"), Some(8));
+    assert_eq!(keys.get("diffusion.shift_logits"), None, "it is causal");
+}
+
+#[test]
+fn a_head_that_a_parent_normalises_is_written_normalised() {
+    let parent = serde_json::json!({
+        "architectures": ["BailingMoeV2ForCausalLM"], "model_type": "bailing_moe_v2", "use_qk_norm": true,
+        "norm_head": true,
+    });
+    assert_reads_back(golden_as(&parent).path());
+}
+
+#[test]
+fn yarn_reads_back() {
+    let yarn = serde_json::json!({ "max_position_embeddings": 8192, "rope_scaling": {
+        "rope_type": "yarn", "factor": 2.5, "original_max_position_embeddings": 4096,
+    } });
+    let file = assert_reads_back(golden_as(&yarn).path());
+    let key = |key: &str| file.metadata().get(&format!("llada2.rope.scaling.{key}"));
+    assert_eq!(key("type"), Some(&Value::Text("yarn".into())));
+    assert_eq!(key("factor"), Some(&Value::Float(2.5)));
+    assert_eq!(key("original_context_length"), Some(&Value::Int(4096)));
+}
+
+#[test]
+fn scaling_that_no_key_says_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let scaled = golden_as(&serde_json::json!({ "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 2048,
+    } }));
+    let path = dir.path().join("model.gguf");
+    let error = write(scaled.path(), &path, &choice(BlockFormat::F32)).unwrap_err();
+    assert!(error.contains("Llama3"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -39,8 +39,9 @@ fn describe(path: &Path, as_json: bool) -> anyhow::Result<()> {
     let (dir, config) = if path.is_dir() {
         (path, Config::from_dir(path)?)
     } else {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read `{}`", path.display()))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            failure::usage(format!("cannot read `{}`: {error}", path.display()))
+        })?;
         (
             path.parent().unwrap_or(path),
             Config::from_json(&text).map_err(failure::usage)?,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use llada_diffusion::BlockSize;
 use llada_model::{
-    BlockFormat, Config, Error, FormatChoice, StorageDtype, TensorGroup, WrittenTensor, write_gguf,
+    BlockFormat, Config, FormatChoice, StorageDtype, TensorGroup, WrittenTensor, write_gguf,
 };
 use llada_tensor::Precision;
 use llada_train::{Mode, nll};
@@ -40,11 +40,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         },
     );
     bar.finish_and_clear();
-    let warnings = written.map_err(|error| match error {
-        Error::Gguf { .. } => failure::usage(error),
-        other => other.into(),
-    })?;
-    for warning in warnings {
+    for warning in written? {
         ui::say(format!("warning: {warning}"));
     }
     let both = |text: &PathBuf| -> anyhow::Result<[f64; 2]> {

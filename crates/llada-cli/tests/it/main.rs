@@ -6,6 +6,7 @@ mod clients;
 mod commands;
 mod data;
 mod eval;
+mod quantize;
 mod readme;
 mod refusals;
 mod reopen;

@@ -9,7 +9,7 @@ use crate::{failure, llada, root, stdout};
 const STORIES: &str = "assets/stories-child";
 
 /// Runs a chat on lines of input; returns stdout and stderr.
-fn chat(args: &[&str], lines: impl AsRef<[u8]>) -> (String, String) {
+pub(crate) fn chat(args: &[&str], lines: impl AsRef<[u8]>) -> (String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_llada"))
         .current_dir(root())
         .arg("chat")

@@ -13,8 +13,8 @@ use llada_tensor::{BlockFormat, map_parallel, num_threads};
 
 use super::names::{Place, places};
 use super::write::{Info, header, padding};
-use super::{Metadata, Value, config};
-use crate::load::{Checkpoint, Source};
+use super::{Metadata, Value, config as keys};
+use crate::load::{Checkpoint, ColumnNorms, Source, scale};
 use crate::{Error, ParamKind, ParamSpec, Weights};
 
 /// Values quantised by one task.
@@ -163,12 +163,16 @@ pub fn write_gguf(
     let checkpoint = Checkpoint::open(input)?;
     let (sources, mut warnings) = checkpoint.sources()?;
     warnings.extend(checkpoint.warnings.iter().cloned());
-    let tensors = tensors(&checkpoint, &sources, choice);
+    let mut tensors = tensors(&checkpoint, &sources, choice);
+    let mut config = checkpoint.config.clone();
+    if std::mem::take(&mut config.norm_head) {
+        normalise_head(&mut tensors);
+    }
     let find = |name: &str| {
         let tensor = tensors.iter().find(|tensor| tensor.name == name)?;
         Some((tensor.format, tensor.shape.clone()))
     };
-    let mut metadata = config::to_metadata(&checkpoint.config, &find).map_err(refuse)?;
+    let mut metadata = keys::to_metadata(&config, &find).map_err(refuse)?;
     metadata.set("general.file_type", Value::Int(file_type(choice.default)));
     if tensors.iter().any(|tensor| tensor.format.is_quantised()) {
         metadata.set("general.quantization_version", Value::Int(2));
@@ -176,7 +180,7 @@ pub fn write_gguf(
     text.iter()
         .for_each(|(key, value)| metadata.set(key, value.clone()));
     let partial = out.with_added_extension("partial");
-    let written = write_file(&partial, out, &metadata, &tensors, progress);
+    let written = write_file(&checkpoint, [&partial, out], &metadata, &tensors, progress);
     if written.is_err() {
         // The error says what happened; there is nobody to tell that the removal failed too.
         let _ = std::fs::remove_file(&partial);
@@ -209,6 +213,8 @@ struct Tensor<'a> {
     format: BlockFormat,
     group: TensorGroup,
     parts: Vec<(&'a Source<'a>, Place)>,
+    /// What its columns are multiplied by.
+    scales: Option<Vec<f32>>,
 }
 
 impl Tensor<'_> {
@@ -263,6 +269,7 @@ fn tensors<'a>(
                     format: choice.format(group, columns),
                     group,
                     parts: Vec::new(),
+                    scales: None,
                 });
             }
             if place.expert.is_some() {
@@ -274,9 +281,27 @@ fn tensors<'a>(
     tensors
 }
 
+/// Makes the columns of the head as long as a model that says `norm_head` has them: no key of a file
+/// asks a reader for it.
+fn normalise_head(tensors: &mut [Tensor<'_>]) {
+    let heads = tensors.iter_mut();
+    for head in heads.filter(|tensor| tensor.group == TensorGroup::Head) {
+        let mut row = vec![0.0; head.columns()];
+        let mut norms = ColumnNorms::new(row.len());
+        for (source, place) in &head.parts {
+            for index in 0..place.rows.len() {
+                source.read_row(place.row(index), head.format, &mut row);
+                norms.add(&row);
+            }
+        }
+        head.scales = Some(norms.scales());
+    }
+}
+
+/// Writes to the first path and renames to the second.
 fn write_file(
-    partial: &Path,
-    out: &Path,
+    checkpoint: &Checkpoint,
+    [partial, out]: [&Path; 2],
     metadata: &Metadata,
     tensors: &[Tensor<'_>],
     progress: &mut dyn FnMut(&WrittenTensor),
@@ -294,6 +319,8 @@ fn write_file(
         .map_err(failed)?;
     for tensor in tensors {
         let written = write_tensor(&mut writer, tensor).map_err(failed)?;
+        let parts = tensor.parts.iter();
+        parts.for_each(|(source, _)| checkpoint.release(source));
         if !(written.squares.is_finite() && written.error_squares.is_finite()) {
             let (name, format) = (&tensor.name, tensor.format.name());
             let problem =
@@ -338,7 +365,7 @@ fn write_tensor(writer: &mut impl Write, tensor: &Tensor<'_>) -> std::io::Result
     let tasks: Vec<_> = tasks.collect();
     for tasks in tasks.chunks(4 * num_threads()) {
         let encode = |_, (source, place, rows): (&Source<'_>, &Place, Range<usize>)| {
-            encode(source, place, rows, columns, tensor.format)
+            encode(tensor, source, place, rows)
         };
         for (bytes, squares, error_squares) in map_parallel(tasks.to_vec(), encode) {
             writer.write_all(&bytes)?;
@@ -350,19 +377,23 @@ fn write_tensor(writer: &mut impl Write, tensor: &Tensor<'_>) -> std::io::Result
     Ok(written)
 }
 
-/// Returns rows in a format, the sum of their squares, and that of what was lost.
+/// Returns rows as the tensor has them, the sum of their squares, and that of what was lost.
 fn encode(
+    tensor: &Tensor<'_>,
     source: &Source<'_>,
     place: &Place,
     rows: Range<usize>,
-    columns: usize,
-    format: BlockFormat,
 ) -> (Vec<u8>, f64, f64) {
+    let (columns, format) = (tensor.columns(), tensor.format);
     let mut values = vec![0.0; rows.len() * columns];
     let mut bytes = Vec::new();
     let mut exact = true;
     for (index, to) in rows.zip(values.chunks_exact_mut(columns)) {
-        let same = source.read_row(place.row(index), format, to);
+        let mut same = source.read_row(place.row(index), format, to);
+        if let Some(scales) = &tensor.scales {
+            scale(to, scales);
+            same = None;
+        }
         exact &= same.is_some();
         bytes.extend_from_slice(same.unwrap_or_default());
     }

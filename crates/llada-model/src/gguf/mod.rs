@@ -10,6 +10,8 @@ mod export;
 mod names;
 mod plan;
 mod read;
+#[cfg(test)]
+mod split_tests;
 mod value;
 mod write;
 

@@ -80,6 +80,11 @@ impl GgufFile {
         self.tensors.get(name)
     }
 
+    /// Returns the mapped files.
+    pub(crate) fn maps(&self) -> &[MappedFile] {
+        &self.parts
+    }
+
     /// Returns the bytes of a tensor of this file.
     pub(crate) fn bytes(&self, tensor: &GgufTensor) -> &[u8] {
         &self.parts[tensor.part][tensor.bytes.clone()]
