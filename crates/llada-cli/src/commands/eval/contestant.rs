@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use llada_engine::{Answer, Options, Savings};
+use llada_eval::report::BASELINE;
 use llada_eval::{Ask, PromptSpec};
 use llada_model::Model;
 use llada_request::{AnswerText, Checkpoint, Settings};
@@ -99,8 +100,12 @@ impl Contestant {
         question: &str,
         spec: &PromptSpec,
         setting: &Setting,
+        sample: usize,
     ) -> anyhow::Result<(Ask, AnswerText)> {
-        let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
+        let tokenizer = self
+            .checkpoint
+            .tokenizer_for("a task")
+            .map_err(failure::usage)?;
         let ids = self.dialogue.prompt(tokenizer, question)?;
         let stop = (!self.is_chat() && !spec.stop.is_empty()).then(|| spec.stop.clone());
         let of_task = Settings {
@@ -109,7 +114,9 @@ impl Contestant {
             ..Settings::default()
         };
         let settings = setting.decoding.clone().or(&of_task);
-        let job = self.checkpoint.job(ids, settings).map_err(failure::usage)?;
+        let mut job = self.checkpoint.job(ids, settings).map_err(failure::usage)?;
+        // The first answer is that of a run with one.
+        job.request.seed = job.request.seed.wrapping_add(sample as u64);
         let text = self
             .checkpoint
             .text(&job.request, &job.settings)
@@ -135,7 +142,9 @@ impl Contestant {
         let first = |context: &str| {
             let same = texts.iter().zip(&joined);
             let same = same.filter(|((other, _), _)| *other == context);
-            same.map(|(_, joined)| joined.context_len).min().unwrap_or(0)
+            same.map(|(_, joined)| joined.context_len)
+                .min()
+                .unwrap_or(0)
         };
         let documents: Vec<Document> = texts
             .iter()
@@ -154,7 +163,10 @@ impl Contestant {
     /// Returns the likelihood of a text, in pieces as long as the model's context. The first token of
     /// each is given.
     pub(super) fn text_likelihood(&self, text: &str) -> anyhow::Result<Total> {
-        let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
+        let tokenizer = self
+            .checkpoint
+            .tokenizer_for("a task")
+            .map_err(failure::usage)?;
         let ids = tokenizer.encode(text).map_err(failure::usage)?;
         let pieces = ids.chunks(self.model.config.max_position_embeddings);
         let documents: Vec<Document> = pieces.map(|ids| Document::text(ids.to_vec())).collect();
@@ -175,7 +187,10 @@ impl Contestant {
     /// Encodes both together, as they would stand in a text; the prompt ends where this differs from
     /// the context alone.
     fn joined(&self, context: &str, continuation: &str) -> anyhow::Result<Joined> {
-        let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
+        let tokenizer = self
+            .checkpoint
+            .tokenizer_for("a task")
+            .map_err(failure::usage)?;
         let alone = tokenizer.encode(context).map_err(failure::usage)?;
         let ids = tokenizer
             .encode(&format!("{context}{continuation}"))
@@ -196,9 +211,6 @@ struct Joined {
     /// Tokens that are those of the context alone.
     context_len: usize,
 }
-
-/// What a parent is called in the results.
-pub(super) const BASELINE: &str = "baseline";
 
 /// Returns the text of a whole answer.
 pub(super) fn text_of(text: AnswerText, answer: &Answer) -> anyhow::Result<String> {
