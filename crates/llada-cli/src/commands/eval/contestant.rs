@@ -116,7 +116,7 @@ impl Contestant {
         let settings = setting.decoding.clone().or(&of_task);
         let mut job = self.checkpoint.job(ids, settings).map_err(failure::usage)?;
         // The first answer is that of a run with one.
-        job.request.seed = job.request.seed.wrapping_add(sample as u64);
+        job.request.sampling.seed = job.request.sampling.seed.wrapping_add(sample as u64);
         let text = self
             .checkpoint
             .text(&job.request, &job.settings)
