@@ -14,8 +14,8 @@ use llada_request::Settings;
 
 pub(crate) use bench::{BenchArgs, ServingArgs, ShapeArgs};
 pub(crate) use eval::{
-    CompareArgs, EvalArgs, EvalCommand, EvalRunArgs, EvalScoreArgs, EvalSumsArgs, EvalTasksArgs,
-    EvalTextArgs, NllArgs, Sweep,
+    CompareArgs, EvalArgs, EvalCommand, EvalReportArgs, EvalRunArgs, EvalScoreArgs, EvalSumsArgs,
+    EvalTasksArgs, EvalTextArgs, NllArgs, Sweep,
 };
 pub(crate) use quantize::QuantizeArgs;
 pub(crate) use serve::{LogFormat, ModelName, ServeArgs};

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use crate::cloze::cloze;
 use crate::error::{Error, Result};
+use crate::shots;
 use crate::task::{DataSpec, Task};
-
-/// Choices of a cloze task: the true continuation and those of the next rows.
-const CLOZE_CHOICES: usize = 4;
 
 /// One question.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,21 +41,53 @@ pub fn read_items(task: &Task, data: &Path) -> Result<Vec<Item>> {
         ));
     }
     refuse_repeated_ids(&path, &items)?;
-    Ok(items)
+    Ok(without_shots(task, items))
+}
+
+/// Templates may name the examples; there are none until [`crate::add_shots`] adds them.
+fn without_shots(task: &Task, mut items: Vec<Item>) -> Vec<Item> {
+    if task.shots.is_some() {
+        for item in &mut items {
+            item.fields.insert(shots::FIELD.to_owned(), "".into());
+        }
+    }
+    items
+}
+
+/// Returns the files that decide what is asked about the items of `task`.
+///
+/// # Errors
+/// If there is no data.
+pub fn data_files(task: &Task, data: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = vec![locate(task, data)?];
+    files.extend(shots::shots_file(task, data));
+    Ok(files)
 }
 
 fn locate(task: &Task, data: &Path) -> Result<PathBuf> {
     if !data.is_dir() {
         return Ok(data.to_owned());
     }
-    let mut candidates = task.data.files.iter().map(|file| data.join(file));
-    candidates
-        .find(|path| path.is_file())
-        .ok_or_else(|| Error::NoData {
-            task: task.name.clone(),
-            expected: task.data.files.join(" or "),
-            dir: data.to_owned(),
-        })
+    first_file(&task.data.files, data).ok_or_else(|| Error::NoData {
+        task: task.name.clone(),
+        expected: task.data.files.join(" or "),
+        dir: data.to_owned(),
+    })
+}
+
+fn first_file(files: &[String], dir: &Path) -> Option<PathBuf> {
+    let mut candidates = files.iter().map(|file| dir.join(file));
+    candidates.find(|path| path.is_file())
+}
+
+/// Finds a file under the data directory, or beside the data file.
+pub(crate) fn locate_beside(files: &[String], data: &Path) -> Option<PathBuf> {
+    if data.is_dir() {
+        return first_file(files, data);
+    }
+    let names = files.iter().filter_map(|file| Path::new(file).file_name());
+    let mut candidates = names.map(|name| data.with_file_name(name));
+    candidates.find(|path| path.is_file())
 }
 
 /// Checks a row; `None` if it does not count.
@@ -153,7 +184,7 @@ pub fn read_answers<'a>(path: &Path, items: &'a [Item]) -> Result<Vec<(&'a Item,
 }
 
 /// Reads rows from JSON lines, a JSON list or plain text, by the content and not by the name.
-fn read_rows(path: &Path, rows_in: Option<&str>) -> Result<Vec<Map<String, Value>>> {
+pub(crate) fn read_rows(path: &Path, rows_in: Option<&str>) -> Result<Vec<Map<String, Value>>> {
     let text = read_text(path)?;
     if path.extension().is_some_and(|extension| extension == "txt") {
         return Ok(vec![Map::from_iter([(
@@ -211,38 +242,6 @@ fn lines(path: &Path, text: &str) -> Result<Vec<Value>> {
         serde_json::from_str(line).map_err(|error| Error::row(path, row, error))
     };
     lines.map(parse).collect()
-}
-
-/// Makes choices among continuations out of whole texts: the first half of each text, at the end of
-/// a sentence, goes on as it does or as the next rows do. The right place moves from row to row.
-fn cloze(rows: &[Map<String, Value>]) -> Vec<Map<String, Value>> {
-    let texts = rows.iter().filter_map(|row| row.get("text")?.as_str());
-    let halves: Vec<(&str, &str)> = texts.filter_map(halves).collect();
-    if halves.len() < CLOZE_CHOICES {
-        return Vec::new();
-    }
-    let row = |(index, (context, _)): (usize, &(&str, &str))| {
-        let gold = index % CLOZE_CHOICES;
-        let others = (1..CLOZE_CHOICES).map(|step| halves[(index + step) % halves.len()].1);
-        let mut choices: Vec<&str> = others.collect();
-        choices.insert(gold, halves[index].1);
-        let fields = [
-            ("context", json!(context)),
-            ("choices", json!(choices)),
-            ("answer", json!(gold)),
-        ];
-        Map::from_iter(fields.map(|(name, value)| (name.to_owned(), value)))
-    };
-    halves.iter().enumerate().map(row).collect()
-}
-
-/// Splits a text after the sentence that crosses its middle; the continuation is one sentence.
-fn halves(text: &str) -> Option<(&str, &str)> {
-    let text = text.trim();
-    let ends: Vec<usize> = text.match_indices(". ").map(|(at, _)| at + 1).collect();
-    let index = ends.iter().position(|&end| end >= text.len() / 2)?;
-    let end = ends.get(index + 1).copied().unwrap_or(text.len());
-    Some((&text[..ends[index]], &text[ends[index]..end]))
 }
 
 #[cfg(test)]

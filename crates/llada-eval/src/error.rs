@@ -91,6 +91,18 @@ pub enum Error {
         /// The task.
         task: String,
     },
+    /// The file of solved examples is missing.
+    #[error(
+        "task `{task}` puts solved examples before each question: expected {expected} under `{}`; --shots 0 asks without", data.display()
+    )]
+    NoShots {
+        /// The task.
+        task: String,
+        /// Where they were looked for.
+        expected: String,
+        /// The data directory or file.
+        data: PathBuf,
+    },
     /// A directory holds another run's results.
     #[error("`{}` holds results of another run ({message}); use another --out, or remove it", dir.display())]
     OtherRun {

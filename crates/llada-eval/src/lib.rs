@@ -22,20 +22,23 @@ pub mod sandbox;
 pub mod stats;
 
 mod choices;
+mod cloze;
 mod data;
 mod error;
 mod results;
 mod score;
 mod serve;
+mod shots;
 mod summary;
 mod task;
 mod template;
 
 pub use choices::{Choice, MultipleChoice, scored_text};
-pub use data::{Item, read_answers, read_items};
+pub use data::{Item, data_files, read_answers, read_items};
 pub use error::{Error, Result};
-pub use results::{Cost, Record, Results, replace, write_records};
+pub use results::{Cost, Record, Results, read_run, replace, write_records};
 pub use score::{Judge, Judgement};
 pub use serve::{Ask, Served, answer_in_order};
-pub use summary::{Quality, Summary, score_so_far};
-pub use task::{DataSpec, Extraction, Normalisation, PromptSpec, Scorer, Task};
+pub use shots::{add_shots, shots_file};
+pub use summary::{Quality, Summary, score_so_far, shares_right};
+pub use task::{DataSpec, Extraction, Normalisation, PromptSpec, Scorer, ShotsSpec, Task};

@@ -2,20 +2,23 @@
 //!
 //! One file without requests to anywhere; it follows the reader's light or dark scheme.
 
+mod figure;
+
 use std::path::Path;
 
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
 use serde::Serialize;
+use serde_json::{Value, json};
 
+use self::figure::figures;
 use crate::error::{Error, Result};
-use crate::results::replace;
-use crate::stats::Paired;
-use crate::summary::{Quality, Summary};
+use crate::results::{Cost, Record, replace};
+use crate::stats::{self, Paired};
+use crate::summary::{Summary, shares_right};
 
-/// Size of a figure and the margins of its axes, in pixels.
-const SIZE: (f64, f64) = (640.0, 320.0);
-const MARGIN: (f64, f64) = (60.0, 40.0);
+/// The setting of the rows that others are compared with.
+pub const BASELINE: &str = "baseline";
 
 /// A comparison of a setting with the baseline.
 #[derive(Clone, Debug, Serialize)]
@@ -29,216 +32,114 @@ pub struct Comparison {
     pub paired: Paired,
 }
 
-/// What a page shows.
+/// A run: what its rows amount to.
 #[derive(Debug)]
-pub struct Page<'a> {
+pub struct Run {
     /// The model.
-    pub title: &'a str,
-    /// A row each.
-    pub summaries: &'a [Summary],
+    pub title: String,
+    /// A row each: settings of one task stand together, the baseline last.
+    pub summaries: Vec<Summary>,
     /// Settings beside the baseline, if there is one.
-    pub comparisons: &'a [Comparison],
+    pub comparisons: Vec<Comparison>,
     /// What was asked for, for the record.
-    pub run: &'a str,
+    pub asked: String,
 }
 
-/// Writes a page to `path`.
+impl Run {
+    /// Sums up finished items.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn new(title: String, rows: &[(Record, Cost)], asked: &Value) -> Result<Self> {
+        let order = order(rows);
+        let summary = |(task, setting): &(&str, &str)| Summary::of(of(rows, task, setting));
+        let summaries = order.iter().map(summary).collect::<Result<Vec<_>>>()?;
+        if summaries.is_empty() {
+            return Err(Error::NoItems);
+        }
+        let compare = |(task, setting): &(&str, &str)| {
+            let own = shares_right(of(rows, task, setting));
+            let pairs = own.into_iter().zip(shares_right(of(rows, task, BASELINE)));
+            Some(Comparison {
+                task: (*task).to_owned(),
+                setting: (*setting).to_owned(),
+                paired: stats::paired(&pairs.collect::<Vec<_>>())?,
+            })
+        };
+        let others = order.iter().filter(|(_, setting)| *setting != BASELINE);
+        Ok(Self {
+            comparisons: others.filter_map(compare).collect(),
+            asked: format!("{asked:#}"),
+            title,
+            summaries,
+        })
+    }
+}
+
+/// Returns the rows of a task under a setting.
+fn of<'a>(
+    rows: &'a [(Record, Cost)],
+    task: &'a str,
+    setting: &'a str,
+) -> impl Iterator<Item = &'a (Record, Cost)> {
+    let is_row = move |(row, _): &&(Record, Cost)| row.task == task && row.setting == setting;
+    rows.iter().filter(is_row)
+}
+
+/// Returns tasks and settings in the order of a table.
+fn order(rows: &[(Record, Cost)]) -> Vec<(&str, &str)> {
+    let mut tasks: Vec<&str> = Vec::new();
+    let mut found: Vec<(&str, &str)> = Vec::new();
+    for (row, _) in rows {
+        let key = (row.task.as_str(), row.setting.as_str());
+        if !tasks.contains(&key.0) {
+            tasks.push(key.0);
+        }
+        if !found.contains(&key) {
+            found.push(key);
+        }
+    }
+    let place = |task: &str| tasks.iter().position(|known| *known == task);
+    found.sort_by_key(|(task, setting)| (place(task), *setting == BASELINE));
+    found
+}
+
+/// Writes a page with one or several runs to `path`; answers to the same task share a figure.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write(path: &Path, page: &Page<'_>) -> Result<()> {
+pub fn write(path: &Path, title: &str, runs: &[Run]) -> Result<()> {
     let wrong = |error| Error::Report(Box::new(error));
     let mut environment = Environment::new();
     environment
         .add_template("report.html", include_str!("report.html"))
         .map_err(wrong)?;
     let template = environment.get_template("report.html").map_err(wrong)?;
-    let rows: Vec<_> = page.summaries.iter().map(Summary::cells).collect();
+    let run = |run: &Run| {
+        let rows: Vec<_> = run.summaries.iter().map(Summary::cells).collect();
+        json!({ "title": run.title, "rows": rows, "comparisons": run.comparisons, "asked": run.asked })
+    };
     let html = template.render(context! {
-        title => page.title,
-        run => page.run,
+        title => title,
         header => Summary::HEADER,
-        rows => Serde(&rows),
-        figures => Serde(&figures(page.summaries)),
-        comparisons => Serde(page.comparisons),
+        runs => Serde(&runs.iter().map(run).collect::<Vec<_>>()),
+        figures => Serde(&figures(runs)),
     });
     replace(path, &html.map_err(wrong)?)
 }
 
-/// A figure in pixels, ready to be drawn.
-#[derive(Debug, Serialize)]
-struct Figure {
-    task: String,
-    width: f64,
-    height: f64,
-    quality: &'static str,
-    points: Vec<Point>,
-    x_ticks: Vec<Tick>,
-    y_ticks: Vec<Tick>,
-    /// The points that no other beats, from left to right.
-    line: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Point {
-    setting: String,
-    /// Its number, and those of points at the same place, of which only the first has a label.
-    label: String,
-    x: f64,
-    y: f64,
-    /// Ends of the interval.
-    low: f64,
-    high: f64,
-    value: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Tick {
-    at: f64,
-    label: String,
-}
-
-/// Maps values to pixels.
-struct Axis {
-    values: (f64, f64),
-    pixels: (f64, f64),
-}
-
-impl Axis {
-    /// An axis over all values with a little room on both sides.
-    fn over(values: impl Iterator<Item = f64>, pixels: (f64, f64)) -> Self {
-        let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| {
-            (low.min(v), high.max(v))
-        });
-        let room = ((high - low) * 0.08).max(0.02);
-        Self {
-            values: (low - room, high + room),
-            pixels,
-        }
-    }
-
-    fn at(&self, value: f64) -> f64 {
-        let share = (value - self.values.0) / (self.values.1 - self.values.0);
-        let pixel = self.pixels.0 + share * (self.pixels.1 - self.pixels.0);
-        (pixel * 10.0).round() / 10.0
-    }
-
-    /// Returns about five round values.
-    fn ticks(&self) -> Vec<Tick> {
-        let raw = (self.values.1 - self.values.0) / 5.0;
-        let unit = 10f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0]
-            .map(|by| by * unit)
-            .into_iter()
-            .find(|step| *step >= raw);
-        let step = step.unwrap_or(raw);
-        let decimals = (-step.log10().floor()).max(0.0) as usize;
-        let first = (self.values.0 / step).ceil() as i64;
-        let values = (first..)
-            .map(|index| index as f64 * step)
-            .take_while(|v| *v <= self.values.1);
-        values
-            .map(|value| Tick {
-                at: self.at(value),
-                label: format!("{value:.decimals$}"),
-            })
-            .collect()
-    }
-}
-
-/// Returns a figure for each task that has answers under at least two settings.
-fn figures(summaries: &[Summary]) -> Vec<Figure> {
-    let mut tasks: Vec<&str> = summaries
-        .iter()
-        .map(|summary| summary.task.as_str())
-        .collect();
-    tasks.dedup();
-    tasks.sort_unstable();
-    tasks.dedup();
-    tasks
-        .into_iter()
-        .filter_map(|task| figure(task, summaries))
-        .collect()
-}
-
-fn figure(task: &str, summaries: &[Summary]) -> Option<Figure> {
-    let of_task = summaries.iter().filter(|summary| summary.task == task);
-    let mut drawn: Vec<(f64, &Summary)> = of_task.filter_map(|row| Some((row.tpf?, row))).collect();
-    if drawn.len() < 2 {
-        return None;
-    }
-    drawn.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let is_share = drawn[0].1.quality == Quality::Accuracy;
-    let scale = if is_share { 100.0 } else { 1.0 };
-    let x = Axis::over(drawn.iter().map(|row| row.0), (MARGIN.0, SIZE.0 - 20.0));
-    let ends = drawn
-        .iter()
-        .flat_map(|(_, row)| row.ci95)
-        .map(|end| end * scale);
-    let y = Axis::over(ends, (SIZE.1 - MARGIN.1, 15.0));
-    let point = |(tpf, row): &(f64, &Summary)| Point {
-        setting: row.setting.clone(),
-        label: String::new(),
-        x: x.at(*tpf),
-        y: y.at(row.score * scale),
-        low: y.at(row.ci95[0] * scale),
-        high: y.at(row.ci95[1] * scale),
-        value: format!("TPF {tpf:.2}, score {:.2}", row.score * scale),
-    };
-    let mut points: Vec<Point> = drawn.iter().map(point).collect();
-    label(&mut points);
-    Some(Figure {
-        task: task.to_owned(),
-        width: SIZE.0,
-        height: SIZE.1,
-        quality: if is_share {
-            "right answers, %"
-        } else {
-            "nats per token"
-        },
-        line: front(&points),
-        x_ticks: x.ticks(),
-        y_ticks: y.ticks(),
-        points,
-    })
-}
-
-/// Numbers the points from 1; those too near to each other to be told apart share a label.
-fn label(points: &mut [Point]) {
-    for index in 0..points.len() {
-        let (x, y) = (points[index].x, points[index].y);
-        let is_near = |point: &Point| (point.x - x).abs() < 16.0 && (point.y - y).abs() < 12.0;
-        let labelled = |point: &&mut Point| !point.label.is_empty() && is_near(point);
-        let number = (index + 1).to_string();
-        match points[..index].iter_mut().find(labelled) {
-            Some(point) => point.label += &format!(", {number}"),
-            None => points[index].label = number,
-        }
-    }
-}
-
-/// Joins the points that no other beats in one of score and TPF without losing in the other.
-fn front(points: &[Point]) -> String {
-    let beats = |a: &Point, b: &Point| a.x >= b.x && a.y <= b.y && (a.x > b.x || a.y < b.y);
-    let best = points
-        .iter()
-        .filter(|point| !points.iter().any(|other| beats(other, point)));
-    let line: Vec<String> = best
-        .map(|point| format!("{},{}", point.x, point.y))
-        .collect();
-    line.join(" ")
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn summary(setting: &str, tpf: Option<f64>, score: f64) -> Summary {
+    pub(super) fn summary(setting: &str, tpf: Option<f64>, score: f64) -> Summary {
         Summary {
             task: "sums".into(),
             setting: setting.into(),
             n: 10,
-            quality: Quality::Accuracy,
+            samples: 1,
+            pass_at: std::collections::BTreeMap::new(),
+            quality: crate::summary::Quality::Accuracy,
             score,
             ci95: [score - 0.05, score + 0.05],
             correct: 5,
@@ -252,22 +153,28 @@ mod tests {
         }
     }
 
-    fn page(summaries: &[Summary]) -> String {
+    pub(super) fn run(title: &str, summaries: &[Summary]) -> Run {
+        Run {
+            title: title.into(),
+            summaries: summaries.to_vec(),
+            comparisons: Vec::new(),
+            asked: "{}".into(),
+        }
+    }
+
+    fn page(runs: &[Run]) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("report.html");
-        let page = Page {
-            title: "<child>",
-            summaries,
-            comparisons: &[],
-            run: "{}",
-        };
-        write(&path, &page).unwrap();
+        write(&path, "<child>", runs).unwrap();
         std::fs::read_to_string(path).unwrap()
     }
 
     #[test]
     fn a_page_asks_nothing_of_the_network_and_escapes_names() {
-        let html = page(&[summary("a<b", Some(1.0), 0.9), summary("c", Some(2.0), 0.8)]);
+        let html = page(&[run(
+            "<child>",
+            &[summary("a<b", Some(1.0), 0.9), summary("c", Some(2.0), 0.8)],
+        )]);
         assert!(
             html.contains("a&lt;b") && html.contains("&lt;child&gt;"),
             "{html}"
@@ -278,41 +185,45 @@ mod tests {
 
     #[test]
     fn a_single_setting_has_no_curve() {
-        assert!(!page(&[summary("a", Some(1.0), 0.9), summary("b", None, 0.5)]).contains("<svg"));
+        let rows = [summary("a", Some(1.0), 0.9), summary("b", None, 0.5)];
+        assert!(!page(&[run("m", &rows)]).contains("<svg"));
     }
 
     #[test]
-    fn points_at_one_place_share_a_label_and_beaten_ones_are_not_on_the_line() {
-        let rows = [
-            summary("a", Some(1.0), 0.9),
-            summary("b", Some(1.0), 0.9),
-            summary("beaten", Some(2.0), 0.3),
-            summary("c", Some(3.0), 0.5),
-        ];
-        let figure = figures(&rows).remove(0);
-        let labels: Vec<&str> = figure
-            .points
-            .iter()
-            .map(|point| point.label.as_str())
-            .collect();
-        assert_eq!(labels, ["1, 2", "", "3", "4"]);
-        let beaten = &figure.points[2];
-        assert!(
-            !figure.line.contains(&format!("{},{}", beaten.x, beaten.y)),
-            "{}",
-            figure.line
-        );
-    }
-
-    #[test]
-    fn more_is_further_right_and_higher_up() {
-        let figures = figures(&[
-            summary("slow", Some(1.0), 0.9),
-            summary("fast", Some(3.0), 0.5),
-        ]);
-        let [slow, fast] = &figures[0].points[..] else {
-            panic!("two points")
+    fn rows_of_a_task_stand_together_with_the_baseline_last() {
+        let row = |task: &str, setting: &str, correct| {
+            let record = json!({"task": task, "setting": setting, "id": "0", "prompt": "", "answer": "",
+                "extracted": "", "correct": correct, "verdict": "", "tokens": 1, "denoise_forwards": 1});
+            (serde_json::from_value(record).unwrap(), Cost::default())
         };
-        assert!(slow.x < fast.x && slow.y < fast.y && slow.high < slow.low);
+        let rows = [
+            row("sums", "z", true),
+            row("sums", "a", true),
+            row("other", "a", true),
+            row("sums", BASELINE, false),
+            row("other", BASELINE, true),
+        ];
+        let run = Run::new("m".into(), &rows, &json!({})).unwrap();
+        let order: Vec<_> = run
+            .summaries
+            .iter()
+            .map(|it| format!("{} {}", it.task, it.setting))
+            .collect();
+        assert_eq!(
+            order,
+            [
+                "sums z",
+                "sums a",
+                "sums baseline",
+                "other a",
+                "other baseline"
+            ]
+        );
+        let by: Vec<f64> = run
+            .comparisons
+            .iter()
+            .map(|it| it.paired.difference)
+            .collect();
+        assert_eq!(by, [1.0, 1.0, 0.0]);
     }
 }

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
@@ -23,6 +23,9 @@ pub struct Record {
     pub setting: String,
     /// The item.
     pub id: String,
+    /// Which of several answers to the item, from 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub sample: usize,
     /// The question as it was put; the context, if likelihoods were asked for.
     pub prompt: String,
     /// The answer; the choice, if likelihoods were asked for.
@@ -43,6 +46,10 @@ pub struct Record {
     /// Negative log-likelihoods in nats: of each choice, or of the text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nll: Vec<f64>,
+}
+
+fn is_first(sample: &usize) -> bool {
+    *sample == 0
 }
 
 /// What an item cost on this machine and in this company.
@@ -88,6 +95,11 @@ impl Results {
         })
     }
 
+    /// Returns all finished items, in the order in which they were finished.
+    pub fn rows(&self) -> &[(Record, Cost)] {
+        &self.rows
+    }
+
     /// Returns the finished items of a task under a setting, in the order of the data.
     pub fn of<'a>(
         &'a self,
@@ -111,6 +123,19 @@ impl Results {
     }
 }
 
+/// Reads what a run was asked for and what it has finished, and changes nothing.
+///
+/// # Errors
+/// If `dir` holds no run, or its files cannot be read.
+pub fn read_run(dir: &Path) -> Result<(Value, Vec<(Record, Cost)>)> {
+    let path = dir.join("run.json");
+    let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
+    let run = serde_json::from_str(&text).map_err(|error| Error::row(&path, 0, error))?;
+    let records: Vec<Record> = whole_lines(&dir.join("results.jsonl"))?;
+    let costs: Vec<Cost> = whole_lines(&dir.join("costs.jsonl"))?;
+    Ok((run, records.into_iter().zip(costs).collect()))
+}
+
 /// Writes what is run, or compares it with what was run before.
 fn check_run(dir: &Path, run: &Value) -> Result<()> {
     let path = dir.join("run.json");
@@ -122,13 +147,29 @@ fn check_run(dir: &Path, run: &Value) -> Result<()> {
         Err(error) => return Err(Error::read(&path)(error)),
     };
     let before: Value = serde_json::from_str(&text).map_err(|error| Error::row(&path, 0, error))?;
-    let names = run.as_object().into_iter().flat_map(|fields| fields.keys());
-    match names.into_iter().find(|name| before[*name] != run[*name]) {
+    match difference("", &before, run) {
         None => Ok(()),
-        Some(name) => Err(Error::OtherRun {
+        Some(message) => Err(Error::OtherRun {
             dir: dir.to_owned(),
-            message: format!("`{name}` was {}, now {}", before[name], run[name]),
+            message,
         }),
+    }
+}
+
+/// Says the first thing in which two runs differ, inside of what both have.
+fn difference(name: &str, before: &Value, now: &Value) -> Option<String> {
+    match (before, now) {
+        (Value::Object(before), Value::Object(now)) => {
+            let mut names: Vec<&String> = before.keys().chain(now.keys()).collect();
+            names.sort_unstable();
+            names.dedup();
+            let value = |of: &Map<String, Value>, name: &str| of.get(name).cloned();
+            names.into_iter().find_map(|name| {
+                let [before, now] = [before, now].map(|of| value(of, name).unwrap_or_default());
+                difference(name, &before, &now)
+            })
+        }
+        _ => (before != now).then(|| format!("`{name}` was {before}, now {now}")),
     }
 }
 
@@ -201,6 +242,7 @@ mod tests {
             task: "t".into(),
             setting: "s".into(),
             id: id.to_string(),
+            sample: 0,
             prompt: "p".into(),
             answer: "a".into(),
             extracted: "a".into(),
@@ -242,5 +284,12 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("`limit` was 5, now 6"), "{error}");
+        let files = |size| json!({"limit": 5, "files": {"a": [1], "b": [size]}});
+        let dir = tempfile::tempdir().unwrap();
+        Results::open(dir.path(), &files(2)).unwrap();
+        let error = Results::open(dir.path(), &files(3))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`b` was [2], now [3]"), "{error}");
     }
 }

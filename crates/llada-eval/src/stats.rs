@@ -50,10 +50,10 @@ pub fn bootstrap(pairs: &[(f64, f64)]) -> Option<[f64; 2]> {
 pub struct Paired {
     /// Items in both.
     pub n: usize,
-    /// Right in the first only.
-    pub first_only: usize,
-    /// Right in the second only.
-    pub second_only: usize,
+    /// Items that the first answers right more often: with one sample each, right in the first only.
+    pub first_better: usize,
+    /// Items that the second answers right more often.
+    pub second_better: usize,
     /// Score of the first minus that of the second.
     pub difference: f64,
     /// Bootstrap interval of the difference over items.
@@ -63,24 +63,19 @@ pub struct Paired {
     pub p: f64,
 }
 
-/// Compares two runs, item by item; `None` without items.
-pub fn paired(results: &[(bool, bool)]) -> Option<Paired> {
-    let count = |which: (bool, bool)| results.iter().filter(|pair| **pair == which).count();
-    let (first_only, second_only) = (count((true, false)), count((false, true)));
-    let value = |&(first, second): &(bool, bool)| {
-        (
-            f64::from(u8::from(first)) - f64::from(u8::from(second)),
-            1.0,
-        )
-    };
-    let differences: Vec<(f64, f64)> = results.iter().map(value).collect();
+/// Compares two runs, item by item, by the share of right answers to each; `None` without items.
+pub fn paired(results: &[(f64, f64)]) -> Option<Paired> {
+    let differences: Vec<(f64, f64)> = results.iter().map(|(a, b)| (a - b, 1.0)).collect();
+    let count = |is: fn(f64) -> bool| differences.iter().filter(|(by, _)| is(*by)).count();
+    let (first_better, second_better) = (count(|by| by > 0.0), count(|by| by < 0.0));
+    let sum: f64 = differences.iter().map(|(by, _)| by).sum();
     Some(Paired {
         n: results.len(),
-        first_only,
-        second_only,
-        difference: (first_only as f64 - second_only as f64) / results.len() as f64,
+        first_better,
+        second_better,
+        difference: sum / results.len() as f64,
         ci95: bootstrap(&differences)?,
-        p: sign_test(first_only, second_only),
+        p: sign_test(first_better, second_better),
     })
 }
 
@@ -145,15 +140,12 @@ mod tests {
 
     #[test]
     fn paired_runs_are_compared_on_the_items_that_differ() {
-        let results = [
-            (true, true),
-            (true, false),
-            (true, false),
-            (false, true),
-            (false, false),
-        ];
+        let results = [(1.0, 1.0), (1.0, 0.0), (0.75, 0.5), (0.0, 1.0), (0.0, 0.0)];
         let paired = paired(&results).unwrap();
-        assert_eq!((paired.n, paired.first_only, paired.second_only), (5, 2, 1));
-        assert!((paired.difference - 0.2).abs() < 1e-12);
+        assert_eq!(
+            (paired.n, paired.first_better, paired.second_better),
+            (5, 2, 1)
+        );
+        assert!((paired.difference - 0.05).abs() < 1e-12);
     }
 }

@@ -1,9 +1,12 @@
 //! One row of a report: a task under a setting. Totals over totals, never a mean of ratios.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::results::{Cost, Record};
+use crate::sandbox::pass_at_k;
 use crate::stats;
 
 /// What the score is.
@@ -25,12 +28,18 @@ pub struct Summary {
     pub setting: String,
     /// Items.
     pub n: usize,
+    /// Answers per item.
+    pub samples: usize,
     /// What the score is.
     pub quality: Quality,
     /// The score.
     pub score: f64,
-    /// Its 95 % interval: Wilson's for a share, a bootstrap over items for a likelihood.
+    /// Its 95 % interval: Wilson's for a share, a bootstrap over items for a likelihood or several
+    /// answers per item.
     pub ci95: [f64; 2],
+    /// With several answers per item, the unbiased pass@k for k = 1, 10, 100, ... and their number.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pass_at: BTreeMap<usize, f64>,
     /// Right answers.
     pub correct: usize,
     /// Tokens written, or scored.
@@ -64,14 +73,18 @@ impl Summary {
         let other: usize = sum(&|(_, cost)| cost.prefill_forwards + cost.commit_forwards);
         let seconds: f64 = rows.iter().map(|(_, cost)| cost.seconds).sum();
         let ratio = |bottom: f64| (bottom > 0.0).then(|| tokens as f64 / bottom);
-        let (quality, score, ci95) = quality(&rows);
+        let items = Tally::of_items(&rows);
+        let samples = items.first().map_or(1, |item| item.samples);
+        let (quality, score, ci95) = quality(&rows, &items);
         Ok(Self {
             task: first.task.clone(),
             setting: first.setting.clone(),
-            n: rows.len(),
+            n: items.len(),
+            samples,
             quality,
             score,
             ci95,
+            pass_at: pass_at(&items, samples),
             correct: sum(&|(record, _)| usize::from(record.correct == Some(true))),
             tokens,
             denoise_forwards: denoise,
@@ -103,7 +116,7 @@ impl Summary {
         vec![
             self.task.clone(),
             self.setting.clone(),
-            self.shown(self.score),
+            self.shown_score(),
             format!(
                 "{} to {}",
                 self.shown(self.ci95[0]),
@@ -116,6 +129,13 @@ impl Summary {
                 .map_or("-".to_owned(), |rate| format!("{rate:.0}")),
             self.forwards.to_string(),
         ]
+    }
+
+    /// The score, and the pass@k beyond it.
+    fn shown_score(&self) -> String {
+        let beyond = self.pass_at.iter().filter(|(k, _)| **k > 1);
+        let beyond = beyond.map(|(k, share)| format!(", @{k} {}", self.shown(*share)));
+        self.shown(self.score) + &beyond.collect::<String>()
     }
 
     fn shown(&self, score: f64) -> String {
@@ -141,20 +161,73 @@ fn quality_pair(record: &Record) -> (f64, f64) {
     }
 }
 
-fn quality(rows: &[&(Record, Cost)]) -> (Quality, f64, [f64; 2]) {
+/// The answers to one item.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    samples: usize,
+    correct: usize,
+}
+
+impl Tally {
+    /// Counts neighbours that answer the same item.
+    fn of_items(rows: &[&(Record, Cost)]) -> Vec<Self> {
+        let items = rows.chunk_by(|(a, _), (b, _)| a.id == b.id);
+        let tally = |rows: &[&(Record, Cost)]| Self {
+            samples: rows.len(),
+            correct: rows
+                .iter()
+                .filter(|(row, _)| row.correct == Some(true))
+                .count(),
+        };
+        items.map(tally).collect()
+    }
+}
+
+/// Returns for each item the share of its answers that are right, in the order of the data.
+pub fn shares_right<'a>(rows: impl IntoIterator<Item = &'a (Record, Cost)>) -> Vec<f64> {
+    let rows: Vec<_> = rows
+        .into_iter()
+        .filter(|(row, _)| row.correct.is_some())
+        .collect();
+    let items = Tally::of_items(&rows).into_iter();
+    items
+        .map(|item| item.correct as f64 / item.samples as f64)
+        .collect()
+}
+
+/// Returns the mean over items of pass@k, for powers of ten and all samples.
+fn pass_at(items: &[Tally], samples: usize) -> BTreeMap<usize, f64> {
+    if samples < 2 {
+        return BTreeMap::new();
+    }
+    let powers = std::iter::successors(Some(1_usize), |k| k.checked_mul(10));
+    let ks = powers.take_while(|k| *k < samples).chain([samples]);
+    let mean = |k| {
+        let each = items
+            .iter()
+            .map(|item| pass_at_k(item.samples, item.correct, k));
+        Some((k, each.sum::<Option<f64>>()? / items.len() as f64))
+    };
+    ks.filter_map(mean).collect()
+}
+
+fn quality(rows: &[&(Record, Cost)], items: &[Tally]) -> (Quality, f64, [f64; 2]) {
     let score = score_so_far(rows.iter().copied());
+    let bootstrap = |pairs: &[(f64, f64)]| stats::bootstrap(pairs).unwrap_or([score; 2]);
     if rows.iter().any(|(record, _)| record.correct.is_none()) {
-        let pairs: Vec<(f64, f64)> = rows
+        let pairs: Vec<_> = rows
             .iter()
             .map(|(record, _)| quality_pair(record))
             .collect();
-        let ci95 = stats::bootstrap(&pairs).unwrap_or([score; 2]);
-        return (Quality::NllPerToken, score, ci95);
+        return (Quality::NllPerToken, score, bootstrap(&pairs));
     }
-    let correct = rows
-        .iter()
-        .filter(|(record, _)| record.correct == Some(true))
-        .count();
+    if items.len() < rows.len() {
+        // Answers to one item are not independent.
+        let pair = |item: &Tally| (item.correct as f64, item.samples as f64);
+        let pairs: Vec<_> = items.iter().map(pair).collect();
+        return (Quality::Accuracy, score, bootstrap(&pairs));
+    }
+    let correct = items.iter().map(|item| item.correct).sum();
     (Quality::Accuracy, score, stats::wilson(correct, rows.len()))
 }
 
@@ -163,10 +236,20 @@ mod tests {
     use super::*;
 
     fn row(tokens: usize, denoise_forwards: usize, correct: Option<bool>) -> (Record, Cost) {
+        of_item("0", tokens, denoise_forwards, correct)
+    }
+
+    fn of_item(
+        id: &str,
+        tokens: usize,
+        denoise_forwards: usize,
+        correct: Option<bool>,
+    ) -> (Record, Cost) {
         let record = Record {
             task: "t".into(),
             setting: "s".into(),
-            id: String::new(),
+            id: id.to_owned(),
+            sample: 0,
             prompt: String::new(),
             answer: String::new(),
             extracted: String::new(),
@@ -189,7 +272,8 @@ mod tests {
 
     #[test]
     fn tokens_per_forward_is_a_ratio_of_totals() {
-        let summary = Summary::of(&[row(30, 3, Some(true)), row(2, 5, Some(false))]).unwrap();
+        let summary =
+            Summary::of(&[row(30, 3, Some(true)), of_item("1", 2, 5, Some(false))]).unwrap();
         assert_eq!(summary.tpf, Some(4.0));
         assert_eq!(summary.tpf_all, Some(3.2));
         assert_eq!(summary.tokens_per_second, Some(32.0));
@@ -202,6 +286,23 @@ mod tests {
         assert_eq!(summary.quality, Quality::NllPerToken);
         assert!((summary.score - 0.5).abs() < 1e-12);
         assert_eq!((summary.tpf, summary.tpf_all), (None, None));
+    }
+
+    #[test]
+    fn several_answers_to_an_item_give_an_unbiased_pass_at_k() {
+        let answers = |id: &'static str, right: usize| {
+            (0..4).map(move |sample| of_item(id, 1, 1, Some(sample < right)))
+        };
+        let rows: Vec<_> = answers("a", 1).chain(answers("b", 0)).collect();
+        let summary = Summary::of(&rows).unwrap();
+        assert_eq!((summary.n, summary.samples, summary.score), (2, 4, 0.125));
+        assert_eq!(summary.pass_at, BTreeMap::from([(1, 0.125), (4, 0.5)]));
+        assert_eq!(
+            summary.ci95,
+            [0.0, 0.25],
+            "the items are resampled, not the answers"
+        );
+        assert_eq!(shares_right(&rows), [0.25, 0.0]);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Task {
     pub source: String,
     /// The data file.
     pub data: DataSpec,
+    /// Solved examples that stand before the question.
+    pub shots: Option<ShotsSpec>,
     /// The question; `None` if the task only asks for likelihoods.
     pub prompt: Option<PromptSpec>,
     /// The score.
@@ -58,6 +60,20 @@ pub struct DataSpec {
     /// Makes a choice between the true continuation and those of the next three rows' texts.
     #[serde(default)]
     pub cloze: bool,
+}
+
+/// Solved examples before each question, for templates to put where they want as `shots`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShotsSpec {
+    /// Rows that are taken, the first that fit; 0 for none.
+    pub count: usize,
+    /// Paths under the data directory, as in [`DataSpec`]; a split that is not asked about.
+    pub files: Vec<String>,
+    /// An example: a template over the fields of its row. Nothing is put in between.
+    pub template: String,
+    /// Takes only rows that have the item's value in this field.
+    pub same: Option<String>,
 }
 
 /// A range of rows, as of a published split.
@@ -233,6 +249,20 @@ impl Task {
             self.score,
             Scorer::Choice { .. } | Scorer::Perplexity { .. }
         )
+    }
+
+    /// Returns whether solved examples stand before the questions as they are put to a model.
+    pub fn uses_shots(&self, is_chat: bool) -> bool {
+        let template = match (&self.score, &self.prompt) {
+            (Scorer::Choice { context, .. }, _) => Some(context),
+            (_, Some(prompt)) => match &prompt.plain {
+                Some(plain) if !is_chat => Some(plain),
+                _ => Some(&prompt.template),
+            },
+            (_, None) => None,
+        };
+        let shots = self.shots.as_ref().is_some_and(|shots| shots.count > 0);
+        shots && template.is_some_and(|template| template.contains("shots"))
     }
 
     /// Returns whether scoring runs programs.

@@ -39,6 +39,11 @@ pub(crate) enum EvalCommand {
         after_help = "Examples:\n  llada sums write --seed 2 --count 200 --out data/sums.jsonl\n  llada eval run assets/worked-sums/child --tasks worked_sums --data data --baseline assets/worked-sums/parent --sweep threshold=0.5,0.7,0.9 --out runs/sums"
     )]
     Run(Box<EvalRunArgs>),
+    /// Joins the runs of several directories in one page.
+    #[command(
+        after_help = "Example:\n  llada eval report runs/sums runs/stories --out runs/report.html"
+    )]
+    Report(EvalReportArgs),
     /// Scores answers that were made elsewhere.
     #[command(
         after_help = "Example:\n  llada eval score --task gsm8k --data gsm8k/test.jsonl --answers answers.jsonl --out runs/scored --json"
@@ -137,6 +142,12 @@ pub(crate) struct EvalRunArgs {
     /// First items of each task only.
     #[arg(long)]
     pub limit: Option<NonZeroUsize>,
+    /// Solved examples before each question, for tasks that have some [default: the task's].
+    #[arg(long)]
+    pub shots: Option<usize>,
+    /// Answers per item, each from a seed of its own, for pass@k; needs --temperature.
+    #[arg(long, default_value = "1")]
+    pub samples: NonZeroUsize,
     /// Requests that run together. Answers do not depend on it.
     #[arg(long, default_value = "8")]
     pub concurrency: NonZeroUsize,
@@ -167,6 +178,16 @@ pub(crate) struct EvalRunArgs {
     /// One JSON object per task and setting on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalReportArgs {
+    /// What `eval run` was given as --out.
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// The page.
+    #[arg(long)]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]

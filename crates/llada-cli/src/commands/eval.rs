@@ -1,8 +1,11 @@
 //! `llada eval`: likelihood, tasks with scores and speed, and a parent against its child.
 
+mod asked;
 mod compare;
 mod contestant;
 mod nll;
+mod pages;
+mod record;
 mod run;
 mod score;
 mod settings;
@@ -16,6 +19,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         EvalCommand::Sums(args) => compare::sums(args),
         EvalCommand::Text(args) => compare::text(args),
         EvalCommand::Run(args) => run::run(args),
+        EvalCommand::Report(args) => pages::run(args),
         EvalCommand::Score(args) => score::run(args),
         EvalCommand::Tasks(args) => score::list(args),
     }

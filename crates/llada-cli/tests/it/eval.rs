@@ -173,6 +173,156 @@ fn another_runs_directory_is_refused() {
     assert!(message.contains("another run"), "{message}");
 }
 
+/// Runs the worked sums with several answers per item.
+fn run_samples(data: &str, out: &Path, more: &[&str]) -> Value {
+    let command = [
+        "eval",
+        "run",
+        CHILD,
+        "--tasks",
+        "worked_sums",
+        "--data",
+        data,
+        "--json",
+    ];
+    let samples = [
+        "--samples",
+        "3",
+        "--temperature",
+        "1.5",
+        "--threshold",
+        "0.5",
+    ];
+    let out = ["--out", out.to_str().unwrap()];
+    parse(&stdout(&[&command[..], &samples, &out, more].concat()))
+}
+
+#[test]
+fn several_answers_per_item_differ_and_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (sums(dir.path()), dir.path().join("out"));
+    let row = run_samples(&data, &out, &[]);
+    assert_eq!((&row["n"], &row["samples"]), (&json!(8), &json!(3)));
+    assert!(row["pass_at"]["3"].as_f64() >= row["pass_at"]["1"].as_f64());
+    let path = out.join("results.jsonl");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let records: Vec<Value> = whole.lines().map(parse).collect();
+    let is_different = |three: &[Value]| three[0]["answer"] != three[1]["answer"];
+    assert_eq!(records.len(), 24);
+    assert!(
+        records.chunks(3).any(is_different),
+        "each answer has a seed of its own"
+    );
+    let kept: Vec<&str> = whole.split_inclusive('\n').take(10).collect();
+    std::fs::write(&path, kept.concat()).unwrap();
+    run_samples(&data, &out, &["--concurrency", "2"]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+}
+
+#[test]
+fn a_run_whose_data_has_changed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (sums(dir.path()), dir.path().join("out"));
+    run_sums(&data, &out, &["--limit", "1"]);
+    let text = std::fs::read_to_string(&data).unwrap();
+    std::fs::write(&data, format!("{text}\n")).unwrap();
+    let command = [
+        "eval",
+        "run",
+        CHILD,
+        "--tasks",
+        "worked_sums",
+        "--data",
+        &data,
+        "--json",
+    ];
+    let rest = [
+        "--sweep",
+        "threshold=0.5,0.95",
+        "--baseline",
+        PARENT,
+        "--limit",
+        "1",
+    ];
+    let out = ["--out", out.to_str().unwrap()];
+    let (code, message) =
+        failure(&[&command[..], &rest[..2], &rest[2..4], &out, &rest[4..]].concat());
+    assert_eq!(code, 2);
+    assert!(message.contains("sums.jsonl` was ["), "{message}");
+}
+
+#[test]
+fn runs_of_several_directories_share_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, outs) = (
+        sums(dir.path()),
+        ["one", "two"].map(|name| dir.path().join(name)),
+    );
+    run_sums(&data, &outs[0], &["--limit", "4"]);
+    run_sums(&data, &outs[1], &["--limit", "5"]);
+    let [one, two] = outs.each_ref().map(|out| out.to_str().unwrap());
+    let page = dir.path().join("page.html");
+    stdout(&["eval", "report", one, two, "--out", page.to_str().unwrap()]);
+    let html = std::fs::read_to_string(page).unwrap();
+    assert_eq!(
+        (
+            html.matches("<svg").count(),
+            html.matches("<polyline").count()
+        ),
+        (1, 2)
+    );
+    assert_eq!(html.matches("<circle").count(), 6);
+    let (code, message) = failure(&["eval", "report", dir.path().to_str().unwrap(), "--out", "x"]);
+    assert_eq!(code, 2);
+    assert!(message.contains("run.json"), "{message}");
+}
+
+#[test]
+fn a_plain_model_sees_solved_examples_unless_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let row =
+        |n: u32| json!({"question": format!("{n} + 1?"), "answer": format!("#### {}", n + 1)});
+    let data = write(dir.path(), "test.jsonl", &[row(100)]);
+    let run = |out: &str, more: &[&str]| {
+        let out = dir.path().join(out).to_str().unwrap().to_owned();
+        let command = [
+            "eval",
+            "run",
+            STORIES_PARENT,
+            "--ar",
+            "--tasks",
+            "gsm8k",
+            "--data",
+            &data,
+        ];
+        let rest = ["--max-new-tokens", "2", "--out", &out];
+        let command: Vec<String> = [&command[..], &rest, more]
+            .concat()
+            .iter()
+            .map(|it| (*it).to_owned())
+            .collect();
+        (command, out)
+    };
+    let (command, _) = run("none", &[]);
+    let (code, message) = failure(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(code, 2);
+    assert!(message.contains("gsm8k/train.jsonl"), "{message}");
+    write(dir.path(), "train.jsonl", &[row(1), row(2), row(3)]);
+    for (shots, expected) in [
+        (
+            "2",
+            "Question: 1 + 1?\nAnswer: #### 2\n\nQuestion: 2 + 1?\nAnswer: #### 3\n\nQuestion: 100 + 1?\nAnswer:",
+        ),
+        ("0", "Question: 100 + 1?\nAnswer:"),
+    ] {
+        let (command, out) = run(shots, &["--shots", shots]);
+        stdout(&command.iter().map(String::as_str).collect::<Vec<_>>());
+        let record =
+            parse(&std::fs::read_to_string(Path::new(&out).join("results.jsonl")).unwrap());
+        assert_eq!(record["prompt"], expected);
+    }
+}
+
 /// Computes the negative log-likelihood of `ids` after `prompt_len` of them, from whole logits.
 fn nll_from_logits(dir: &Path, ids: &[u32], prompt_len: usize) -> f64 {
     let list: Vec<String> = ids.iter().map(u32::to_string).collect();
@@ -266,6 +416,7 @@ fn what_cannot_be_run_is_refused_by_name() {
         (&["worked_sums", "--sweep", "treshold=0.5"], "treshold"),
         (&["worked_sums", "--sweep", "threshold"], "NAME=VALUE"),
         (&["worked_sums", "--trace"], "trace"),
+        (&["worked_sums", "--samples", "2"], "--temperature"),
         (&["worked_sums", "--likelihood", "block:0"], "block"),
     ] {
         let (code, message) = failure(&[&run[..], more].concat());

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use llada_engine::{Answer, Options, Savings};
+use llada_eval::report::BASELINE;
 use llada_eval::{Ask, PromptSpec};
 use llada_model::Model;
 use llada_request::{AnswerText, Checkpoint, Settings};
@@ -99,6 +100,7 @@ impl Contestant {
         question: &str,
         spec: &PromptSpec,
         setting: &Setting,
+        sample: usize,
     ) -> anyhow::Result<(Ask, AnswerText)> {
         let tokenizer = self
             .checkpoint
@@ -112,7 +114,9 @@ impl Contestant {
             ..Settings::default()
         };
         let settings = setting.decoding.clone().or(&of_task);
-        let job = self.checkpoint.job(ids, settings).map_err(failure::usage)?;
+        let mut job = self.checkpoint.job(ids, settings).map_err(failure::usage)?;
+        // The first answer is that of a run with one.
+        job.request.sampling.seed = job.request.sampling.seed.wrapping_add(sample as u64);
         let text = self
             .checkpoint
             .text(&job.request, &job.settings)
@@ -207,9 +211,6 @@ struct Joined {
     /// Tokens that are those of the context alone.
     context_len: usize,
 }
-
-/// What a parent is called in the results.
-pub(super) const BASELINE: &str = "baseline";
 
 /// Returns the text of a whole answer.
 pub(super) fn text_of(text: AnswerText, answer: &Answer) -> anyhow::Result<String> {

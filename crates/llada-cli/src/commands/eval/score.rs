@@ -37,6 +37,7 @@ pub(super) fn run(args: &EvalScoreArgs) -> anyhow::Result<()> {
                 task: task.name.clone(),
                 setting: "given".to_owned(),
                 id: item.id.clone(),
+                sample: 0,
                 prompt: String::new(),
                 answer: answer.to_owned(),
                 extracted: judgement.extracted,
@@ -132,7 +133,14 @@ pub(super) fn sandbox<'a>(
         program: std::env::current_exe().context("cannot find this program's own file")?,
         args: vec![sandbox_exec::NAME.to_owned()],
     };
-    Ok(Some(Sandbox::probe(launcher, enforcement)?))
+    let sandbox = Sandbox::probe(launcher, enforcement)?;
+    if let Some(failure) = sandbox.bubblewrap_failure() {
+        ui::say(format!(
+            "programs run without bubblewrap ({}), which does not work here: {failure}",
+            sandbox.layers()
+        ));
+    }
+    Ok(Some(sandbox))
 }
 
 /// Returns as many programs as there are processors.
