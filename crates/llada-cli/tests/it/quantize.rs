@@ -141,6 +141,8 @@ fn a_file_is_a_checkpoint_to_bench_and_chat() {
     let requests = requests.to_str().unwrap();
     let report = json(&stdout(&[
         "bench",
+        "--concurrency",
+        "1",
         &model,
         "--requests",
         requests,
@@ -237,7 +239,17 @@ fn assert_refused_by_all(file: &str, dir: &Path, word: &str) {
     std::fs::write(&requests, r#"{"prompt": "One day"}"#).unwrap();
     let commands: [&[&str]; 8] = [
         &["inspect", file],
-        &["inspect", "logits", file, "--ids", "1", "--out", out],
+        &[
+            "inspect",
+            "logits",
+            file,
+            "--visibility",
+            "causal",
+            "--ids",
+            "1",
+            "--out",
+            out,
+        ],
         &["generate", file, "--prompt", "One day"],
         &["generate", file, "--ids", "1,2", "--ar"],
         &["chat", file],

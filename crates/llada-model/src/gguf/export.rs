@@ -179,6 +179,7 @@ pub fn write_gguf(
     }
     text.iter()
         .for_each(|(key, value)| metadata.set(key, value.clone()));
+    metadata.order();
     let partial = out.with_added_extension("partial");
     let written = write_file(&checkpoint, [&partial, out], &metadata, &tensors, progress);
     if written.is_err() {

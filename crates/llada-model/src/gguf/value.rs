@@ -44,6 +44,13 @@ impl Metadata {
         self.0.push((key, value));
     }
 
+    /// Puts the keys of the tokenizer last, by name: their order then does not tell whether an id came
+    /// from the configuration or with the text, and a file written again has the same bytes.
+    pub(super) fn order(&mut self) {
+        let of_text = |key: &str| key.starts_with("tokenizer.").then(|| key.to_owned());
+        self.0.sort_by_cached_key(|(key, _)| of_text(key));
+    }
+
     /// Iterates in the order of the file.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value))
