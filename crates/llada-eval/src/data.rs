@@ -41,17 +41,7 @@ pub fn read_items(task: &Task, data: &Path) -> Result<Vec<Item>> {
         ));
     }
     refuse_repeated_ids(&path, &items)?;
-    Ok(without_shots(task, items))
-}
-
-/// Templates may name the examples; there are none until [`crate::add_shots`] adds them.
-fn without_shots(task: &Task, mut items: Vec<Item>) -> Vec<Item> {
-    if task.shots.is_some() {
-        for item in &mut items {
-            item.fields.insert(shots::FIELD.to_owned(), "".into());
-        }
-    }
-    items
+    Ok(items)
 }
 
 /// Returns the files that decide what is asked about the items of `task`.

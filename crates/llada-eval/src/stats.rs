@@ -13,10 +13,16 @@ const SEED: u64 = 0;
 ///
 /// Unlike the textbook interval it stays inside `[0, 1]` and is not empty at 0 and n (Wilson 1927).
 pub fn wilson(passed: usize, n: usize) -> [f64; 2] {
+    wilson_of_share(passed as f64 / n as f64, n)
+}
+
+/// Returns [`wilson`]'s interval of a mean of `n` values between 0 and 1, which vary at most as much
+/// as right and wrong answers would: it is at most too wide.
+pub fn wilson_of_share(share: f64, n: usize) -> [f64; 2] {
     if n == 0 {
         return [0.0, 1.0];
     }
-    let (n, share) = (n as f64, passed as f64 / n as f64);
+    let n = n as f64;
     let centre = share + Z95 * Z95 / (2.0 * n);
     let spread = Z95 * (share * (1.0 - share) / n + Z95 * Z95 / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z95 * Z95 / n;

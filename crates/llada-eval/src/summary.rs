@@ -34,8 +34,7 @@ pub struct Summary {
     pub quality: Quality,
     /// The score.
     pub score: f64,
-    /// Its 95 % interval: Wilson's for a share, a bootstrap over items for a likelihood or several
-    /// answers per item.
+    /// Its 95 % interval over items: Wilson's for a share, a bootstrap for a likelihood.
     pub ci95: [f64; 2],
     /// With several answers per item, the unbiased pass@k for k = 1, 10, 100, ... and their number.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -221,14 +220,12 @@ fn quality(rows: &[&(Record, Cost)], items: &[Tally]) -> (Quality, f64, [f64; 2]
             .collect();
         return (Quality::NllPerToken, score, bootstrap(&pairs));
     }
-    if items.len() < rows.len() {
-        // Answers to one item are not independent.
-        let pair = |item: &Tally| (item.correct as f64, item.samples as f64);
-        let pairs: Vec<_> = items.iter().map(pair).collect();
-        return (Quality::Accuracy, score, bootstrap(&pairs));
-    }
-    let correct = items.iter().map(|item| item.correct).sum();
-    (Quality::Accuracy, score, stats::wilson(correct, rows.len()))
+    // Answers to one item are not independent: only items count.
+    (
+        Quality::Accuracy,
+        score,
+        stats::wilson_of_share(score, items.len()),
+    )
 }
 
 #[cfg(test)]
@@ -297,10 +294,10 @@ mod tests {
         let summary = Summary::of(&rows).unwrap();
         assert_eq!((summary.n, summary.samples, summary.score), (2, 4, 0.125));
         assert_eq!(summary.pass_at, BTreeMap::from([(1, 0.125), (4, 0.5)]));
+        let of_items = stats::wilson_of_share(0.125, 2);
         assert_eq!(
-            summary.ci95,
-            [0.0, 0.25],
-            "the items are resampled, not the answers"
+            summary.ci95, of_items,
+            "answers to one item are no evidence of others"
         );
         assert_eq!(shares_right(&rows), [0.25, 0.0]);
     }

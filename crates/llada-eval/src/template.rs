@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::data::Item;
 use crate::error::{Error, Result};
+use crate::shots;
 
 /// Renders the templates of one task.
 #[derive(Debug)]
@@ -74,6 +75,9 @@ impl Templates {
 
 fn context(item: &Item, more: More<'_>) -> minijinja::Value {
     let mut fields: Map<String, Value> = item.fields.clone();
+    // Templates may name the examples; there are none until `add_shots` adds them.
+    let shots = fields.entry(shots::FIELD);
+    shots.or_insert_with(|| Value::from(""));
     fields.extend(
         more.iter()
             .map(|(name, value)| ((*name).to_owned(), Value::from(*value))),

@@ -190,8 +190,10 @@ fn run_samples(data: &str, out: &Path, more: &[&str]) -> Value {
         "3",
         "--temperature",
         "1.5",
+        "--block-length",
+        "32", // unlike the training, so that the model is unsure
         "--threshold",
-        "0.5",
+        "0.1",
     ];
     let out = ["--out", out.to_str().unwrap()];
     parse(&stdout(&[&command[..], &samples, &out, more].concat()))

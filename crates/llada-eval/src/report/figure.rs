@@ -86,9 +86,9 @@ impl Axis {
         (pixel * 10.0).round() / 10.0
     }
 
-    /// Returns about five round values.
+    /// Returns three to eight round values.
     fn ticks(&self) -> Vec<Tick> {
-        let raw = (self.values.1 - self.values.0) / 5.0;
+        let raw = (self.values.1 - self.values.0) / 8.0;
         let unit = 10f64.powf(raw.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0]
             .map(|by| by * unit)
