@@ -1,97 +1,124 @@
-// What the page says to the server, and how it reads the answers.
+// What is said to the server: requests, and the events that come back.
 
-/** A refusal or a fault, as the server words it. */
+/** An answer of the server that is an error. Status 0: the server was not reached. */
 export class ApiError extends Error {
-  constructor(status, body, retryAfter) {
-    const error = body?.error ?? {};
-    super(error.message ?? `the server answered ${status}`);
-    this.status = status;
-    this.code = error.code ?? null;
-    this.param = error.param ?? null;
-    this.retryAfter = Number(retryAfter) || null;
+  constructor(status, message, { code = null, param = null, retryAfter = null } = {}) {
+    super(message);
+    Object.assign(this, { status, code, param, retryAfter });
+  }
+
+  /** Whether it is worth to come again by oneself. */
+  get passes() {
+    return this.status === 429 || (this.status === 503 && this.code === "model_loading");
   }
 }
 
-const headers = (key) => ({
-  "content-type": "application/json",
-  ...(key ? { authorization: `Bearer ${key}` } : {}),
-});
-
-async function checked(response) {
-  if (response.ok) return response;
-  const body = await response.json().catch(() => null);
-  throw new ApiError(response.status, body, response.headers.get("retry-after"));
-}
-
-/** Lists the models, each with what it can do under `dllm`. */
-export async function models(key) {
-  const response = await checked(await fetch("v1/models", { headers: headers(key) }));
-  return (await response.json()).data;
-}
-
-/** Asks for an answer and hands every event of its stream to `on`. Ends when the stream does. */
-export async function complete(body, key, signal, on) {
-  const request = { method: "POST", headers: headers(key), body: JSON.stringify(body), signal };
-  const response = await checked(await fetch("v1/chat/completions", request));
-  const parser = new EventParser();
-  const decoder = new TextDecoder();
-  for await (const bytes of chunks(response.body)) {
-    for (const event of parser.push(decoder.decode(bytes, { stream: true }))) {
-      for (const said of meaning(event)) on(said);
-    }
-  }
-}
-
-/** Iterates over a body; not every browser lets a stream be iterated itself. */
-async function* chunks(body) {
-  const reader = body.getReader();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      yield value;
-    }
-  } finally {
-    reader.cancel().catch(() => {});
-  }
-}
-
-/** Cuts a text that arrives in pieces into server-sent events. */
+/** Cuts server-sent events out of text that comes in pieces. */
 export class EventParser {
   #rest = "";
+  #type = "message";
+  #data = [];
 
-  /** Returns the events that are complete now, `{ name, data }` each. */
-  push(text) {
-    this.#rest += text;
-    const parts = this.#rest.split(/\r?\n\r?\n/);
-    this.#rest = parts.pop();
-    return parts.map(parse).filter((event) => event.data !== "");
+  /** Returns the events, `{ type, data }`, that `text` completes. */
+  feed(text) {
+    // A carriage return at the end may be half of a line end.
+    const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
+    this.#rest = lines.pop();
+    return lines.map((line) => this.#line(line)).filter(Boolean);
+  }
+
+  #line(line) {
+    if (line === "") return this.#dispatch();
+    const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line);
+    if (field === "event") this.#type = value;
+    if (field === "data") this.#data.push(value);
+    return null;
+  }
+
+  #dispatch() {
+    const event = this.#data.length ? { type: this.#type, data: this.#data.join("\n") } : null;
+    this.#type = "message";
+    this.#data = [];
+    return event;
   }
 }
 
-function parse(part) {
-  let name = "message";
-  const data = [];
-  for (const line of part.split(/\r?\n/)) {
-    const colon = line.indexOf(":");
-    if (colon < 1) continue; // a comment
-    const value = line.slice(colon + 1).replace(/^ /, "");
-    if (line.slice(0, colon) === "event") name = value;
-    if (line.slice(0, colon) === "data") data.push(value);
-  }
-  return { name, data: data.join("\n") };
+/** Returns the body that asks `model` to answer; what has no effect on its kind is left out. */
+export function requestBody(settings, model, messages) {
+  const body = { model: model.id, messages, stream: true, stream_draft: true };
+  const say = (name, value) => {
+    if (value !== null && value !== "") body[name] = value;
+  };
+  say("max_tokens", settings.maxTokens ?? defaultTokens(model));
+  say("temperature", settings.temperature);
+  say("seed", settings.seed);
+  if (model.method !== "diffusion") return body;
+  say("mode", settings.mode);
+  say("threshold", settings.threshold);
+  say("block_length", settings.blockLength);
+  say("edit", settings.edit);
+  return body;
 }
 
-/** Translates an event into what it means for an answer. */
-export function meaning({ name, data }) {
-  if (data === "[DONE]") return [];
-  const body = JSON.parse(data);
-  if (body.error) return [{ type: "problem", message: body.error.message }];
-  if (name === "draft") return [{ type: "draft", draft: body }];
-  const said = [];
-  for (const choice of body.choices ?? []) {
-    if (choice.delta?.content) said.push({ type: "text", text: choice.delta.content });
-    if (choice.finish_reason) said.push({ type: "end", reason: choice.finish_reason, cost: choice.dllm ?? null });
+/** Returns how many tokens are asked for if nobody says: room is left for more turns. */
+export function defaultTokens(model) {
+  return Math.min(256, Math.max(16, Math.floor(model.context / 4)));
+}
+
+/** Sends a request; throws an ApiError unless it succeeds. */
+async function send(path, { key = null, body = null, signal = null } = {}) {
+  const headers = {};
+  if (key) headers.authorization = `Bearer ${key}`;
+  if (body) headers["content-type"] = "application/json";
+  const options = { headers, signal, method: body ? "POST" : "GET", cache: "no-store" };
+  if (body) options.body = JSON.stringify(body);
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new ApiError(0, "the server cannot be reached");
   }
-  return said;
+  if (!response.ok) throw await refusal(response);
+  return response;
+}
+
+async function refusal(response) {
+  const said = await response.json().catch(() => ({}));
+  const { message, code, param } = said.error ?? {};
+  const wait = Number(response.headers.get("retry-after"));
+  const more = { code, param, retryAfter: wait > 0 ? wait : null };
+  return new ApiError(response.status, message ?? `status ${response.status}`, more);
+}
+
+/** Returns the models of the server. */
+export async function models(key) {
+  const list = await (await send("v1/models", { key })).json();
+  return list.data.map(({ id, dllm }) => ({ id, ...dllm }));
+}
+
+/** Yields the events of an answer, their data parsed; throws an ApiError if it breaks off. */
+export async function* answer(body, { key, signal }) {
+  const response = await send("v1/chat/completions", { key, body, signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const parser = new EventParser();
+  for (;;) {
+    const { done, value } = await read(reader, signal);
+    if (done) throw new ApiError(0, "the connection broke off");
+    for (const { type, data } of parser.feed(value)) {
+      if (data === "[DONE]") return;
+      const said = JSON.parse(data);
+      if (said.error) throw new ApiError(200, said.error.message, said.error);
+      yield { type, said };
+    }
+  }
+}
+
+async function read(reader, signal) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new ApiError(0, "the connection broke off");
+  }
 }

@@ -1,199 +1,252 @@
-// The page: settings, sending, and one answer or two at a time.
+// Puts the parts together: what the user does, what the server says, what is shown.
 
-import { ApiError, complete, models as listModels } from "./api.js";
-import { blank, next, request, textOf } from "./state.js";
-import { AnswerView, question, row } from "./view.js";
+import * as api from "./api.js";
+import { advance } from "./replay.js";
+import { find, heard, initial, isBusy, isOpen, lanes, messages, reduce, sentences } from "./state.js";
+import { announce, keyDialog, render } from "./view.js";
 
-const $ = (id) => document.getElementById(id);
-const log = $("log");
-const scroller = document.querySelector("main");
-let models = [];
-let conversation = [];
-let running = null; // AbortController of the answers in progress
+const RETRIES = 20;
+const REPLAY_PACE = 90; // milliseconds a step if the pace is the server's, which is over
+const at = (id) => document.getElementById(id);
+const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-const key = () => $("key").value; // kept in memory only
+let state = initial({ pace: isCalm ? 0 : 60 });
+let key = null; // kept here and nowhere else
+const open = new Map(); // of each run under way: what stops it
+const unsaid = new Map(); // of each run: text that is no whole sentence yet
 
-function status(text, isBad = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("bad", isBad);
+function dispatch(event) {
+  state = reduce(state, event);
 }
 
-// Models -----------------------------------------------------------------------------------------
+// Frames
 
-async function loadModels() {
+function frame(now) {
+  for (const run of state.turns.flatMap((turn) => turn.runs)) {
+    const pace = isOpen(run) || state.settings.pace > 0 || run.isFirst === undefined ? state.settings.pace : REPLAY_PACE;
+    const next = advance(run, now, pace, isOpen(run));
+    if (next !== run) {
+      const { id, shown, shownAt, isPlaying } = next;
+      dispatch({ type: "show", id, shown, shownAt, isPlaying });
+    }
+  }
+  const isDown = innerHeight + scrollY >= document.documentElement.scrollHeight - 80;
+  render(state, act);
+  if (isDown && state.turns.some((turn) => turn.runs.some((run) => run.isPlaying && !run.isReplay))) scrollDown();
+  requestAnimationFrame(frame);
+}
+
+function scrollDown() {
+  scrollTo({ top: document.documentElement.scrollHeight });
+}
+
+// The server
+
+async function connect() {
   try {
-    models = await listModels(key());
+    dispatch({ type: "models", models: await api.models(key) });
+    if (state.models.some((model) => model.state === "loading")) setTimeout(connect, 700);
   } catch (error) {
-    return waitForServer(error);
+    if (error.status === 401) {
+      dispatch({ type: "needKey", problem: key ? error.message : "" });
+    } else {
+      dispatch({ type: "unreachable", problem: error.message });
+      setTimeout(connect, 2000);
+    }
   }
-  const loading = models.filter((model) => model.dllm.state === "loading");
-  fillModels(models.filter((model) => model.dllm.state === "ready"));
-  if (loading.length > 0) {
-    status(loading.map((model) => `${model.id}: ${model.dllm.stage}`).join(", "));
-    setTimeout(loadModels, 1000);
-    return;
+  keyDialog(state.phase === "key", state.problem);
+}
+
+async function answer(id) {
+  const stop = new AbortController();
+  open.set(id, stop);
+  unsaid.set(id, "");
+  try {
+    await attempts(id, stop.signal);
+    dispatch({ type: "done", id });
+  } catch (error) {
+    if (stop.signal.aborted) {
+      dispatch({ type: "stopped", id });
+    } else {
+      dispatch({ type: "failed", id, problem: error.message });
+      if (error.status === 401) dispatch({ type: "needKey", problem: error.message });
+      keyDialog(state.phase === "key", state.problem);
+    }
   }
-  const failed = models.filter((model) => model.dllm.state === "failed");
-  if (failed.length > 0) status(failed.map((model) => `${model.id}: ${model.dllm.reason}`).join(", "), true);
-  else describeModel();
+  open.delete(id);
+  say(id, "", true);
 }
 
-function waitForServer(error) {
-  if (error instanceof ApiError && error.status === 401) {
-    $("key-field").hidden = false;
-    $("settings").open = true;
-    $("key").focus();
-    return status("This server asks for an API key.", true);
-  }
-  status("The server cannot be reached; trying again …", true);
-  setTimeout(loadModels, 2000);
-}
-
-function fillModels(ready) {
-  const option = (model) => new Option(model.id, model.id);
-  for (const select of [$("model"), $("other")]) {
-    const chosen = select.value;
-    select.replaceChildren(...ready.map(option));
-    if (ready.some((model) => model.id === chosen)) select.value = chosen;
-  }
-  const diffusion = ready.find((model) => model.dllm.method === "diffusion");
-  if (diffusion && !$("model").dataset.touched) $("model").value = diffusion.id;
-  const other = ready.find((model) => model.id !== $("model").value);
-  if (other && $("other").value === $("model").value) $("other").value = other.id;
-  $("compare-field").hidden = ready.length < 2;
-  $("send").disabled = ready.length === 0;
-}
-
-const modelOf = (id) => models.find((model) => model.id === id);
-
-function describeModel() {
-  const model = modelOf($("model").value);
-  if (!model) return;
-  const { method, block_length: block, context } = model.dllm;
-  const how = method === "diffusion" ? `blocks of ${block} tokens` : "one token after the other";
-  status(`${model.id}: ${how}, context ${context}`);
-  const sizes = [1, 2, 4, 8, 16, 32, 64].filter((size) => size <= context);
-  const options = sizes.map((size) => new Option(String(size), String(size)));
-  $("block").replaceChildren(new Option("the model's", ""), ...options);
-}
-
-// Answers ----------------------------------------------------------------------------------------
-
-const settings = () => ({
-  threshold: Number($("threshold").value),
-  mode: $("mode").value,
-  block: Number($("block").value) || null,
-  tokens: Number($("tokens").value),
-  temperature: Number($("temperature").value),
-});
-
-async function send() {
-  const text = $("prompt").value || $("prompt").placeholder;
-  const main = modelOf($("model").value);
-  if (!main || running) return;
-  const beside = $("compare").checked ? modelOf($("other").value) : null;
-  $("welcome")?.remove();
-  $("prompt").value = "";
-  question(log, text);
-  // A model that knows no turns goes on with a text; it gets this one alone.
-  const messages = main.dllm.chat_template ? [...conversation, { role: "user", content: text }] : [{ role: "user", content: text }];
-  setRunning(new AbortController());
-  const parent = row(log);
-  const asked = [main, beside].filter((model) => model !== null);
-  const answers = await Promise.all(asked.map((model) => answer(parent, model, messages)));
-  conversation = [...messages, { role: "assistant", content: textOf(answers[0]) }];
-  setRunning(null);
-}
-
-/** Shows one answer while it comes. */
-async function answer(parent, model, messages) {
-  const view = new AnswerView(parent, model.id);
-  const frames = [blank()];
-  const began = performance.now();
-  const seconds = () => (performance.now() - began) / 1000;
-  let isDue = false;
-  const show = () => {
-    isDue = false;
-    if (frames.at(-1).end === null) view.show(frames.at(-1), seconds());
-    scroller.scrollTop = scroller.scrollHeight;
-  };
-  const on = (event) => {
-    frames.push(next(frames.at(-1), event));
-    if (!isDue) requestAnimationFrame(show);
-    isDue = true;
-  };
-  await attempt(() => complete(request(settings(), model, messages), key(), running.signal, on), view);
-  const last = frames.at(-1);
-  const took = seconds();
-  view.show(last, took);
-  view.speak(last);
-  view.replay(frames, (frame) => view.show(frame, took));
-  scroller.scrollTop = scroller.scrollHeight;
-  return last;
-}
-
-/** Tries again where the server says when; tells of everything else. */
-async function attempt(ask, view) {
-  for (;;) {
+async function attempts(id, signal) {
+  for (let left = RETRIES; ; left--) {
     try {
-      return await ask();
+      return await once(id, signal);
     } catch (error) {
-      if (error.name === "AbortError") return undefined;
-      if (error instanceof ApiError && (error.status === 429 || error.code === "model_loading")) {
-        const wait = error.retryAfter ?? 1;
-        status(`The server is busy; trying again in ${wait} s …`, true);
-        await new Promise((resolve) => setTimeout(resolve, wait * 1000));
-        if (!running.signal.aborted) continue;
-        return undefined;
+      if (!error.passes || left === 0) throw error;
+      for (let seconds = error.retryAfter ?? 2; seconds > 0; seconds--) {
+        dispatch({ type: "wait", id, problem: error.message, seconds });
+        await sleep(1000, signal);
       }
-      if (error instanceof ApiError && error.status === 401) waitForServer(error);
-      return view.problem(error.message);
     }
   }
 }
 
-function setRunning(controller) {
-  running = controller;
-  $("stop").hidden = controller === null;
-  $("send").hidden = controller !== null;
-  if (controller === null) {
-    describeModel();
-    $("prompt").focus();
+async function once(id, signal) {
+  const { model } = find(state, id);
+  const body = api.requestBody(state.settings, state.models.find((m) => m.id === model), messages(state, id));
+  for await (const event of api.answer(body, { key, signal })) {
+    for (const change of heard(id, event, performance.now())) {
+      dispatch(change);
+      if (change.type === "text") say(id, change.text, false);
+    }
   }
 }
 
-// Controls ---------------------------------------------------------------------------------------
+function sleep(time, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, time);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
 
-$("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  send();
-});
-$("prompt").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    send();
+/** Says final text to screen readers, a sentence at a time. */
+function say(id, text, isEnd) {
+  const [whole, rest] = sentences((unsaid.get(id) ?? "") + text);
+  const said = isEnd ? whole + rest : whole;
+  unsaid.set(id, isEnd ? "" : rest);
+  if (!said.trim()) return;
+  announce(lanes(state).length > 1 ? `${find(state, id)?.model ?? ""}: ${said}` : said);
+}
+
+// The user
+
+const act = {
+  play(id) {
+    const run = find(state, id);
+    const isPlaying = !run.isPlaying;
+    const isOver = run.shown >= run.frames.length - 1;
+    dispatch({ type: "show", id, isPlaying, isReplay: true, shown: isPlaying && isOver ? 0 : run.shown, shownAt: performance.now() });
+  },
+  seek(id, shown) {
+    dispatch({ type: "show", id, shown, isPlaying: false, isReplay: true });
+  },
+  retry(id) {
+    dispatch({ type: "retry", id, at: performance.now() });
+    answer(id);
+  },
+  async copy(id, button) {
+    const done = await navigator.clipboard?.writeText(find(state, id).text).then(() => true, () => false);
+    button.textContent = done ? "Copied" : "Cannot copy";
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  },
+};
+
+function ask(prompt) {
+  if (!prompt.trim() || isBusy(state) || lanes(state).length === 0) return;
+  const first = state.runs;
+  dispatch({ type: "ask", prompt, at: performance.now() });
+  for (let id = first; id < state.runs; id++) answer(id);
+  at("prompt").value = "";
+  at("prompt").focus();
+  render(state, act);
+  scrollDown();
+}
+
+function stopAll() {
+  for (const stop of open.values()) stop.abort();
+}
+
+function number(input) {
+  return input.value === "" || !input.checkValidity() ? null : input.valueAsNumber;
+}
+
+function readSettings() {
+  dispatch({ type: "set", settings: {
+    mode: at("mode").value,
+    edit: at("edit").value,
+    blockLength: number(at("block-length")),
+    maxTokens: number(at("max-tokens")),
+    temperature: number(at("temperature")),
+    seed: number(at("seed")),
+    pace: Number(at("pace").value),
+  } });
+}
+
+const THEMES = ["auto", "light", "dark"];
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  at("theme").textContent = `Theme: ${theme}`;
+  try {
+    localStorage.setItem("theme", theme);
+  } catch {
+    // Storage may be forbidden; the theme then lasts as long as the page.
   }
-});
-$("stop").addEventListener("click", () => running?.abort());
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") running?.abort();
-});
-$("model").addEventListener("change", () => {
-  $("model").dataset.touched = "yes";
-  conversation = [];
-  describeModel();
-});
-$("key").addEventListener("change", loadModels);
-$("threshold").addEventListener("input", () => {
-  $("threshold-value").textContent = Number($("threshold").value).toFixed(2);
-});
-$("mode").addEventListener("change", () => {
-  $("threshold").disabled = $("mode").value !== "";
-});
-$("theme").addEventListener("click", () => {
-  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const now = document.documentElement.dataset.theme ?? (isDark ? "dark" : "light");
-  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
-});
+}
 
-loadModels();
+function storedTheme() {
+  try {
+    return localStorage.getItem("theme");
+  } catch {
+    return null;
+  }
+}
+
+function listen() {
+  at("composer").addEventListener("submit", (event) => {
+    event.preventDefault();
+    ask(at("prompt").value);
+  });
+  at("prompt").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    ask(at("prompt").value);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") stopAll();
+  });
+  at("stop").addEventListener("click", () => {
+    stopAll();
+    at("prompt").focus();
+  });
+  at("new-chat").addEventListener("click", () => {
+    stopAll();
+    dispatch({ type: "clear" });
+    at("prompt").focus();
+  });
+  at("examples").addEventListener("click", (event) => {
+    if (event.target.matches("button")) ask(event.target.textContent);
+  });
+  at("settings").addEventListener("submit", (event) => event.preventDefault());
+  at("settings").addEventListener("input", readSettings);
+  at("threshold").addEventListener("input", (event) =>
+    dispatch({ type: "set", settings: { threshold: event.target.valueAsNumber } }));
+  at("threshold-reset").addEventListener("click", () => {
+    dispatch({ type: "set", settings: { threshold: null } });
+    at("threshold").focus();
+  });
+  at("model").addEventListener("change", (event) => dispatch({ type: "choose", chosen: event.target.value }));
+  at("beside").addEventListener("change", (event) => dispatch({ type: "choose", beside: event.target.value }));
+  at("theme").addEventListener("click", () => {
+    const next = THEMES.indexOf(document.documentElement.dataset.theme) + 1;
+    setTheme(THEMES[next % THEMES.length]);
+  });
+  at("key-form").addEventListener("submit", () => {
+    key = at("key").value;
+    at("key").value = "";
+    connect();
+  });
+}
+
+const isWide = matchMedia("(min-width: 60rem)");
+const openPanel = () => (at("panel").open = isWide.matches);
+isWide.addEventListener("change", openPanel);
+openPanel();
+setTheme(THEMES.includes(storedTheme()) ? storedTheme() : "auto");
+at("pace").value = String(state.settings.pace);
+listen();
+connect();
+requestAnimationFrame(frame);

@@ -1,112 +1,145 @@
-// What is known of an answer, as pure functions: events in, frames out.
-//
-// A frame is what there is to see at one moment: `final` pieces, which never change, and the `blocks` that are being
-// denoised. Frames share what they have in common, so that all of them can be kept for the replay.
+// What the page knows, and how each event changes it. Pure: nothing here touches the document.
 
-/** An answer of which nothing is known yet. */
-export const blank = () => ({
-  final: [], // { text, tokens: [{ text, confidence }] | null }
-  blocks: [], // { block, tokens: [{ text, confidence, edited } | null] }, in order
-  steps: 0, // denoising steps seen
-  end: null, // { reason, cost }
-  problem: null,
-});
-
-/** Returns the answer after an event. */
-export function next(answer, event) {
-  switch (event.type) {
-    case "draft":
-      return { ...answer, blocks: withDraft(answer.blocks, event.draft), steps: answer.steps + 1 };
-    case "text":
-      return withText(answer, event.text);
-    case "end":
-      return { ...answer, blocks: [], end: { reason: event.reason, cost: event.cost } };
-    case "problem":
-      return { ...answer, blocks: [], problem: event.message };
-    default:
-      return answer;
-  }
-}
-
-function withDraft(blocks, draft) {
-  const before = blocks.find((block) => block.block === draft.block);
-  const token = (now, i) => {
-    if (now === null) return null;
-    const then = before?.tokens[i];
-    return { text: now.text, confidence: now.confidence, edited: Boolean(then && then.text !== now.text) };
-  };
-  const block = { block: draft.block, tokens: draft.tokens.map(token) };
-  const others = blocks.filter((other) => other.block !== draft.block);
-  return [...others, block].sort((a, b) => a.block - b.block);
-}
-
-/** Final text is that of the first block: its tokens keep their shades if they spell it. */
-function withText(answer, text) {
-  const [first, ...others] = answer.blocks;
-  const { tokens, rest } = spell(first?.tokens ?? [], text);
-  const final = [...answer.final, { text, tokens }];
-  const blocks = first && rest.length > 0 ? [{ ...first, tokens: rest }, ...others] : others;
-  return { ...answer, final, blocks };
-}
-
-/** Takes from the front the tokens that spell `text`; none if they do not. */
-function spell(tokens, text) {
-  let taken = 0;
-  let left = text;
-  while (left !== "" && tokens[taken] && left.startsWith(tokens[taken].text)) {
-    left = left.slice(tokens[taken].text.length);
-    taken += 1;
-  }
-  return left === "" && taken > 0
-    ? { tokens: tokens.slice(0, taken), rest: tokens.slice(taken) }
-    : { tokens: null, rest: [] };
-}
-
-/** Returns the whole final text. */
-export const textOf = (answer) => answer.final.map((piece) => piece.text).join("");
-
-/** Returns tokens that stand somewhere, final or not. */
-export function placed(answer) {
-  const final = answer.final.reduce((sum, piece) => sum + (piece.tokens?.length ?? 1), 0);
-  const open = answer.blocks.flatMap((block) => block.tokens).filter((token) => token !== null);
-  return final + open.length;
-}
-
-/** Returns the figures of an answer: the server's when it is done, what was counted so far before. */
-export function figures(answer, seconds) {
-  const cost = answer.end?.cost;
-  if (cost) {
-    return {
-      tokens: cost.tokens,
-      perSecond: cost.tokens_per_second,
-      perForward: cost.tpf,
-      forwards: cost.denoise_forwards,
-      edits: cost.edits,
-    };
-  }
-  const tokens = placed(answer);
+/** What the page knows at first. */
+export function initial(settings = {}) {
   return {
-    tokens,
-    perSecond: seconds > 0 ? tokens / seconds : 0,
-    perForward: answer.steps > 0 ? tokens / answer.steps : null,
-    forwards: answer.steps || null,
-    edits: null,
+    phase: "connecting", // connecting, loading, ready, failed, key
+    problem: "",
+    models: [],
+    chosen: "",
+    beside: "",
+    settings: {
+      mode: "", threshold: null, blockLength: null, edit: "",
+      maxTokens: null, temperature: null, seed: null, pace: 60, ...settings,
+    },
+    turns: [],
+    runs: 0,
   };
 }
 
-/** Returns the fields of a request; what has no effect on the model is left out, for the server would refuse it. */
-export function request(settings, model, messages) {
-  const body = {
-    model: model.id,
-    messages,
-    max_tokens: settings.tokens,
-    temperature: settings.temperature,
-    stream: true,
+const changes = {
+  models: (state, { models }) => withModels(state, models),
+  unreachable: (state, { problem }) => ({ ...state, phase: "connecting", problem }),
+  needKey: (state, { problem }) => ({ ...state, phase: "key", problem }),
+  choose: (state, { chosen = state.chosen, beside = state.beside }) => ({
+    ...state, chosen, beside: beside === chosen ? "" : beside,
+  }),
+  set: (state, { settings }) => ({ ...state, settings: { ...state.settings, ...settings } }),
+  clear: (state) => ({ ...state, turns: [] }),
+  ask,
+  retry: (state, { id, at }) => change(state, id, (run) => begin(run.id, run, at)),
+  wait: (state, { id, problem, seconds }) =>
+    change(state, id, (run) => ({ ...run, status: "waiting", problem, seconds })),
+  draft: (state, { id, frame }) =>
+    change(state, id, (run) => ({ ...run, ...running, frames: [...run.frames, frame] })),
+  text: (state, { id, text }) =>
+    change(state, id, (run) => ({ ...run, ...running, text: run.text + text })),
+  cost: (state, { id, cost, finish }) => change(state, id, (run) => ({ ...run, cost, finish })),
+  done: (state, { id }) => change(state, id, (run) => ({ ...run, status: "done" })),
+  stopped: (state, { id }) => change(state, id, (run) => ({ ...run, status: "stopped", problem: "" })),
+  failed: (state, { id, problem }) => change(state, id, (run) => ({ ...run, status: "failed", problem })),
+  show: (state, { id, ...shown }) => change(state, id, (run) => ({ ...run, ...shown })),
+};
+const running = { status: "running", problem: "" };
+
+/** Returns the state after `event`, whose `type` is one of the above. */
+export function reduce(state, event) {
+  return changes[event.type](state, event);
+}
+
+/** Returns whether an answer is under way. */
+export function isBusy(state) {
+  return state.turns.some((turn) => turn.runs.some(isOpen));
+}
+
+/** Returns whether more may come of a run. */
+export function isOpen(run) {
+  return run.status === "asking" || run.status === "waiting" || run.status === "running";
+}
+
+/** Returns the run of an id. */
+export function find(state, id) {
+  return state.turns.flatMap((turn) => turn.runs).find((run) => run.id === id);
+}
+
+/** Returns the models that answer, side by side. */
+export function lanes(state) {
+  const named = [state.chosen, state.beside].map((id) => state.models.find((m) => m.id === id));
+  return named.filter((model) => model?.state === "ready");
+}
+
+/** Returns what was said before run `id` in its lane, the question included. */
+export function messages(state, id) {
+  const said = [];
+  for (const turn of state.turns) {
+    const lane = turn.runs.findIndex((run) => run.id === id);
+    said.push({ turn, lane });
+    if (lane >= 0) break;
+  }
+  const lane = said.at(-1).lane;
+  return said.flatMap(({ turn, lane: asked }) => {
+    const question = { role: "user", content: turn.prompt };
+    const run = turn.runs[lane] ?? turn.runs[0];
+    if (asked >= 0 || !run.text) return [question];
+    return [question, { role: "assistant", content: run.text }];
+  });
+}
+
+/** Returns the events of the state that an event of the server stands for. */
+export function heard(id, { type, said }, at) {
+  if (type === "draft") {
+    const { block, step, start, tokens, open } = said;
+    return [{ type: "draft", id, frame: { block, step, start, tokens, open, at } }];
+  }
+  const choice = said.choices?.[0];
+  const events = [];
+  if (choice?.delta?.content) events.push({ type: "text", id, text: choice.delta.content });
+  if (choice?.dllm) events.push({ type: "cost", id, cost: choice.dllm, finish: choice.finish_reason });
+  return events;
+}
+
+/** Cuts whole sentences off a text that grows: `[sentences, rest]`. */
+export function sentences(text) {
+  const end = /[.!?…。！？\n]["'”’)]*(?=\s)(?!.*[.!?…。！？\n]["'”’)]*\s)/s.exec(text);
+  const cut = end ? end.index + end[0].length : 0;
+  return [text.slice(0, cut), text.slice(cut)];
+}
+
+function withModels(state, models) {
+  const ready = models.filter((model) => model.state === "ready");
+  const isLoading = models.some((model) => model.state === "loading");
+  const phase = ready.length ? "ready" : isLoading ? "loading" : "failed";
+  const next = { ...state, phase, problem: "", models };
+  const has = (id) => ready.some((model) => model.id === id);
+  const diffusion = ready.find((model) => model.method === "diffusion");
+  if (!has(next.chosen)) next.chosen = (diffusion ?? ready[0])?.id ?? "";
+  // Both kinds are compared unless somebody decides otherwise.
+  const other = ready.find((model) => model.method === "autoregression");
+  const isFirst = !isLoading && (state.phase === "connecting" || state.phase === "loading");
+  if (isFirst && diffusion && other && !state.turns.length) next.beside = other.id;
+  if (!has(next.beside)) next.beside = "";
+  return next;
+}
+
+function ask(state, { prompt, at }) {
+  const runs = lanes(state).map((model, lane) => begin(state.runs + lane, { model: model.id, method: model.method }, at));
+  const turn = { prompt, runs };
+  return { ...state, turns: [...state.turns, turn], runs: state.runs + runs.length };
+}
+
+function begin(id, { model, method }, at) {
+  return {
+    id, model, method, begun: at, status: "asking", // asking, waiting, running, done, stopped, failed
+    problem: "", seconds: 0, text: "", cost: null, finish: null,
+    frames: [], // one per step: { block, step, start, tokens, open, at }
+    shown: -1, shownAt: 0, isPlaying: true,
   };
-  if (model.dllm.method !== "diffusion") return body;
-  body.stream_draft = true;
-  if (settings.mode) body.mode = settings.mode;
-  else body.threshold = settings.threshold;
-  if (settings.block) body.block_length = settings.block;
-  return body;
+}
+
+function change(state, id, alter) {
+  const turns = state.turns.map((turn) =>
+    turn.runs.some((run) => run.id === id)
+      ? { ...turn, runs: turn.runs.map((run) => (run.id === id ? alter(run) : run)) }
+      : turn);
+  return { ...state, turns };
 }

@@ -1,111 +1,251 @@
-// From frames to elements. Text of a model only ever becomes the text of a node.
+// The state as elements. Text of models and users is only ever set as text.
 
-import { figures, textOf } from "./state.js";
+import { cellsAt, meters, place, spelled, versus } from "./replay.js";
+import { isBusy, isOpen, lanes } from "./state.js";
+import { defaultTokens } from "./api.js";
 
-const element = (name, className, text) => {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+const at = (id) => document.getElementById(id);
+const drawn = new Map(); // of each run: its elements, and what they show
+
+/** Returns an element of a class, with children. */
+function make(name, className = "", ...children) {
+  const element = document.createElement(name);
+  if (className) element.className = className;
+  element.append(...children);
+  return element;
+}
+
+/** Sets a property if it differs: a browser would take an equal one for news. */
+function put(element, name, value) {
+  if (element[name] !== value) element[name] = value;
+}
+
+/** Shows `state`. `act` has what can be done to a run: play, seek, retry, copy. */
+export function render(state, act) {
+  renderNotice(state);
+  renderControls(state);
+  put(at("welcome"), "hidden", state.turns.length > 0);
+  renderTurns(state, act);
+}
+
+function renderNotice(state) {
+  const unready = state.models.filter((model) => model.state !== "ready");
+  const lines = unready.map((model) =>
+    model.state === "failed" ? `${model.id} cannot be served: ${model.reason}` : `${model.id} is loading: ${model.stage}`);
+  if (state.phase === "connecting") lines.push(state.problem ? `${state.problem}; trying again …` : "Connecting …");
+  const notice = at("notice");
+  put(notice, "hidden", lines.length === 0 || state.phase === "key");
+  put(notice, "textContent", lines.join("\n"));
+  notice.classList.toggle("bad", Boolean(state.problem) || state.models.some((model) => model.state === "failed"));
+}
+
+function renderControls(state) {
+  const ready = state.models.filter((model) => model.state === "ready");
+  fill(at("model"), ready.map((model) => [model.id, label(model)]), state.chosen);
+  const others = ready.filter((model) => model.id !== state.chosen);
+  fill(at("beside"), [["", "none"], ...others.map((model) => [model.id, label(model)])], state.beside);
+  put(at("beside-field"), "hidden", others.length === 0);
+
+  const models = lanes(state);
+  const diffusion = models.find((model) => model.method === "diffusion");
+  put(at("diffusion"), "disabled", !diffusion);
+  put(at("block-length"), "placeholder", diffusion ? `${diffusion.block_length} (the model's)` : "");
+  put(at("max-tokens"), "placeholder", models.length ? String(Math.min(...models.map(defaultTokens))) : "");
+  const { threshold, mode } = state.settings;
+  put(at("threshold-value"), "textContent", threshold === null ? (mode ? "the mode's" : "0.95 (default)") : threshold.toFixed(2));
+  if (threshold === null) put(at("threshold"), "value", "0.95");
+  put(at("threshold-reset"), "hidden", threshold === null);
+
+  const isReady = models.length > 0;
+  const busy = isBusy(state);
+  put(at("send"), "hidden", busy);
+  put(at("send"), "disabled", !isReady);
+  put(at("stop"), "hidden", !busy);
+  const continues = isReady && models.every((model) => !model.chat_template);
+  put(at("prompt"), "placeholder", continues ? "Begin a story, and the model goes on" : "Message");
+  put(at("hint"), "textContent", !isReady ? "" : continues
+    ? "This model goes on with your text. Try a beginning:"
+    : "Ask anything, and watch the answer come out of masks.");
+  const examples = at("examples");
+  if (examples.dataset.kind !== `${isReady} ${continues}`) {
+    examples.dataset.kind = `${isReady} ${continues}`;
+    const texts = continues ? STORIES : QUESTIONS;
+    examples.replaceChildren(...(isReady ? texts : []).map((text) => {
+      const button = make("button", "example", text);
+      button.type = "button";
+      return button;
+    }));
+  }
+}
+const STORIES = ["Once upon a time", "Tom had a red ball.", "The little dog was sad because"];
+const QUESTIONS = ["Tell me a short story.", "Why is the sky blue?", "Write a list of five fruits."];
+
+function label(model) {
+  return `${model.id} (${kind(model.method)})`;
+}
+
+function kind(method) {
+  return method === "diffusion" ? "diffusion" : "token by token";
+}
+
+function fill(select, options, value) {
+  const key = JSON.stringify(options);
+  if (select.dataset.options !== key) {
+    select.dataset.options = key;
+    select.replaceChildren(...options.map(([id, text]) => new Option(text, id)));
+  }
+  put(select, "value", value);
+}
+
+function renderTurns(state, act) {
+  const turns = at("turns");
+  if (turns.childElementCount > state.turns.length) {
+    turns.replaceChildren();
+    drawn.clear();
+  }
+  state.turns.forEach((turn, i) => {
+    const section = turns.children[i] ?? turns.appendChild(makeTurn(turn, act));
+    for (const run of turn.runs) renderRun(run);
+    const sentence = turn.runs.some((run) => isOpen(run) || run.isPlaying) ? null : versus(turn.runs);
+    const line = section.querySelector(".versus");
+    put(line, "hidden", sentence === null);
+    put(line, "textContent", sentence ?? "");
+  });
+}
+
+function makeTurn(turn, act) {
+  const runs = make("div", "runs", ...turn.runs.map((run) => makeRun(run, act)));
+  const line = make("p", "versus");
+  line.hidden = true;
+  const said = make("p", "said", make("span", "sr-only", "You: "), turn.prompt);
+  return make("section", "turn", said, runs, line);
+}
+
+const METERS = [
+  ["speed", "tokens/s", 0], ["tpf", "TPF", 2], ["steps", "steps", 0], ["tokens", "tokens", 0],
+];
+
+function makeRun({ id, model, method }, act) {
+  const status = make("span", "status");
+  const head = make("header", "", make("h2", "", model), make("span", "badge", kind(method)), status);
+  const numbers = {};
+  const list = make("dl", "meters", ...METERS.map(([name, title]) => {
+    numbers[name] = make("dd", "", "–");
+    const term = make("dt", "", title);
+    if (name === "tpf") term.title = "Tokens per forward of the model";
+    return make("div", name === "tpf" ? "lead" : "", term, numbers[name]);
+  }));
+  const cells = make("div", "cells");
+  cells.ariaHidden = "true";
+  const text = make("p", "sr-only");
+  const problem = make("p", "problem");
+  problem.role = "alert";
+  const play = make("button", "play", "Replay");
+  const slider = make("input");
+  Object.assign(slider, { type: "range", min: "0", value: "0", step: "1", ariaLabel: `Step of the answer of ${model}` });
+  const where = make("output");
+  const copy = make("button", "copy", "Copy");
+  play.type = copy.type = "button";
+  const replay = make("div", "replay", play, slider, where, copy);
+  play.addEventListener("click", () => act.play(id));
+  slider.addEventListener("input", () => act.seek(id, slider.valueAsNumber));
+  copy.addEventListener("click", () => act.copy(id, copy));
+  const retry = make("button", "", "Try again");
+  retry.type = "button";
+  retry.addEventListener("click", () => act.retry(id));
+  const article = make("article", "run", head, list, cells, text, problem, replay);
+  article.ariaLabel = `Answer of ${model}, ${kind(method)}`;
+  drawn.set(id, { run: null, status, numbers, cells, text, problem, retry, replay, play, slider, where });
+  return article;
+}
+
+function renderRun(run) {
+  const view = drawn.get(run.id);
+  if (view.run === run) return;
+  view.run = run;
+  put(view.status, "textContent", STATUS[run.status](run));
+  const values = meters(run, run.shown);
+  for (const [name, , digits] of METERS) {
+    const value = values[name];
+    put(view.numbers[name], "textContent", value === null || run.shown < 0 ? "–" : format(value, digits));
+  }
+  renderCells(view.cells, run);
+  put(view.text, "textContent", run.text);
+  renderProblem(view, run);
+  put(view.replay, "hidden", isOpen(run) || run.frames.length === 0);
+  put(view.play, "textContent", run.isPlaying ? "Pause" : "Replay");
+  put(view.slider, "max", String(run.frames.length - 1));
+  put(view.slider, "value", String(Math.max(0, run.shown)));
+  view.slider.ariaValueText = place(run, run.shown);
+  put(view.where, "textContent", `${run.shown + 1} / ${run.frames.length}`);
+}
+
+const STATUS = {
+  asking: () => "waiting …",
+  waiting: () => "waiting …",
+  running: () => "writing …",
+  done: (run) => (run.finish === "length" ? "most tokens reached" : "finished"),
+  stopped: () => "stopped",
+  failed: () => "failed",
 };
 
-/** Adds what the user said. */
-export function question(log, text) {
-  log.append(element("p", "question", text));
+function format(value, digits) {
+  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-/** A row of answers to one question. */
-export function row(log) {
-  return log.appendChild(element("div", "answers"));
+function renderProblem(view, run) {
+  const problem = run.status === "waiting" ? `${run.problem}; trying again in ${run.seconds} s` : run.problem;
+  put(view.problem, "hidden", problem === "");
+  if (view.problem.firstChild?.data === problem) return;
+  view.problem.replaceChildren(problem);
+  if (run.status === "failed") view.problem.append(view.retry);
 }
 
-/** An answer on the page. */
-export class AnswerView {
-  #text = element("div", "text");
-  #spoken = element("div", "hidden");
-  #figures = element("ul", "figures");
-  #replay = element("label", "replay");
-  #slider = element("input");
-  #place = element("output");
-
-  constructor(parent, model) {
-    const article = element("article", "answer");
-    article.setAttribute("aria-label", `Answer of ${model}`);
-    this.#text.setAttribute("aria-hidden", "true");
-    this.#spoken.setAttribute("aria-live", "polite");
-    this.#slider.type = "range";
-    this.#slider.min = 0;
-    this.#slider.setAttribute("aria-label", "Step to show");
-    this.#replay.hidden = true;
-    this.#replay.append("Replay", this.#slider, this.#place);
-    article.append(element("h3", "", model), this.#text, this.#spoken, this.#figures, this.#replay);
-    parent.append(article);
-    this.article = article;
+function renderCells(box, run) {
+  const cells = cellsAt(run.frames, run.shown);
+  const isEnd = !isOpen(run) && run.shown === run.frames.length - 1;
+  const length = isOpen(run) ? null : spelled(cellsAt(run.frames, run.frames.length - 1), run.text);
+  if (isEnd && length === null) {
+    // Drafts were missed, or tokens share a character: the final text is what counts.
+    box.replaceChildren(run.text);
+    return;
   }
-
-  /** Shows a frame. */
-  show(answer, seconds) {
-    const pieces = answer.final.flatMap(finalPiece);
-    const open = answer.blocks.flatMap((block) => block.tokens.map(openToken));
-    this.#text.replaceChildren(...pieces, ...open);
-    this.#figures.replaceChildren(...lines(figures(answer, seconds)));
-    if (answer.problem) this.problem(answer.problem);
-  }
-
-  /** Says final text to screen readers. */
-  speak(answer) {
-    this.#spoken.textContent = textOf(answer);
-  }
-
-  problem(message) {
-    this.article.querySelector(".problem")?.remove();
-    const problem = element("p", "problem", message);
-    problem.setAttribute("role", "alert");
-    this.article.append(problem);
-  }
-
-  /** Lets the user go through the frames of a finished answer. */
-  replay(frames, show) {
-    this.article.classList.add("still");
-    if (frames.length < 2) return;
-    this.#slider.max = frames.length - 1;
-    this.#slider.value = frames.length - 1;
-    this.#replay.hidden = false;
-    const move = () => {
-      const at = Number(this.#slider.value);
-      this.#place.textContent = `${at} / ${frames.length - 1}`;
-      show(frames[at]);
-    };
-    this.#slider.addEventListener("input", move);
-    move();
-  }
+  const shown = isEnd ? cells.slice(0, length) : cells;
+  if (box.firstChild?.nodeType === Node.TEXT_NODE) box.replaceChildren();
+  while (box.childElementCount > shown.length) box.lastChild.remove();
+  shown.forEach((cell, i) => {
+    const element = box.children[i] ?? box.appendChild(make("span"));
+    renderCell(element, cell, isEnd, length !== null && i >= length);
+  });
 }
 
-function finalPiece(piece) {
-  return piece.tokens ? piece.tokens.map((token) => shaded(token, "token")) : [document.createTextNode(piece.text)];
+function renderCell(element, cell, isEnd, isBeyond) {
+  const isMask = cell.text === null;
+  const classes = ["cell"];
+  if (isMask) classes.push("mask");
+  if (cell.isActive && !isEnd) classes.push("active");
+  if (cell.isFresh && !isEnd) classes.push("fresh");
+  if (cell.isEdited) classes.push("edited");
+  if (cell.wasEdited) classes.push("was-edited");
+  if (isBeyond) classes.push("beyond");
+  put(element, "className", classes.join(" "));
+  put(element, "textContent", cell.text ?? "");
+  put(element, "title", isMask ? "" : `${Math.round(cell.confidence * 100)} % sure, step ${cell.step + 1} of block ${cell.block + 1}`);
+  const sure = isMask ? "1" : cell.confidence.toFixed(2);
+  if (element.style.getPropertyValue("--sure") !== sure) element.style.setProperty("--sure", sure);
 }
 
-function openToken(token) {
-  if (token === null) return element("span", "mask");
-  return shaded(token, `token open-block${token.edited ? " edited" : ""}`);
+/** Says text to screen readers. */
+export function announce(text) {
+  const live = at("live");
+  live.append(make("p", "", text));
+  while (live.childElementCount > 40) live.firstChild.remove();
 }
 
-function shaded(token, className) {
-  const span = element("span", className, token.text);
-  span.style.setProperty("--sure", String(token.confidence));
-  span.title = `${Math.round(token.confidence * 100)} % sure`;
-  return span;
-}
-
-function lines({ tokens, perSecond, perForward, forwards, edits }) {
-  const line = (value, what) => {
-    const item = element("li");
-    item.append(element("b", "", value), ` ${what}`);
-    return item;
-  };
-  const shown = [line(String(tokens), "tokens"), line(perSecond.toFixed(perSecond < 100 ? 1 : 0), "tokens/s")];
-  if (perForward) shown.push(line(perForward.toFixed(2), "tokens per forward"));
-  if (forwards) shown.push(line(String(forwards), "forwards"));
-  if (edits) shown.push(line(String(edits), "edits"));
-  return shown;
+/** Asks for an API key if `isOpen`. */
+export function keyDialog(isOpen, problem) {
+  const dialog = at("key-dialog");
+  put(at("key-problem"), "textContent", problem);
+  if (isOpen && !dialog.open) dialog.showModal();
+  if (!isOpen && dialog.open) dialog.close();
 }
