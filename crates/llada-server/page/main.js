@@ -23,7 +23,7 @@ function dispatch(event) {
 
 function frame(now) {
   for (const run of state.turns.flatMap((turn) => turn.runs)) {
-    const pace = isOpen(run) || state.settings.pace > 0 || run.isFirst === undefined ? state.settings.pace : REPLAY_PACE;
+    const pace = state.settings.pace || (run.isReplay ? REPLAY_PACE : 0);
     const next = advance(run, now, pace, isOpen(run));
     if (next !== run) {
       const { id, shown, shownAt, isPlaying } = next;
@@ -237,8 +237,11 @@ function listen() {
   at("key-form").addEventListener("submit", () => {
     key = at("key").value;
     at("key").value = "";
+    dispatch({ type: "unreachable", problem: "" });
     connect();
   });
+  // Nothing can be done without a key.
+  at("key-dialog").addEventListener("close", () => keyDialog(state.phase === "key", state.problem));
 }
 
 const isWide = matchMedia("(min-width: 60rem)");

@@ -132,7 +132,7 @@ function begin(id, { model, method }, at) {
     id, model, method, begun: at, status: "asking", // asking, waiting, running, done, stopped, failed
     problem: "", seconds: 0, text: "", cost: null, finish: null,
     frames: [], // one per step: { block, step, start, tokens, open, at }
-    shown: -1, shownAt: 0, isPlaying: true,
+    shown: -1, shownAt: 0, isPlaying: true, isReplay: false,
   };
 }
 

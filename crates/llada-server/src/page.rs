@@ -23,8 +23,16 @@ const FILES: [(&str, &str, &str); 8] = [
     ("/page/icon.svg", SVG, include_str!("../page/icon.svg")),
     ("/page/api.js", JAVASCRIPT, include_str!("../page/api.js")),
     ("/page/main.js", JAVASCRIPT, include_str!("../page/main.js")),
-    ("/page/replay.js", JAVASCRIPT, include_str!("../page/replay.js")),
-    ("/page/state.js", JAVASCRIPT, include_str!("../page/state.js")),
+    (
+        "/page/replay.js",
+        JAVASCRIPT,
+        include_str!("../page/replay.js"),
+    ),
+    (
+        "/page/state.js",
+        JAVASCRIPT,
+        include_str!("../page/state.js"),
+    ),
     ("/page/view.js", JAVASCRIPT, include_str!("../page/view.js")),
 ];
 
@@ -32,7 +40,10 @@ const FILES: [(&str, &str, &str); 8] = [
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let add = |router: Router<S>, (path, kind, text): (_, _, &'static str)| {
         let tag = format!("\"{:016x}\"", fingerprint(text));
-        router.route(path, get(async move |asked: HeaderMap| answer(&asked, kind, text, &tag)))
+        router.route(
+            path,
+            get(async move |asked: HeaderMap| answer(&asked, kind, text, &tag)),
+        )
     };
     FILES.into_iter().fold(Router::new(), add)
 }
@@ -41,8 +52,12 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 /// never mixes files of two versions.
 fn answer(asked: &HeaderMap, kind: &'static str, text: &'static str, tag: &str) -> Response {
     let known = asked.get(header::IF_NONE_MATCH);
-    let known = known.and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let is_known = known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag);
+    let known = known
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let is_known = known
+        .split(',')
+        .any(|known| known.trim().trim_start_matches("W/") == tag);
     let headers: [(HeaderName, &str); 6] = [
         (header::CONTENT_TYPE, kind),
         (header::CACHE_CONTROL, "no-cache"),
