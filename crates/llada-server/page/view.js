@@ -62,7 +62,7 @@ function renderControls(state) {
   put(at("send"), "disabled", !isReady);
   put(at("stop"), "hidden", !busy);
   const continues = isReady && models.every((model) => !model.chat_template);
-  put(at("prompt"), "placeholder", continues ? "Begin a story, and the model goes on" : "Message");
+  put(at("prompt"), "placeholder", continues ? "Begin a story" : "Message");
   put(at("hint"), "textContent", !isReady ? "" : continues
     ? "This model goes on with your text. Try a beginning:"
     : "Ask anything, and watch the answer come out of masks.");

@@ -39,6 +39,7 @@ class Browser {
       this.#waiting.delete(id);
       return error ? reject(new Error(error.message)) : resolve(result);
     }
+    if (method === "Fetch.requestPaused") this.#stage(params).catch(() => {});
     if (method === "Runtime.exceptionThrown") this.complaints.push(params.exceptionDetails.exception?.description ?? "exception");
     if (method === "Runtime.consoleAPICalled") this.complaints.push(`console.${params.type}`);
     if (method === "Log.entryAdded") this.complaints.push(`${params.entry.text} ${params.entry.url ?? ""}`);
@@ -58,6 +59,20 @@ class Browser {
     const { sessionId } = await this.say("Target.attachToTarget", { targetId, flatten: true });
     this.session = sessionId;
     for (const domain of ["Page", "Runtime", "Log", "Network"]) await this.say(`${domain}.enable`);
+  }
+
+  /** Has the next requests of the interface answered by `answers`: status, body and headers. */
+  async pretend(...answers) {
+    this.answers = answers;
+    await this.say("Fetch.enable", { patterns: [{ urlPattern: "*/v1/*" }] });
+  }
+
+  async #stage({ requestId }) {
+    const [status, body, headers = {}] = this.answers.shift() ?? [];
+    if (!status) return this.say("Fetch.continueRequest", { requestId });
+    const responseHeaders = Object.entries(headers).map(([name, value]) => ({ name, value }));
+    const text = Buffer.from(JSON.stringify(body)).toString("base64");
+    return this.say("Fetch.fulfillRequest", { requestId, responseCode: status, responseHeaders, body: text });
   }
 
   /** Evaluates an expression in the page. */
@@ -174,6 +189,34 @@ async function stop(page) {
   assert.equal(await page.look(`document.activeElement.id`), "prompt");
 }
 
+async function refusals(page) {
+  const error = (message, code) => ({ error: { message, code } });
+  const loading = { data: [{ id: "child", dllm: { state: "loading", stage: "reading weights" } }] };
+  await page.pretend([200, loading], [503, error("shutting down")], [401, error("no API key")], [401, error("the API key is not known")]);
+  await page.say("Page.reload");
+  await page.until(`document.querySelector("#notice").textContent === "child is loading: reading weights"`);
+  await page.picture("loading");
+  await page.until(`document.querySelector("#notice").textContent.includes("shutting down; trying again")`);
+  for (const problem of ["", "the API key is not known"]) {
+    await page.until(`document.querySelector("#key-dialog").open && document.querySelector("#key-problem").textContent === "${problem}"`);
+    await page.picture("key");
+    await page.look(`document.querySelector("#key").value = "some"; document.querySelector("#key-form button").click()`);
+  }
+  await page.until(`!document.querySelector("#send").disabled && !document.querySelector("#key-dialog").open`);
+  assert.equal(await page.look(`document.querySelector("#key").value + localStorage.length + sessionStorage.length`), "10"); // the theme
+  const full = [429, error("too many requests wait", "queue_full"), { "retry-after": "1" }];
+  await page.look(`document.querySelector("#beside").value = ""; document.querySelector("#beside").dispatchEvent(new Event("change"))`);
+  await page.pretend(full, [400, error("`max_tokens` is too large")]);
+  await page.type("Once");
+  await page.until(`document.querySelector(".problem").textContent.includes("trying again in 1 s")`);
+  await page.until(`document.querySelector(".problem").textContent.includes("is too large")`);
+  await page.picture("refused");
+  await page.look(`document.querySelector(".problem button").click()`);
+  await page.until(`/^(finished|most tokens reached)$/.test(document.querySelector(".status").textContent) && document.querySelector(".problem").hidden`);
+  // A browser notes each refusal by itself.
+  page.complaints = page.complaints.filter((text) => !/status of (401|429|400|503)/.test(text));
+}
+
 const page = new Browser();
 const late = setTimeout(() => {
   console.error("too slow");
@@ -184,7 +227,7 @@ try {
   await page.open();
   await page.size(1200, 800);
   await page.media("prefers-color-scheme", "light");
-  for (const part of [chat, replay, looks, stop]) await part(page);
+  for (const part of [chat, replay, looks, stop, refusals]) await part(page);
   assert.deepEqual(page.complaints, []);
 } finally {
   clearTimeout(late);
