@@ -45,7 +45,7 @@ export class EventParser {
 
 /** Returns the body that asks `model` to answer; what has no effect on its kind is left out. */
 export function requestBody(settings, model, messages) {
-  const body = { model: model.id, messages, stream: true, stream_draft: true };
+  const body = { model: model.id, messages, stream: true, stream_draft: true, logprobs: true };
   const say = (name, value) => {
     if (value !== null && value !== "") body[name] = value;
   };

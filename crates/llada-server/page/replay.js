@@ -2,9 +2,10 @@
 
 /**
  * Returns the cells of an answer after step `at` of `frames`: `{ text, confidence, step, block,
- * isActive, isFresh, isEdited, wasEdited }`, where `text` is null for a mask.
+ * isActive, isFresh, isEdited, wasEdited }`, where `text` is null for a mask. A slow reader misses drafts
+ * but no final token, so `tokens` fill what lies before the step's block; all of it if `isEnd`.
  */
-export function cellsAt(frames, at) {
+export function cellsAt(frames, at, tokens = [], isEnd = false) {
   const cells = [];
   for (let i = 0; i <= at && i < frames.length; i++) {
     const { block, start, tokens } = frames[i];
@@ -21,13 +22,17 @@ export function cellsAt(frames, at) {
       };
     });
   }
+  const final = tokens.slice(0, isEnd ? tokens.length : (frames[at]?.start ?? 0));
+  final.forEach((token, i) => {
+    if (cells[i]?.text !== token.text) cells[i] = { ...missed, ...token };
+  });
   const isLast = (cell) => frames[at] && cell.block === frames[at].block;
   return Array.from(cells, (cell) => (cell && { ...cell, isActive: isLast(cell) }) ?? missed);
 }
 
 /** A place of which no draft came. */
 const missed = {
-  text: null, block: -1, confidence: 0, step: 0,
+  text: null, block: null, confidence: 0, step: null,
   isActive: false, isFresh: false, isEdited: false, wasEdited: false,
 };
 
@@ -49,7 +54,7 @@ export function meters(run, at) {
     const { tokens, denoise_forwards: steps, tpf, tokens_per_second: speed, edits } = cost;
     return { tokens, steps, tpf, speed, edits };
   }
-  const cells = cellsAt(frames, at);
+  const cells = cellsAt(frames, at, run.tokens);
   const tokens = cells.filter((cell) => cell.text !== null).length;
   const steps = Math.min(at + 1, frames.length);
   const seconds = steps ? (frames[steps - 1].at - run.begun) / 1000 : 0;

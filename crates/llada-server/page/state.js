@@ -32,8 +32,10 @@ const changes = {
     change(state, id, (run) => ({ ...run, status: "waiting", problem, seconds })),
   draft: (state, { id, frame }) =>
     change(state, id, (run) => ({ ...run, ...running, frames: [...run.frames, frame] })),
-  text: (state, { id, text }) =>
-    change(state, id, (run) => ({ ...run, ...running, text: run.text + text })),
+  text: (state, { id, text, tokens }) =>
+    change(state, id, (run) => ({
+      ...run, ...running, text: run.text + text, tokens: [...run.tokens, ...tokens],
+    })),
   cost: (state, { id, cost, finish }) => change(state, id, (run) => ({ ...run, cost, finish })),
   done: (state, { id }) => change(state, id, (run) => ({ ...run, status: "done" })),
   stopped: (state, { id }) => change(state, id, (run) => ({ ...run, status: "stopped", problem: "" })),
@@ -93,7 +95,11 @@ export function heard(id, { type, said }, at) {
   }
   const choice = said.choices?.[0];
   const events = [];
-  if (choice?.delta?.content) events.push({ type: "text", id, text: choice.delta.content });
+  const tokens = (choice?.logprobs?.content ?? []).map(({ token, logprob }) => ({
+    text: token, confidence: Math.exp(logprob),
+  }));
+  const text = choice?.delta?.content ?? "";
+  if (text || tokens.length) events.push({ type: "text", id, text, tokens });
   if (choice?.dllm) events.push({ type: "cost", id, cost: choice.dllm, finish: choice.finish_reason });
   return events;
 }
@@ -131,6 +137,7 @@ function begin(id, { model, method }, at) {
   return {
     id, model, method, begun: at, status: "asking", // asking, waiting, running, done, stopped, failed
     problem: "", seconds: 0, text: "", cost: null, finish: null,
+    tokens: [], // final ones: { text, confidence }
     frames: [], // one per step: { block, step, start, tokens, open, at }
     shown: -1, shownAt: 0, isPlaying: true, isReplay: false,
   };

@@ -41,7 +41,9 @@ function renderNotice(state) {
 
 function renderControls(state) {
   const ready = state.models.filter((model) => model.state === "ready");
-  fill(at("model"), ready.map((model) => [model.id, label(model)]), state.chosen);
+  const names = ready.map((model) => [model.id, label(model)]);
+  fill(at("model"), names.length ? names : [["", "none yet"]], state.chosen);
+  put(at("model"), "disabled", names.length === 0);
   const others = ready.filter((model) => model.id !== state.chosen);
   fill(at("beside"), [["", "none"], ...others.map((model) => [model.id, label(model)])], state.beside);
   put(at("beside-field"), "hidden", others.length === 0);
@@ -155,7 +157,7 @@ function makeRun({ id, model, method }, act) {
   retry.addEventListener("click", () => act.retry(id));
   const article = make("article", "run", head, list, cells, text, problem, replay);
   article.ariaLabel = `Answer of ${model}, ${kind(method)}`;
-  drawn.set(id, { run: null, status, numbers, cells, text, problem, retry, replay, play, slider, where });
+  drawn.set(id, { run: null, key: "", list, status, numbers, cells, text, problem, retry, replay, play, slider, where });
   return article;
 }
 
@@ -182,7 +184,7 @@ function renderRun(run) {
 
 const STATUS = {
   asking: () => "waiting …",
-  waiting: () => "waiting …",
+  waiting: (run) => `trying again in ${run.seconds} s`,
   running: () => "writing …",
   done: (run) => (run.finish === "length" ? "most tokens reached" : "finished"),
   stopped: () => "stopped",
@@ -194,19 +196,24 @@ function format(value, digits) {
 }
 
 function renderProblem(view, run) {
-  const problem = run.status === "waiting" ? `${run.problem}; trying again in ${run.seconds} s` : run.problem;
-  put(view.problem, "hidden", problem === "");
-  if (view.problem.firstChild?.data === problem) return;
-  view.problem.replaceChildren(problem);
+  const isEmpty = run.problem !== "" && run.frames.length === 0;
+  put(view.list, "hidden", isEmpty);
+  put(view.cells, "hidden", isEmpty);
+  put(view.problem, "hidden", run.problem === "");
+  const key = `${run.status} ${run.problem}`;
+  if (view.key === key) return;
+  view.key = key;
+  view.problem.replaceChildren(run.problem);
   if (run.status === "failed") view.problem.append(view.retry);
 }
 
 function renderCells(box, run) {
-  const cells = cellsAt(run.frames, run.shown);
-  const isEnd = !isOpen(run) && run.shown === run.frames.length - 1;
-  const length = isOpen(run) ? null : spelled(cellsAt(run.frames, run.frames.length - 1), run.text);
+  const last = run.frames.length - 1;
+  const isEnd = !isOpen(run) && run.shown === last;
+  const cells = cellsAt(run.frames, run.shown, run.tokens, isEnd);
+  const length = isOpen(run) ? null : spelled(cellsAt(run.frames, last, run.tokens, true), run.text);
   if (isEnd && length === null) {
-    // Drafts were missed, or tokens share a character: the final text is what counts.
+    // Tokens may share a character: the final text is what counts.
     box.replaceChildren(run.text);
     return;
   }
@@ -230,7 +237,8 @@ function renderCell(element, cell, isEnd, isBeyond) {
   if (isBeyond) classes.push("beyond");
   put(element, "className", classes.join(" "));
   put(element, "textContent", cell.text ?? "");
-  put(element, "title", isMask ? "" : `${Math.round(cell.confidence * 100)} % sure, step ${cell.step + 1} of block ${cell.block + 1}`);
+  const origin = cell.step === null ? "" : `, step ${cell.step + 1} of block ${cell.block + 1}`;
+  put(element, "title", isMask ? "" : `${Math.round(cell.confidence * 100)} % sure${origin}`);
   const sure = isMask ? "1" : cell.confidence.toFixed(2);
   if (element.style.getPropertyValue("--sure") !== sure) element.style.setProperty("--sure", sure);
 }

@@ -208,7 +208,7 @@ async function refusals(page) {
   await page.look(`document.querySelector("#beside").value = ""; document.querySelector("#beside").dispatchEvent(new Event("change"))`);
   await page.pretend(full, [400, error("`max_tokens` is too large")]);
   await page.type("Once");
-  await page.until(`document.querySelector(".problem").textContent.includes("trying again in 1 s")`);
+  await page.until(`document.querySelector(".status").textContent === "trying again in 1 s" && document.querySelector(".problem").textContent === "too many requests wait"`);
   await page.until(`document.querySelector(".problem").textContent.includes("is too large")`);
   await page.picture("refused");
   await page.look(`document.querySelector(".problem button").click()`);

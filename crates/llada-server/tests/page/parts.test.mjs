@@ -41,7 +41,7 @@ test("events are the same however the bytes are cut", () => {
 test("a model that writes token by token is not asked for what has no effect", () => {
   const settings = { ...initial().settings, threshold: 0.5, mode: "s", blockLength: 4, edit: "off", seed: 0 };
   const other = requestBody(settings, PARENT, []);
-  assert.deepEqual(Object.keys(other).sort(), ["max_tokens", "messages", "model", "seed", "stream", "stream_draft"]);
+  assert.deepEqual(Object.keys(other).sort(), ["logprobs", "max_tokens", "messages", "model", "seed", "stream", "stream_draft"]);
   const body = requestBody(settings, DIFFUSION, []);
   assert.deepEqual([body.threshold, body.mode, body.block_length, body.edit, body.seed], [0.5, "s", 4, "off", 0]);
   assert.equal(defaultTokens({ context: 1 << 17 }), 256);
@@ -62,16 +62,18 @@ test("both kinds of model are compared until somebody chooses", () => {
 test("an answer is put together, and the next question says what came before in its lane", () => {
   let state = after({ type: "models", models: [DIFFUSION, PARENT] }, { type: "ask", prompt: "Hi", at: 0 });
   assert.ok(isBusy(state));
-  const chunk = { choices: [{ delta: { content: "one" } }] };
+  const logprobs = { content: [{ token: "one", logprob: 0 }] };
+  const chunk = { choices: [{ delta: { content: "one" }, logprobs }] };
   const last = { choices: [{ delta: {}, finish_reason: "stop", dllm: { tokens: 1 } }] };
   const draft = { block: 0, step: 0, start: 0, tokens: [null], open: 1 };
   for (const [type, said] of [["draft", draft], ["message", chunk], ["message", last]]) {
     state = heard(0, { type, said }, 5).reduce(reduce, state);
   }
-  state = reduce(state, { type: "text", id: 1, text: "two" });
+  state = reduce(state, { type: "text", id: 1, text: "two", tokens: [] });
   state = [{ type: "done", id: 0 }, { type: "stopped", id: 1 }].reduce(reduce, state);
   assert.ok(!isBusy(state));
   assert.deepEqual(find(state, 0).frames, [{ ...draft, at: 5 }]);
+  assert.deepEqual(find(state, 0).tokens, [{ text: "one", confidence: 1 }]);
   assert.deepEqual([find(state, 0).finish, find(state, 0).cost], ["stop", { tokens: 1 }]);
   state = reduce(state, { type: "ask", prompt: "More", at: 9 });
   assert.deepEqual(messages(state, 3).map((m) => m.content), ["Hi", "two", "More"]);
@@ -88,7 +90,15 @@ test("cells show masks, what is new and what was edited at every step", () => {
   assert.ok(edited.isEdited && !edited.isFresh && fresh.isFresh && !fresh.isEdited && fresh.isActive);
   const [old] = cellsAt(frames, 2);
   assert.ok(old.wasEdited && !old.isEdited && !old.isActive);
-  assert.equal(cellsAt([step(1, 2, ["x"])], 0)[0].text, null);
+});
+
+test("final tokens fill what missed drafts left open", () => {
+  const frames = [step(1, 2, ["x", null])];
+  const tokens = ["a", "b", "x", "y"].map((text) => ({ text, confidence: 0.5 }));
+  const seen = (...known) => cellsAt(frames, 0, ...known).map((c) => c.text);
+  assert.deepEqual(seen(), [null, null, "x", null]);
+  assert.deepEqual(seen(tokens), ["a", "b", "x", null]);
+  assert.deepEqual(seen(tokens, true), ["a", "b", "x", "y"]);
 });
 
 test("an answer ends where its text ends", () => {
@@ -101,7 +111,7 @@ test("an answer ends where its text ends", () => {
 
 test("meters follow the steps, and the server's numbers close them", () => {
   const frames = [step(0, 0, ["a", null], 500), step(0, 0, ["a", "b"], 1000)];
-  const run = { frames, begun: 0, cost: null };
+  const run = { frames, tokens: [], begun: 0, cost: null };
   assert.deepEqual(meters(run, 1), { tokens: 2, steps: 2, tpf: 1, speed: 2, edits: 0 });
   const cost = { tokens: 2, denoise_forwards: 1, tpf: 2, tokens_per_second: 40, edits: 3 };
   assert.equal(meters({ ...run, cost }, 0).speed, 2);
