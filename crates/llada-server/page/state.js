@@ -128,14 +128,15 @@ function withModels(state, models) {
 }
 
 function ask(state, { prompt, at }) {
-  const runs = lanes(state).map((model, lane) => begin(state.runs + lane, { model: model.id, method: model.method }, at));
+  const runs = lanes(state).map((model, lane) =>
+    begin(state.runs + lane, { model: model.id, method: model.method, goesOn: !model.chat_template }, at));
   const turn = { prompt, runs };
   return { ...state, turns: [...state.turns, turn], runs: state.runs + runs.length };
 }
 
-function begin(id, { model, method }, at) {
+function begin(id, { model, method, goesOn }, at) {
   return {
-    id, model, method, begun: at, status: "asking", // asking, waiting, running, done, stopped, failed
+    id, model, method, goesOn, begun: at, status: "asking", // asking, waiting, running, done, stopped, failed
     problem: "", seconds: 0, text: "", cost: null, finish: null,
     tokens: [], // final ones: { text, confidence }
     frames: [], // one per step: { block, step, start, tokens, open, at }

@@ -116,7 +116,7 @@ function renderTurns(state, act) {
 }
 
 function makeTurn(turn, act) {
-  const runs = make("div", "runs", ...turn.runs.map((run) => makeRun(run, act)));
+  const runs = make("div", "runs", ...turn.runs.map((run) => makeRun(run, turn.prompt, act)));
   const line = make("p", "versus");
   line.hidden = true;
   const said = make("p", "said", make("span", "sr-only", "You: "), turn.prompt);
@@ -127,7 +127,7 @@ const METERS = [
   ["speed", "tokens/s", 0], ["tpf", "TPF", 2], ["steps", "steps", 0], ["tokens", "tokens", 0],
 ];
 
-function makeRun({ id, model, method }, act) {
+function makeRun({ id, model, method, goesOn }, prompt, act) {
   const status = make("span", "status");
   const head = make("header", "", make("h2", "", model), make("span", "badge", kind(method)), status);
   const numbers = {};
@@ -137,8 +137,10 @@ function makeRun({ id, model, method }, act) {
     if (name === "tpf") term.title = "Tokens per forward of the model";
     return make("div", name === "tpf" ? "lead" : "", term, numbers[name]);
   }));
-  const cells = make("div", "cells");
-  cells.ariaHidden = "true";
+  const cells = make("span", "cells");
+  // Without a chat template the answer reads on from what was said.
+  const paper = make("div", "paper", make("span", "said-before", goesOn ? prompt : ""), cells);
+  paper.ariaHidden = "true";
   const text = make("p", "sr-only");
   const problem = make("p", "problem");
   problem.role = "alert";
@@ -155,9 +157,9 @@ function makeRun({ id, model, method }, act) {
   const retry = make("button", "", "Try again");
   retry.type = "button";
   retry.addEventListener("click", () => act.retry(id));
-  const article = make("article", "run", head, list, cells, text, problem, replay);
+  const article = make("article", "run", head, list, paper, text, problem, replay);
   article.ariaLabel = `Answer of ${model}, ${kind(method)}`;
-  drawn.set(id, { run: null, key: "", list, status, numbers, cells, text, problem, retry, replay, play, slider, where });
+  drawn.set(id, { run: null, key: "", height: 0, list, paper, status, numbers, cells, text, problem, retry, replay, play, slider, where });
   return article;
 }
 
@@ -171,7 +173,7 @@ function renderRun(run) {
     const value = values[name];
     put(view.numbers[name], "textContent", value === null || run.shown < 0 ? "–" : format(value, digits));
   }
-  renderCells(view.cells, run);
+  renderCells(view, run);
   put(view.text, "textContent", run.text);
   renderProblem(view, run);
   put(view.replay, "hidden", isOpen(run) || run.frames.length === 0);
@@ -198,7 +200,7 @@ function format(value, digits) {
 function renderProblem(view, run) {
   const isEmpty = run.problem !== "" && run.frames.length === 0;
   put(view.list, "hidden", isEmpty);
-  put(view.cells, "hidden", isEmpty);
+  put(view.paper, "hidden", isEmpty);
   put(view.problem, "hidden", run.problem === "");
   const key = `${run.status} ${run.problem}`;
   if (view.key === key) return;
@@ -207,9 +209,16 @@ function renderProblem(view, run) {
   if (run.status === "failed") view.problem.append(view.retry);
 }
 
-function renderCells(box, run) {
+function renderCells(view, run) {
   const last = run.frames.length - 1;
   const isEnd = !isOpen(run) && run.shown === last;
+  fillCells(view.cells, run, last, isEnd);
+  // A replay leaves the page as long as it is.
+  put(view.paper.style, "minHeight", isEnd || view.height === 0 ? "" : `${view.height}px`);
+  if (isEnd) view.height = view.paper.offsetHeight;
+}
+
+function fillCells(box, run, last, isEnd) {
   const cells = cellsAt(run.frames, run.shown, run.tokens, isEnd);
   const length = isOpen(run) ? null : spelled(cellsAt(run.frames, last, run.tokens, true), run.text);
   if (isEnd && length === null) {
