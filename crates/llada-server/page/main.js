@@ -215,6 +215,7 @@ function listen() {
   at("new-chat").addEventListener("click", () => {
     stopAll();
     dispatch({ type: "clear" });
+    render(state, act);
     at("prompt").focus();
   });
   at("examples").addEventListener("click", (event) => {

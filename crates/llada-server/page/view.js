@@ -64,7 +64,7 @@ function renderControls(state) {
   put(at("send"), "disabled", !isReady);
   put(at("stop"), "hidden", !busy);
   const continues = isReady && models.every((model) => !model.chat_template);
-  put(at("prompt"), "placeholder", continues ? "Begin a story" : "Message");
+  put(at("prompt"), "placeholder", continues ? "Begin a text" : "Message");
   put(at("hint"), "textContent", !isReady ? "" : continues
     ? "This model goes on with your text. Try a beginning:"
     : "Ask anything, and watch the answer come out of masks.");
@@ -79,7 +79,7 @@ function renderControls(state) {
     }));
   }
 }
-const STORIES = ["Once upon a time", "Tom had a red ball.", "The little dog was sad because"];
+const STORIES = ["Once upon a time", "One day, Tim saw a big", "The little dog was sad because"];
 const QUESTIONS = ["Tell me a short story.", "Why is the sky blue?", "Write a list of five fruits."];
 
 function label(model) {
@@ -101,7 +101,8 @@ function fill(select, options, value) {
 
 function renderTurns(state, act) {
   const turns = at("turns");
-  if (turns.childElementCount > state.turns.length) {
+  const isOther = [...turns.children].some((section, i) => section.dataset.run !== String(state.turns[i]?.runs[0].id));
+  if (isOther) {
     turns.replaceChildren();
     drawn.clear();
   }
@@ -120,7 +121,9 @@ function makeTurn(turn, act) {
   const line = make("p", "versus");
   line.hidden = true;
   const said = make("p", "said", make("span", "sr-only", "You: "), turn.prompt);
-  return make("section", "turn", said, runs, line);
+  const section = make("section", "turn", said, runs, line);
+  section.dataset.run = turn.runs[0].id;
+  return section;
 }
 
 const METERS = [
@@ -188,7 +191,7 @@ const STATUS = {
   asking: () => "waiting …",
   waiting: (run) => `trying again in ${run.seconds} s`,
   running: () => "writing …",
-  done: (run) => (run.finish === "length" ? "most tokens reached" : "finished"),
+  done: (run) => (run.isPlaying ? "step by step …" : run.finish === "length" ? "most tokens reached" : "finished"),
   stopped: () => "stopped",
   failed: () => "failed",
 };

@@ -71,7 +71,7 @@ class Browser {
     const [status, body, headers = {}] = this.answers.shift() ?? [];
     if (!status) return this.say("Fetch.continueRequest", { requestId });
     const responseHeaders = Object.entries(headers).map(([name, value]) => ({ name, value }));
-    const text = Buffer.from(JSON.stringify(body)).toString("base64");
+    const text = Buffer.from(typeof body === "string" ? body : JSON.stringify(body)).toString("base64");
     return this.say("Fetch.fulfillRequest", { requestId, responseCode: status, responseHeaders, body: text });
   }
 
@@ -217,6 +217,24 @@ async function refusals(page) {
   page.complaints = page.complaints.filter((text) => !/status of (401|429|400|503)/.test(text));
 }
 
+async function edits(page) {
+  const word = (text) => ({ text, confidence: 0.5, step: 0 });
+  const drafts = [[null, null], [word("<b>A cat"), null], [word("<b>A dog"), word(" sat.")]];
+  const told = drafts.map((tokens, step) => `event: draft\ndata: ${JSON.stringify({ block: 0, step, start: 0, tokens, open: 0 })}\n\n`);
+  const text = { choices: [{ delta: { content: "<b>A dog sat." } }] };
+  const stream = `${told.join("")}data: ${JSON.stringify(text)}\n\ndata: [DONE]\n\n`;
+  await page.look(`document.querySelector("#new-chat").click()`);
+  await page.pretend([200, stream, { "content-type": "text/event-stream" }]);
+  await page.type("Once");
+  await page.until(`document.querySelector(".cell.edited.was-edited")?.textContent === "<b>A dog"`);
+  await page.picture("edited");
+  await page.until(`document.querySelector(".status").textContent === "finished"`);
+  assert.equal(await page.look(`document.querySelector(".cells").textContent`), "<b>A dog sat.");
+  // Screen readers heard what is final and nothing that was taken back.
+  const heard = await page.look(`document.querySelector("#live").textContent`);
+  assert.ok(heard.endsWith("<b>A dog sat.") && !heard.includes("A cat"), heard);
+}
+
 const page = new Browser();
 const late = setTimeout(() => {
   console.error("too slow");
@@ -227,7 +245,7 @@ try {
   await page.open();
   await page.size(1200, 800);
   await page.media("prefers-color-scheme", "light");
-  for (const part of [chat, replay, looks, stop, refusals]) await part(page);
+  for (const part of [chat, replay, looks, stop, refusals, edits]) await part(page);
   assert.deepEqual(page.complaints, []);
 } finally {
   clearTimeout(late);
