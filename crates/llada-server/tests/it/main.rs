@@ -5,6 +5,7 @@ mod answers;
 mod company;
 mod faults;
 mod json_model;
+mod page;
 mod refusals;
 mod sockets;
 mod support;
