@@ -30,7 +30,7 @@ class Browser {
   }
 
   #lost() {
-    rmSync(this.home, { recursive: true, force: true, maxRetries: 5 });
+    this.#tidy();
     console.error("Chromium does not start, or ended");
     process.exit(this.session ? 1 : UNUSABLE);
   }
@@ -128,9 +128,21 @@ class Browser {
   async close() {
     this.isClosing = true;
     const gone = new Promise((resolve) => this.child.once("exit", resolve));
-    this.child.kill("SIGKILL");
+    this.session = undefined;
+    this.say("Browser.close").catch(() => {});
+    const late = setTimeout(() => this.child.kill("SIGKILL"), 5000);
     await gone;
-    rmSync(this.home, { recursive: true, force: true, maxRetries: 5 });
+    clearTimeout(late);
+    this.#tidy();
+  }
+
+  /** Removes the profile, to which a process of the browser may still write. */
+  #tidy() {
+    try {
+      rmSync(this.home, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+    } catch (error) {
+      console.error(`left behind: ${error.message}`);
+    }
   }
 }
 
