@@ -22,6 +22,7 @@ function dispatch(event) {
 // Frames
 
 function frame(now) {
+  requestAnimationFrame(frame);
   for (const run of state.turns.flatMap((turn) => turn.runs)) {
     const pace = state.settings.pace || (run.isReplay ? REPLAY_PACE : 0);
     const next = advance(run, now, pace, isOpen(run));
@@ -33,7 +34,6 @@ function frame(now) {
   const isDown = innerHeight + scrollY >= document.documentElement.scrollHeight - 80;
   render(state, act);
   if (isDown && state.turns.some((turn) => turn.runs.some((run) => run.isPlaying && !run.isReplay))) scrollDown();
-  requestAnimationFrame(frame);
 }
 
 function scrollDown() {

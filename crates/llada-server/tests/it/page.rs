@@ -81,9 +81,9 @@ fn the_pure_parts_of_the_page_pass_their_tests() {
         println!("skipped: no node");
         return;
     };
-    run(Command::new(node)
+    assert!(run(Command::new(node)
         .arg("--test")
-        .arg(script("parts.test.mjs")));
+        .arg(script("parts.test.mjs"))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,9 +105,11 @@ async fn the_page_shows_drafts_replays_and_stops_in_chromium() {
             .arg(script("browser.mjs"))
             .arg(browser)
             .arg(url)
-            .args(pictures));
+            .args(pictures))
     });
-    driven.await.unwrap();
+    if !driven.await.unwrap() {
+        println!("skipped: Chromium does not start");
+    }
     served.abort();
 }
 
@@ -123,12 +125,15 @@ fn found(name: &str) -> Option<PathBuf> {
         .find(|path| Path::is_file(path))
 }
 
-fn run(command: &mut Command) {
+/// Runs a script. Returns false if it exits with 77: the browser does not start here.
+fn run(command: &mut Command) -> bool {
     let output = command.output().unwrap();
     let said = [output.stdout, output.stderr].concat();
+    let is_usable = output.status.code() != Some(77);
     assert!(
-        output.status.success(),
+        output.status.success() || !is_usable,
         "{}",
         String::from_utf8_lossy(&said)
     );
+    is_usable
 }
