@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 pub struct Assembly {
     /// What is to be predicted from what.
     pub task: Task,
+    /// What is drawn together.
+    pub unit: Unit,
     /// What the loss is divided by.
     pub normalisation: Normalisation,
     /// Seed of the noise.
@@ -28,6 +30,35 @@ pub struct Assembly {
     pub micro_batch_rows: usize,
     /// Whether needless rows are left out.
     pub elision: Elision,
+}
+
+/// What is drawn from a corpus at a time, and keeps together in a forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// A document. The loss is divided as the normalisation says.
+    #[default]
+    Document,
+    /// Two answers to a prompt, documents that follow each other, under the same noise. Weights are
+    /// those of the bound of each answer, averaged over its noisy copies.
+    Pair,
+}
+
+impl Unit {
+    /// Returns the number of documents.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Document => 1,
+            Self::Pair => 2,
+        }
+    }
+
+    /// Returns the documents of one draw.
+    ///
+    /// # Panics
+    /// If they are not in the corpus.
+    pub fn documents(self, corpus: &[Document], drawn: Drawn) -> &[Document] {
+        &corpus[drawn.document * self.size()..][..self.size()]
+    }
 }
 
 /// What is to be predicted from what.
@@ -49,7 +80,9 @@ pub struct Diffusion {
     pub objective: Objective,
     /// How documents are corrupted.
     pub noise: NoiseSchedule,
-    /// Whether each document comes with a mask and its complement.
+    /// Masks drawn per document, at least 1.
+    pub draws: usize,
+    /// Whether each mask comes with its complement.
     pub complementary: bool,
     /// Token that fills answers up to the end of their block, if they are filled.
     pub fill: Option<u32>,
@@ -128,16 +161,20 @@ impl Assembly {
     /// # Panics
     /// If a document number is not in the corpus.
     pub fn batch(&self, corpus: &[Document], drawn: Vec<Drawn>, block_size: BlockSize) -> Batch {
-        let prepare = |&drawn: &Drawn| self.prepare(&corpus[drawn.document], drawn, block_size);
-        let documents: Vec<Prepared> = drawn.iter().map(prepare).collect();
+        let prepare = |&drawn: &Drawn| {
+            let documents = self.unit.documents(corpus, drawn).iter();
+            documents.map(move |document| self.prepare(document, drawn, block_size))
+        };
+        let documents: Vec<Prepared> = drawn.iter().flat_map(prepare).collect();
         let mut counts = Counts::default();
         documents
             .iter()
             .flat_map(Prepared::counts)
             .for_each(|copy| counts += copy);
-        let micro_batches = match self.normalisation.denominator(&counts) {
-            0 => Vec::new(),
-            denominator => self.micro_batches(&documents, 1.0 / denominator as f64),
+        let micro_batches = match (self.unit, self.normalisation.denominator(&counts)) {
+            (_, 0) => Vec::new(),
+            (Unit::Document, denominator) => self.micro_batches(&documents, denominator as f64),
+            (Unit::Pair, _) => self.micro_batches(&documents, documents[0].copies.len() as f64),
         };
         let num_tokens = documents
             .iter()
@@ -159,16 +196,20 @@ impl Assembly {
     }
 
     /// Fills forward passes in order of the documents.
-    fn micro_batches(&self, documents: &[Prepared], scale: f64) -> Vec<MicroBatch> {
+    fn micro_batches(&self, documents: &[Prepared], denominator: f64) -> Vec<MicroBatch> {
         let mut micro_batches = vec![MicroBatch::default()];
-        for (doc, document) in (0..).zip(documents) {
+        let mut docs = 0..;
+        for unit in documents.chunks(self.unit.size()) {
             let last = micro_batches.last().expect("there is a first one");
-            let is_full = last.rows.len() + document.most_rows() > self.micro_batch_rows;
+            let most_rows: usize = unit.iter().map(Prepared::most_rows).sum();
+            let is_full = last.rows.len() + most_rows > self.micro_batch_rows;
             if is_full && !last.rows.is_empty() {
                 micro_batches.push(MicroBatch::default());
             }
             let last = micro_batches.last_mut().expect("there is a first one");
-            self.push(last, doc, document, scale);
+            for (document, doc) in unit.iter().zip(&mut docs) {
+                self.push(last, doc, document, 1.0 / denominator);
+            }
         }
         micro_batches.retain(|micro_batch| !micro_batch.rows.loss_rows.is_empty());
         micro_batches
@@ -200,12 +241,16 @@ impl Diffusion {
         }
         let filled = Document { ids, ..*document };
         let supervised = filled.supervised();
-        let number = drawn.document as u64;
-        let first = self
-            .noise
-            .corrupt(seed, drawn.epoch, number, &supervised, block_size);
-        let twin = self.complementary.then(|| first.complement(&supervised));
-        let copies = std::iter::once(first).chain(twin).collect();
+        // To the noise, every draw is a document of its own.
+        let numbers = (0..self.draws).map(|draw| (drawn.document * self.draws + draw) as u64);
+        let corrupt = |number| {
+            let first = self
+                .noise
+                .corrupt(seed, drawn.epoch, number, &supervised, block_size);
+            let twin = self.complementary.then(|| first.complement(&supervised));
+            std::iter::once(first).chain(twin)
+        };
+        let copies = numbers.flat_map(corrupt).collect();
         Prepared {
             ids: filled.ids,
             supervised,

@@ -8,12 +8,15 @@
 //! {"prompt": "...", "response": "..."}         the response and its EOS are learned
 //! ```
 //!
-//! Other keys of a row are left alone, except those of formats that this version cannot train on
-//! (`messages`, `chosen`, `rejected`, `loss_spans`): they are refused by name. So is text that
+//! Preference pairs have a format and a method of their own, [`Reader::read_pairs`]. Other keys of a
+//! row are left alone, except those of formats that are not trained on like this (`messages`, `chosen`,
+//! `rejected`, `loss_spans`): they are refused by name. So is text that
 //! contains the MASK id: it could not be told from noise.
 //!
 //! A document's number is its place in the files. Noise is drawn by that number, order by
 //! (seed, epoch): neither depends on batches.
+
+mod preference;
 
 use std::path::PathBuf;
 

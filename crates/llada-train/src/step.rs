@@ -5,7 +5,7 @@ use llada_tensor::map_parallel;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::objective::{Sums, weighted_nll};
+use crate::objective::{Loss, Measures};
 use crate::optimizer::{Optimizer, gradient_norm};
 
 /// A model in training.
@@ -30,7 +30,7 @@ pub struct StepSettings {
 }
 
 /// What one step measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
     /// The loss, normalised as the recipe says, in nats.
     pub loss: f64,
@@ -38,6 +38,8 @@ pub struct StepReport {
     pub nll: f64,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
+    /// What else the loss measured.
+    pub measures: Measures,
 }
 
 impl Learner {
@@ -58,6 +60,7 @@ impl Learner {
     pub fn train_step(
         &mut self,
         batch: &Batch,
+        loss: &Loss,
         settings: &StepSettings,
     ) -> Result<Option<StepReport>> {
         if batch.micro_batches.is_empty() {
@@ -71,7 +74,7 @@ impl Learner {
         map_parallel(gradients.params_mut(), |_, (_, gradient)| {
             gradient.f32s_mut().fill(0.0);
         });
-        let sums = accumulate(model, batch, settings.activations, gradients);
+        let (sums, measures) = loss.accumulate(model, batch, settings.activations, gradients);
         let grad_norm = gradient_norm(gradients);
         let step = optimizer.num_steps + 1;
         require_finite("the loss", sums.loss, step, batch)?;
@@ -88,22 +91,9 @@ impl Learner {
             loss: sums.loss,
             nll,
             grad_norm,
+            measures,
         }))
     }
-}
-
-/// Adds the gradient of a batch's loss to `grads` and returns the sums over its loss rows.
-pub fn accumulate(
-    model: &Model,
-    batch: &Batch,
-    activations: Activations,
-    grads: &mut Gradients,
-) -> Sums {
-    let mut sums = Sums::default();
-    for micro_batch in &batch.micro_batches {
-        sums += weighted_nll(model, micro_batch, activations, grads);
-    }
-    sums
 }
 
 fn require_finite(what: &'static str, value: f64, step: u64, batch: &Batch) -> Result<()> {

@@ -6,7 +6,7 @@ use llada_diffusion::{
 use llada_model::{Config, Model, Weights};
 use llada_tensor::Precision;
 
-use crate::batch::{Assembly, Diffusion, Reading, Task};
+use crate::batch::{Assembly, Diffusion, Reading, Task, Unit};
 use crate::data::{Document, Drawn};
 
 pub(crate) const MASK: u32 = 30;
@@ -57,6 +57,7 @@ pub(crate) fn assembly(alignment: LabelAlignment, elision: Elision) -> Assembly 
         task: Task::Diffusion(Diffusion {
             objective: Objective::Bdlm,
             noise: NoiseSchedule::new(RateScope::Block, Band::new(0.2, 0.8).expect("a band")),
+            draws: 1,
             complementary: false,
             fill: Some(EOS),
             reading: Reading {
@@ -64,6 +65,7 @@ pub(crate) fn assembly(alignment: LabelAlignment, elision: Elision) -> Assembly 
                 alignment,
             },
         }),
+        unit: Unit::Document,
         normalisation: Normalisation::ElboToken,
         seed: 5,
         micro_batch_rows: 1000,

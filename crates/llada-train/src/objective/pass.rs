@@ -38,11 +38,7 @@ impl<'a> Pass<'a> {
 
     /// Returns whether each loss row's best guess is right.
     pub fn correct(&self) -> Vec<bool> {
-        self.head
-            .iter()
-            .zip(&self.body.targets)
-            .map(|(row, &target)| row.argmax == target)
-            .collect()
+        correct(self.body.rows, &self.head)
     }
 
     /// Adds the gradient of the sum of weighted negative log-likelihoods and entropies to `grads`.
@@ -118,6 +114,12 @@ pub fn score(model: &Model, rows: &TrainRows) -> Vec<HeadRow> {
     let hidden = gather_rows(&model.forward(&outputs.input(rows)), &outputs.slots);
     let targets: Vec<u32> = rows.loss_rows.iter().map(|row| row.target).collect();
     model.head_rows(&hidden, Some(&targets), None)
+}
+
+/// Returns whether each loss row's best guess is right, given what the head says of it.
+pub(super) fn correct(rows: &TrainRows, head: &[HeadRow]) -> Vec<bool> {
+    let rows = rows.loss_rows.iter().zip(head);
+    rows.map(|(row, head)| head.argmax == row.target).collect()
 }
 
 /// Returns a row's negative log-likelihood in nats.

@@ -98,6 +98,14 @@ fn contradictions_are_refused_by_key() {
         (&["objective.complementary=true"], "objective.normalisation"),
         (&["optimizer.clip=0.0"], "optimizer.clip"),
         (&["data.max_len=1"], "data.max_len"),
+        (&["cap.lambda=-1.0"], "cap.lambda"),
+        (&["cap.lambda=1.0", "dpo.beta=0.1"], "`dpo`"),
+        (&["dpo.beta=0.0"], "dpo.beta"),
+        (&["dpo.draws=0"], "dpo.draws"),
+        (
+            &["dpo.beta=0.1", "objective.normalisation=masked_mean"],
+            "objective.normalisation",
+        ),
     ] {
         let message = message(with(overrides));
         assert!(message.contains(key), "{overrides:?}: {message}");
@@ -121,4 +129,22 @@ fn stages_are_counted_in_steps_or_in_tokens_but_not_both() {
     assert_eq!([0, 49, 50].map(|seen| tokens.at(9, seen).get()), [1, 1, 4]);
     assert!(schedule("{block=1, tokens=50}, {block=4, steps=1}").is_err());
     assert!(schedule("{block=1}").is_err());
+}
+
+#[test]
+fn every_recipe_of_the_repository_is_valid() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            let text = std::fs::read_to_string(&path).unwrap();
+            Recipe::from_toml(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            names.push(path);
+        }
+    }
+    assert!(names.len() >= 4, "{names:?}");
 }

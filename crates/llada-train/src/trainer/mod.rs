@@ -30,6 +30,7 @@ use crate::batch::{Assembly, Batch};
 use crate::checkpoint::{Checkpoints, State};
 use crate::data::{Corpus, Drawn, Shuffle};
 use crate::error::{Error, Result};
+use crate::objective::{Loss, Measures};
 use crate::recipe::{Blocks, Recipe};
 use crate::step::{Learner, StepReport, StepSettings};
 
@@ -72,6 +73,10 @@ pub struct Metrics {
     pub elapsed_seconds: f64,
     /// Steps so far that had no scored token.
     pub skipped_steps: u64,
+    /// What the loss measures besides: `cap_correct` and `cap_entropy`, or `dpo_margin`,
+    /// `dpo_accuracy` and the like.
+    #[serde(flatten)]
+    pub measures: Measures,
     /// Validation: nats per token by mode, `ar` or `block_N`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub valid: BTreeMap<String, f64>,
@@ -155,6 +160,7 @@ struct Run<'a> {
     corpus: Corpus,
     validation: Option<Validation>,
     assembly: Assembly,
+    loss: Loss,
     blocks: Blocks,
     learning_rate: LearningRate,
     shuffle: Shuffle,
@@ -177,11 +183,13 @@ impl<'a> Run<'a> {
         };
         let config = &learner.model.config;
         let tokenizer = setup::tokenizer(recipe, config)?;
-        let corpus =
-            setup::reader(recipe, config, tokenizer.as_ref()).read(&recipe.data.train.0)?;
+        let reader = setup::reader(recipe, config, tokenizer.as_ref());
+        let corpus = setup::read(recipe, &reader, &recipe.data.train)?;
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
+        let loss = setup::loss(recipe, config)?;
+        let num_units = corpus.documents.len() / assembly.unit.size();
         // Everything has been checked: only now does the run leave traces.
         let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;
         let config_path = dir.join("config.toml");
@@ -190,9 +198,10 @@ impl<'a> Run<'a> {
             recipe,
             dir,
             assembly,
+            loss,
             blocks: recipe.objective.blocks()?,
             learning_rate: recipe.optimizer.schedule(recipe.train.steps)?,
-            shuffle: Shuffle::new(corpus.documents.len(), recipe.train.seed, state.cursor),
+            shuffle: Shuffle::new(num_units, recipe.train.seed, state.cursor),
             learner,
             tokenizer,
             corpus,
@@ -223,7 +232,7 @@ impl<'a> Run<'a> {
             clip: self.recipe.optimizer.clip,
             activations: self.recipe.train.activations.into(),
         };
-        let report = self.learner.train_step(&batch, &settings)?;
+        let report = self.learner.train_step(&batch, &self.loss, &settings)?;
         self.state.step += 1;
         self.state.tokens += batch.num_tokens;
         self.state.skipped_steps += u64::from(report.is_none());
@@ -248,18 +257,21 @@ impl<'a> Run<'a> {
             let Some(next) = self.shuffle.next() else {
                 break;
             };
-            tokens += self.corpus.documents[next.document].ids.len();
+            tokens += self.lengths(next).sum::<usize>();
             drawn.push(next);
         }
         self.state.cursor = self.shuffle.cursor();
         drawn
     }
 
+    /// Returns the lengths of the documents of a draw.
+    fn lengths(&self, drawn: Drawn) -> impl Iterator<Item = usize> {
+        let documents = self.assembly.unit.documents(&self.corpus.documents, drawn);
+        documents.iter().map(|document| document.ids.len())
+    }
+
     fn metrics(&self, report: &StepReport, batch: &Batch, scheduled: BlockSize) -> Metrics {
-        let lengths = batch
-            .drawn
-            .iter()
-            .map(|d| self.corpus.documents[d.document].ids.len());
+        let lengths = batch.drawn.iter().flat_map(|&drawn| self.lengths(drawn));
         let objective = self.recipe.objective.kind;
         Metrics {
             step: self.state.step,
@@ -277,6 +289,7 @@ impl<'a> Run<'a> {
             mask_row_norm: mask_row_norm(&self.learner.model),
             elapsed_seconds: self.seconds(),
             skipped_steps: self.state.skipped_steps,
+            measures: report.measures.clone(),
             valid: BTreeMap::new(),
         }
     }
@@ -288,7 +301,7 @@ impl<'a> Run<'a> {
         let Some(validation) = self.validation.as_ref().filter(|_| is_due) else {
             return Ok(BTreeMap::new());
         };
-        validation.measure(&self.learner.model, train.eval_draws)
+        validation.measure(&self.learner.model, &self.loss, train.eval_draws)
     }
 
     fn checkpoint_if_due(&mut self) -> Result<()> {
