@@ -139,6 +139,15 @@ impl TrainRows {
         }
     }
 
+    /// Replaces the input token of every noisy row from row `first` on.
+    pub fn rewrite_noisy(&mut self, first: usize, token: impl Fn(&Row) -> u32) {
+        for (id, row) in self.ids.iter_mut().zip(&self.rows).skip(first) {
+            if !row.clean {
+                *id = token(row);
+            }
+        }
+    }
+
     /// Adds a document as the autoregressive parent sees it: clean causal rows, each predicting the
     /// next token. `doc` must be new to the batch.
     pub fn push_causal(&mut self, doc: u32, ids: &[u32]) {
