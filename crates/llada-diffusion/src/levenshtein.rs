@@ -56,9 +56,8 @@ pub fn levenshtein_labels(
     let (mut next_i, mut next_j) = (0, 0); // after the last anchor
     for (i, j) in anchors {
         let (gap_i, gap_j) = (i - next_i, j - next_j);
-        for k in 0..gap_i.min(gap_j) {
-            labels[next_i + k] = target[next_j + k];
-        }
+        let paired = gap_i.min(gap_j);
+        labels[next_i..][..paired].copy_from_slice(&target[next_j..][..paired]);
         let is_short = gap_j > gap_i;
         labels[i] = if is_short {
             operations.insert

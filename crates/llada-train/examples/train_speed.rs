@@ -86,6 +86,7 @@ fn assembly(config: &Config) -> Result<Assembly> {
         draws: 1,
         complementary: false,
         fill: None,
+        editing: None,
         reading: Reading::of(config)?,
     };
     Ok(Assembly {

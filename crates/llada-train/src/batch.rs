@@ -5,13 +5,17 @@
 //! counted over the whole batch before the first forward, and divided into the row weights, so that
 //! micro-batches simply add up.
 
+mod edit;
+
 use llada_diffusion::{
-    BlockSize, Corruption, Counts, Elision, LabelAlignment, NoiseSchedule, NoisyDocument,
-    Normalisation, Objective, TrainRows, loss_weights,
+    BlockSize, Corruption, Counts, Draft, Elision, LabelAlignment, NoiseSchedule, NoisyDocument,
+    Normalisation, Objective, Role, TrainRows, loss_weights,
 };
 
 use llada_model::Config;
 
+pub(crate) use self::edit::weigh_edits;
+pub use self::edit::{DraftNoise, EditWeights, Editing};
 use crate::data::{Document, Drawn};
 use crate::error::{Error, Result};
 
@@ -86,6 +90,8 @@ pub struct Diffusion {
     pub complementary: bool,
     /// Token that fills answers up to the end of their block, if they are filled.
     pub fill: Option<u32>,
+    /// How drafts are made, if there are any.
+    pub editing: Option<Editing>,
     /// What the checkpoint says about its rows.
     pub reading: Reading,
 }
@@ -125,6 +131,8 @@ pub struct MicroBatch {
     pub rows: TrainRows,
     /// Weight of each loss row in the loss, denominators included, `[loss rows]`.
     pub weights: Vec<f32>,
+    /// What each loss row's position holds, `[loss rows]`; empty if no draft was made.
+    pub roles: Vec<Role>,
 }
 
 /// The forward passes of one step.
@@ -171,11 +179,17 @@ impl Assembly {
             .iter()
             .flat_map(Prepared::counts)
             .for_each(|copy| counts += copy);
-        let micro_batches = match (self.unit, self.normalisation.denominator(&counts)) {
-            (_, 0) => Vec::new(),
-            (Unit::Document, denominator) => self.micro_batches(&documents, denominator as f64),
-            (Unit::Pair, _) => self.micro_batches(&documents, documents[0].copies.len() as f64),
+        let denominator = match self.unit {
+            Unit::Document => self.normalisation.denominator(&counts),
+            Unit::Pair => documents
+                .first()
+                .map_or(0, |first| first.copies.len() as u64),
         };
+        // A denominator of 0 has no masked row to divide, and what is not scored is left out.
+        let mut micro_batches = self.micro_batches(&documents, denominator.max(1) as f64);
+        if let Some(editing) = self.task.editing() {
+            weigh_edits(&mut micro_batches, editing.weights);
+        }
         let num_tokens = documents
             .iter()
             .map(|document| document.ids.len() as u64)
@@ -216,13 +230,24 @@ impl Assembly {
     }
 
     fn push(&self, micro_batch: &mut MicroBatch, doc: u32, document: &Prepared, scale: f64) {
+        let first = micro_batch.rows.len();
         match &self.task {
             Task::Causal { .. } => micro_batch.push_causal(doc, document),
             Task::Diffusion(diffusion) => {
                 micro_batch.push_diffusion(doc, document, diffusion.reading, self.elision);
             }
         }
+        micro_batch.push_drafts(document, first);
         micro_batch.push_weights(document, self.normalisation, scale);
+    }
+}
+
+impl Task {
+    fn editing(&self) -> Option<&Editing> {
+        match self {
+            Self::Causal { .. } => None,
+            Self::Diffusion(diffusion) => diffusion.editing.as_ref(),
+        }
     }
 }
 
@@ -251,12 +276,17 @@ impl Diffusion {
             std::iter::once(first).chain(twin)
         };
         let copies = numbers.flat_map(corrupt).collect();
-        Prepared {
+        let mut prepared = Prepared {
             ids: filled.ids,
             supervised,
             copies,
+            drafts: Vec::new(),
             block_size,
+        };
+        if let Some(editing) = &self.editing {
+            editing.draw(&mut prepared, drawn, seed, self.reading.mask_token_id);
         }
+        prepared
     }
 }
 
@@ -265,6 +295,8 @@ pub(crate) struct Prepared {
     pub(crate) ids: Vec<u32>,
     pub(crate) supervised: Vec<bool>,
     pub(crate) copies: Vec<Corruption>,
+    /// Input and targets of each copy, if they are not those of its mask.
+    pub(crate) drafts: Vec<Draft>,
     pub(crate) block_size: BlockSize,
 }
 
@@ -284,8 +316,18 @@ impl Prepared {
             ids: document.ids.clone(),
             supervised,
             copies,
+            drafts: Vec::new(),
             block_size: BlockSize::ONE,
         }
+    }
+
+    /// Returns which positions of each copy are scored.
+    fn scored(&self) -> Vec<Vec<bool>> {
+        if self.drafts.is_empty() {
+            return self.copies.iter().map(|copy| copy.masked.clone()).collect();
+        }
+        let scored = |draft: &Draft| draft.roles.iter().map(Option::is_some).collect();
+        self.drafts.iter().map(scored).collect()
     }
 
     fn counts(&self) -> impl Iterator<Item = Counts> {
@@ -316,11 +358,7 @@ impl MicroBatch {
         reading: Reading,
         elision: Elision,
     ) {
-        let copies: Vec<_> = document
-            .copies
-            .iter()
-            .map(|copy| copy.masked.clone())
-            .collect();
+        let copies = document.scored();
         let block_size = document.block_size;
         let noisy = NoisyDocument {
             clean_ids: &document.ids,

@@ -127,6 +127,7 @@ fn prepare(document: &Document, number: u64, mode: Mode, draws: usize) -> Prepar
         ids: document.ids.clone(),
         supervised,
         copies,
+        drafts: Vec::new(),
         block_size,
     }
 }

@@ -86,7 +86,7 @@ impl Learner {
             grad_scale,
             settings.learning_rate,
         );
-        let nll = sums.nll / batch.counts.masked as f64;
+        let nll = sums.nll / batch.counts.masked.max(1) as f64;
         Ok(Some(StepReport {
             loss: sums.loss,
             nll,

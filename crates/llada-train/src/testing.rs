@@ -60,6 +60,7 @@ pub(crate) fn assembly(alignment: LabelAlignment, elision: Elision) -> Assembly 
             draws: 1,
             complementary: false,
             fill: Some(EOS),
+            editing: None,
             reading: Reading {
                 mask_token_id: MASK,
                 alignment,

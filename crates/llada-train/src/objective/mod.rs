@@ -3,11 +3,12 @@
 //! A loss only decides the weights that a row's negative log-likelihood and entropy have; the rest
 //! is [`Pass`]. Next-token, block and document denoising are one weighted sum ([`weighted_nll`]);
 //! confidence-aware training ([`cap()`]) adds entropies, preference training ([`Preference`]) weighs
-//! the two answers of a pair against each other. [`Loss`] is the choice among them.
+//! the two answers of a pair against each other, editing ([`Turns`]) looks at drafts. [`Loss`] is the choice among them.
 
 mod cap;
 mod dpo;
 mod pass;
+mod turns;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ pub use self::dpo::{DpoSums, Preference};
 pub(crate) use self::pass::nll as nll_of;
 use self::pass::pass_and_backward;
 pub use self::pass::{Pass, score};
+pub use self::turns::{OnPolicy, Turns};
 use crate::batch::{Batch, MicroBatch};
 
 /// What a batch is scored by.
@@ -33,6 +35,10 @@ pub enum Loss {
     },
     /// Preference of one answer over another (Eq. 7 and 8). For batches of pairs.
     Dpo(Box<Preference>),
+    /// Masked, wrong and right tokens of drafts (LLaDA2.1 and 2.2). For batches of drafts.
+    Edit(Turns),
+    /// Masked tokens, some of them filled by the model itself.
+    OnPolicy(OnPolicy),
 }
 
 /// What is logged of a step beside its loss, by name.
@@ -72,6 +78,8 @@ impl Loss {
                 let (loss, nll) = (dpo.loss * scale, dpo.nll);
                 (Sums { loss, nll }, dpo.means().into())
             }
+            Self::Edit(turns) => turns.accumulate(model, batch, activations, grads),
+            Self::OnPolicy(on_policy) => on_policy.accumulate(model, batch, activations, grads),
         }
     }
 }
@@ -99,7 +107,7 @@ pub fn weighted_nll(
     activations: Activations,
     grads: &mut Gradients,
 ) -> Sums {
-    let MicroBatch { rows, weights } = micro_batch;
+    let MicroBatch { rows, weights, .. } = micro_batch;
     let head = pass_and_backward(model, rows, activations, weights, grads);
     sums(&head, weights)
 }

@@ -170,6 +170,7 @@ impl Golden {
                     masked,
                     rates: vec![case.t; ids.len()],
                 }],
+                drafts: Vec::new(),
                 block_size: objective.block_size(scheduled, ids.len()),
                 ids,
             };
@@ -226,6 +227,7 @@ impl Golden {
         Ok(Prepared {
             supervised: (0..ids.len()).map(|i| i >= case.prompt_len).collect(),
             copies: masks.into_iter().map(copy).collect(),
+            drafts: Vec::new(),
             block_size: BlockSize::new(case.block_size)?,
             ids,
         })

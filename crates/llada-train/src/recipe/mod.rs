@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 pub use self::data::{Data, Paths};
-pub use self::loss::{Cap, Dpo};
+pub use self::loss::{Cap, Dpo, Edit, Levenshtein, Oput};
 pub use self::model::{Compute, Init, Model};
 pub use self::objective::{Blocks, Objective, Stage};
 pub use self::optimizer::Optimizer;
@@ -41,6 +41,12 @@ pub struct Recipe {
     pub cap: Option<Cap>,
     /// Preference training. Default: none.
     pub dpo: Option<Dpo>,
+    /// Wrong tokens beside masks. Default: none.
+    pub edit: Option<Edit>,
+    /// Insertions and deletions. Default: none.
+    pub levenshtein: Option<Levenshtein>,
+    /// Masks filled with the model's guesses. Default: none.
+    pub oput: Option<Oput>,
     /// How weights are updated.
     pub optimizer: Optimizer,
     /// How long, in which batches, and what is written when.

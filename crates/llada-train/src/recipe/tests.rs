@@ -102,6 +102,12 @@ fn contradictions_are_refused_by_key() {
         (&["cap.lambda=1.0", "dpo.beta=0.1"], "`dpo`"),
         (&["dpo.beta=0.0"], "dpo.beta"),
         (&["dpo.draws=0"], "dpo.draws"),
+        (&["edit.turns=0"], "edit.turns"),
+        (&["edit.threshold=1.5"], "edit.threshold"),
+        (&["edit.weight=-1.0"], "edit.weight"),
+        (&["oput.share=2.0"], "oput.share"),
+        (&["levenshtein.rate=-0.1"], "levenshtein.rate"),
+        (&["edit.rate=0.1", "oput.share=0.5"], "`edit`"),
         (
             &["dpo.beta=0.1", "objective.normalisation=masked_mean"],
             "objective.normalisation",

@@ -10,6 +10,7 @@
 //! ```
 
 mod log;
+mod losses;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -73,8 +74,7 @@ pub struct Metrics {
     pub elapsed_seconds: f64,
     /// Steps so far that had no scored token.
     pub skipped_steps: u64,
-    /// What the loss measures besides: `cap_correct` and `cap_entropy`, or `dpo_margin`,
-    /// `dpo_accuracy` and the like.
+    /// What the loss measures besides, such as `cap_correct` or `dpo_margin`.
     #[serde(flatten)]
     pub measures: Measures,
     /// Validation: nats per token by mode, `ar` or `block_N`.
@@ -188,7 +188,7 @@ impl<'a> Run<'a> {
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
-        let loss = setup::loss(recipe, config)?;
+        let loss = losses::loss(recipe, config)?;
         let num_units = corpus.documents.len() / assembly.unit.size();
         // Everything has been checked: only now does the run leave traces.
         let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;

@@ -7,12 +7,13 @@ use llada_diffusion::{BlockSize, Elision, Objective};
 use llada_model::{Config, KeepDtype, Model, Weights, load};
 use llada_text::Tokenizer;
 
+use super::losses::{editing, unit};
 use crate::batch::{Assembly, Batch, Diffusion, Reading, Task, Unit};
 use crate::checkpoint::{self, Checkpoints, State};
 use crate::data::{Corpus, Document, Drawn, Overflow, Reader};
 use crate::error::{Error, Result};
 use crate::evaluate::{Mode, nll};
-use crate::objective::{DpoSums, Loss, Preference};
+use crate::objective::{DpoSums, Loss};
 use crate::optimizer::{AdamWSettings, Optimizer};
 use crate::recipe::{Init, Paths, Recipe};
 use crate::step::Learner;
@@ -57,7 +58,8 @@ pub(super) fn begin(recipe: &Recipe) -> Result<(Learner, State, Vec<String>)> {
     Ok((learner, State::default(), warnings))
 }
 
-fn model(recipe: &Recipe, init: Init<'_>) -> Result<(Model, Vec<String>)> {
+/// Returns a model and what the user should know about its files.
+pub(super) fn model(recipe: &Recipe, init: Init<'_>) -> Result<(Model, Vec<String>)> {
     let precision = recipe.model.precision.into();
     match init {
         Init::Checkpoint(path) => {
@@ -71,30 +73,6 @@ fn model(recipe: &Recipe, init: Init<'_>) -> Result<(Model, Vec<String>)> {
             Ok((Model::new(config, weights), Vec::new()))
         }
     }
-}
-
-/// Returns what batches are scored by; for preference training with its frozen model, read anew.
-pub(super) fn loss(recipe: &Recipe, config: &Config) -> Result<Loss> {
-    if let Some(cap) = &recipe.cap {
-        return Ok(Loss::Cap { lambda: cap.lambda });
-    }
-    let Some(dpo) = &recipe.dpo else {
-        return Ok(Loss::Likelihood);
-    };
-    let init = match &dpo.reference {
-        Some(path) => Init::Checkpoint(path),
-        None => recipe.model.init()?,
-    };
-    let reference = model(recipe, init)?.0;
-    let is_alike = reference.config.vocab_size == config.vocab_size
-        && Reading::of(&reference.config)? == Reading::of(config)?;
-    if let (false, Some(path)) = (is_alike, &dpo.reference) {
-        let problem = "differs from the trained model in vocabulary, MASK id or label alignment; \
-                       name another `dpo.reference`";
-        return Err(Error::unsuitable(path, problem));
-    }
-    let beta = dpo.beta;
-    Ok(Loss::Dpo(Box::new(Preference { reference, beta })))
 }
 
 /// Reads documents or, for preference training, pairs of them.
@@ -239,13 +217,6 @@ fn fixed_batch(
     Ok(assembly.batch(documents, drawn, block_size))
 }
 
-fn unit(recipe: &Recipe) -> Unit {
-    match recipe.dpo {
-        Some(_) => Unit::Pair,
-        None => Unit::Document,
-    }
-}
-
 pub(super) fn assembly(
     recipe: &Recipe,
     config: &Config,
@@ -262,6 +233,7 @@ pub(super) fn assembly(
             draws: recipe.dpo.as_ref().map_or(1, |dpo| dpo.draws),
             complementary: objective.complementary,
             fill: eos_token_id(config, tokenizer).filter(|_| objective.eos_fill),
+            editing: editing(recipe, config, tokenizer)?,
             reading: Reading::of(config)?,
         }),
     };

@@ -58,6 +58,29 @@ impl Scene {
         Recipe::parse(&text, &changes).unwrap()
     }
 
+    /// Starts from random weights of a model that can insert and delete.
+    fn random_recipe(&self, changes: &[&str]) -> Recipe {
+        let parent = self.dir.path().join("parent");
+        let text = std::fs::read_to_string(parent.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["vocab_size"] = 34.into();
+        config["delete_token_id"] = 32.into();
+        config["split_token_id"] = 33.into();
+        let path = self.dir.path().join("config.json");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let text = self.recipe(&[]).to_toml();
+        let text = text.replace(
+            &format!("path = \"{}\"", parent.display()),
+            &format!(
+                "config = \"{}\"\ntokenizer = \"{}\"",
+                path.display(),
+                parent.display()
+            ),
+        );
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        Recipe::parse(&text, &changes).unwrap()
+    }
+
     /// Puts preference pairs in place of the rows if the loss is about them.
     fn write_pairs_for(&self, loss: &str) {
         if !loss.starts_with("dpo") {
@@ -185,11 +208,18 @@ fn a_resumed_run_is_bit_equal_to_an_uninterrupted_one() {
 
 #[test]
 fn a_resumed_run_of_every_loss_is_bit_equal_to_an_uninterrupted_one() {
-    for loss in ["cap.lambda=0.5", "dpo.beta=0.2"] {
+    let losses = [
+        "cap.lambda=0.5",
+        "dpo.beta=0.2",
+        "edit.turns=2",
+        "levenshtein.rate=0.3",
+        "oput.share=0.5",
+    ];
+    for loss in losses {
         let scene = Scene::new();
         let recipe = |steps: u64| {
             let steps = format!("train.steps={steps}");
-            scene.recipe(&[
+            scene.random_recipe(&[
                 loss,
                 &steps,
                 "optimizer.schedule=constant",
@@ -263,6 +293,35 @@ fn cap_lowers_the_entropy_of_right_guesses() {
     };
     let (measured, sharpened) = (entropy("cap.lambda=0.0"), entropy("cap.lambda=2.0"));
     assert!(sharpened < 0.7 * measured, "{measured} -> {sharpened}");
+}
+
+#[test]
+fn a_model_learns_to_replace_and_to_insert_and_delete() {
+    for loss in ["edit.rate=0.3", "levenshtein.rate=0.3"] {
+        let scene = Scene::new();
+        let recipe = scene.random_recipe(&[
+            loss,
+            "train.steps=150",
+            "train.batch_documents=6",
+            "train.eval_block_sizes=[]",
+            "optimizer.weight_decay=0.0",
+        ]);
+        let (_, metrics) = scene.run(&recipe, "run", Resume::No).unwrap();
+        let mean = |metrics: &[Metrics]| {
+            let nll = metrics.iter().map(|m| m.measures["edit_nll"]);
+            nll.sum::<f64>() / metrics.len() as f64
+        };
+        let (first, last) = (mean(&metrics[..10]), mean(&metrics[140..]));
+        assert!(last < 0.6 * first, "{loss}: {first} -> {last}");
+    }
+}
+
+#[test]
+fn a_checkpoint_without_operations_cannot_learn_to_insert() {
+    let scene = Scene::new();
+    let recipe = scene.recipe(&["levenshtein.rate=0.3"]);
+    let error = scene.run(&recipe, "run", Resume::No).unwrap_err();
+    assert!(error.to_string().contains("`delete_token_id`"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,123 @@
+//! Drafts in a batch: which noisy rows hold other tokens than text or MASK, and what they weigh.
+
+use llada_diffusion::{
+    Draft, LevenshteinNoise, Operations, Original, ReplaceNoise, Replacements, Role,
+};
+
+use super::{MicroBatch, Prepared};
+use crate::data::Drawn;
+
+/// How drafts are made, and what they weigh.
+#[derive(Clone, Debug)]
+pub struct Editing {
+    /// What is wrong in them.
+    pub noise: DraftNoise,
+    /// Tokens to be wrong with.
+    pub replacements: Replacements,
+    /// What they weigh.
+    pub weights: EditWeights,
+}
+
+/// What is wrong in a draft.
+#[derive(Clone, Copy, Debug)]
+pub enum DraftNoise {
+    /// Tokens (LLaDA2.1).
+    Replace(ReplaceNoise),
+    /// Tokens and their number (LLaDA2.2).
+    Levenshtein(LevenshteinNoise, Operations),
+}
+
+/// Weights of the mean losses over wrong and over right tokens of drafts, beside the loss of masked
+/// ones. Each mean is over the whole batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EditWeights {
+    /// Of wrong tokens.
+    pub wrong: f32,
+    /// Of right tokens that are scored.
+    pub right: f32,
+}
+
+impl Editing {
+    /// Makes a draft of every noisy copy of a document.
+    pub(super) fn draw(&self, document: &mut Prepared, drawn: Drawn, seed: u64, mask_id: u32) {
+        let Prepared {
+            ids,
+            supervised,
+            copies,
+            drafts,
+            block_size,
+        } = document;
+        for mask in copies {
+            let of = Original {
+                seed,
+                epoch: drawn.epoch,
+                document: drawn.document as u64,
+                ids: &*ids,
+                supervised: &*supervised,
+                replacements: &self.replacements,
+            };
+            drafts.push(match self.noise {
+                DraftNoise::Replace(noise) => noise.draw(&of, mask, mask_id),
+                DraftNoise::Levenshtein(noise, operations) => {
+                    noise.draw(&of, mask, *block_size, operations)
+                }
+            });
+        }
+        if matches!(self.noise, DraftNoise::Levenshtein(..)) {
+            leave_drafts_out(supervised, drafts);
+        }
+    }
+}
+
+/// Takes positions of drafts off the tokens that may be masked, which denominators count.
+fn leave_drafts_out(supervised: &mut [bool], drafts: &[Draft]) {
+    for draft in drafts {
+        for (supervised, role) in supervised.iter_mut().zip(&draft.roles) {
+            *supervised &= matches!(role, None | Some(Role::Masked));
+        }
+    }
+}
+
+impl MicroBatch {
+    /// Puts a document's drafts into the rows it added, from row `first` on.
+    pub(super) fn push_drafts(&mut self, document: &Prepared, first: usize) {
+        let drafts = &document.drafts;
+        if drafts.is_empty() {
+            return;
+        }
+        self.rows
+            .rewrite_noisy(first, |row| drafts[row.copy as usize].ids[row.pos as usize]);
+        for row in &mut self.rows.loss_rows[self.roles.len()..] {
+            let (draft, position) = (&drafts[row.copy as usize], row.position as usize);
+            row.target = draft.targets[position];
+            let role = draft.roles[position].expect("only rows with a role are scored");
+            self.roles.push(role);
+        }
+    }
+}
+
+/// Gives the wrong and right tokens of a batch's drafts their weights.
+pub(crate) fn weigh_edits(micro_batches: &mut [MicroBatch], weights: EditWeights) {
+    let count = |role| {
+        let roles = micro_batches
+            .iter()
+            .flat_map(|micro_batch| &micro_batch.roles);
+        roles.filter(|&&other| other == role).count().max(1) as f32
+    };
+    let (wrong, right) = (
+        weights.wrong / count(Role::Wrong),
+        weights.right / count(Role::Right),
+    );
+    for MicroBatch { roles, weights, .. } in micro_batches {
+        for (role, weight) in roles.iter().zip(weights) {
+            match role {
+                Role::Masked => {}
+                Role::Wrong => *weight = wrong,
+                Role::Right => *weight = right,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
