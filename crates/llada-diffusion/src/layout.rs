@@ -23,6 +23,7 @@ use std::ops::Range;
 
 use crate::BlockSize;
 use crate::alignment::{LabelAlignment, Predictor};
+use crate::group::Grouping;
 use crate::visibility::{KeyRanges, Row, index, key_ranges};
 
 /// A document with its noise.
@@ -34,6 +35,8 @@ pub struct NoisyDocument<'a> {
     pub copies: &'a [Vec<bool>],
     /// Tokens per block.
     pub block_size: BlockSize,
+    /// Blocks that are denoised at the same time.
+    pub grouping: Grouping,
 }
 
 /// Whether rows that cannot change the loss are left out.
@@ -112,6 +115,7 @@ impl TrainRows {
             clean_ids,
             copies,
             block_size,
+            ..
         } = document;
         assert!(
             copies.iter().all(|copy| copy.len() == clean_ids.len()),
@@ -177,6 +181,7 @@ impl TrainRows {
             let row = Row {
                 doc,
                 block,
+                group: block,
                 clean: true,
                 pos,
                 copy: 0,
@@ -185,13 +190,18 @@ impl TrainRows {
         }
     }
 
-    /// Adds a noisy block: each row sees the clean blocks before it, and the block.
+    /// Adds a noisy block: each row sees the clean blocks before its group, and the group up to the
+    /// block.
     fn push_noisy_block(&mut self, noisy: &NoisyCopy<'_>, block: usize, mask_token_id: u32) {
         let positions = noisy.positions(block);
         let first_row = self.len();
-        let before = noisy.base..noisy.base + positions.start;
-        let ranges = key_ranges(before, first_row..first_row + positions.len());
-        let (block, copy) = (index(block), index(noisy.copy));
+        let group = noisy.document.grouping.first_block(block);
+        let group_start = noisy.positions(group).start;
+        // The group's earlier blocks are kept whenever this one is, so they stand right before it.
+        let first_of_group = first_row - (positions.start - group_start);
+        let before = noisy.base..noisy.base + group_start;
+        let ranges = key_ranges(before, first_of_group..first_row + positions.len());
+        let (block, group, copy) = (index(block), index(group), index(noisy.copy));
         for pos in positions {
             let clean_id = noisy.document.clean_ids[pos];
             let id = if noisy.is_masked[pos] {
@@ -202,6 +212,7 @@ impl TrainRows {
             let row = Row {
                 doc: noisy.doc,
                 block,
+                group,
                 clean: false,
                 pos: index(pos),
                 copy,
@@ -220,8 +231,8 @@ impl TrainRows {
 
 /// Returns how many clean rows are seen or scored.
 ///
-/// A noisy block k sees clean blocks before k; a clean predictor of the first position of block k is
-/// in block k - 1. So whatever the alignment, the last scored position decides: its block's start.
+/// A noisy block sees clean blocks before its group; a clean predictor of a group's first position is in
+/// the block before. So whatever the alignment, the last scored position decides: its group's start.
 fn needed_clean_len(
     document: &NoisyDocument<'_>,
     alignment: LabelAlignment,
@@ -231,6 +242,7 @@ fn needed_clean_len(
         clean_ids,
         copies,
         block_size,
+        grouping,
     } = document;
     if elision == Elision::Off {
         return clean_ids.len();
@@ -240,7 +252,8 @@ fn needed_clean_len(
     };
     let last = (0..clean_ids.len()).rev().find(is_scored);
     last.map_or(0, |i| {
-        block_size.rows(block_size.of(i), clean_ids.len()).start
+        let group = grouping.first_block(block_size.of(i));
+        block_size.rows(group, clean_ids.len()).start
     })
 }
 
@@ -266,16 +279,31 @@ impl<'a> NoisyCopy<'a> {
     /// Returns the masked positions of `block` that are predicted, with what predicts them.
     fn scored(self, block: usize) -> impl Iterator<Item = (usize, Predictor)> + use<'a> {
         let masked = self.positions(block).filter(move |&i| self.is_masked[i]);
+        let starts_group = self.document.grouping.first_block(block) == block;
         masked.filter_map(move |i| {
-            let predictor = self.alignment.predictor(i, self.document.block_size)?;
+            let predictor = match self.alignment.predictor(i, self.document.block_size)? {
+                // The block before is not finished either.
+                Predictor::Clean(row) if !starts_group => Predictor::Noisy(row),
+                predictor => predictor,
+            };
             Some((i, predictor))
         })
     }
 
-    /// Returns whether a noisy row of `block` is scored.
+    /// Returns whether a noisy row of `block`, or of a later one in its group, is scored.
     fn needs(&self, block: usize) -> bool {
-        self.scored(block)
-            .any(|(_, predictor)| matches!(predictor, Predictor::Noisy(_)))
+        let &NoisyDocument {
+            clean_ids,
+            block_size,
+            grouping,
+            ..
+        } = self.document;
+        let group = grouping.first_block(block);
+        let rest = (block..block_size.count(clean_ids.len()))
+            .take_while(|&other| grouping.first_block(other) == group);
+        let start = self.positions(block).start;
+        rest.flat_map(|other| self.scored(other))
+            .any(|(_, predictor)| matches!(predictor, Predictor::Noisy(row) if row >= start))
     }
 
     /// Returns the loss rows of `block`, whose noisy rows (if kept) start at `first_row`.

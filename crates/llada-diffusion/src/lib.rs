@@ -24,6 +24,7 @@
 //! | [`draft`] | wrong tokens, insertions and deletions beside masks | LLaDA2.1 and 2.2 |
 //! | [`levenshtein`] | what to say of a draft to repair it | LLaDA2.2 |
 //! | [`visibility`] | who may attend to whom, in two key ranges per row | Eq. 3 and 4 |
+//! | [`group`] | several noisy blocks at once, with rising mask ratios | – |
 //! | [`alignment`] | which row predicts a token | – |
 //! | [`layout`] | a training batch without rows that serve nobody | Eq. 1, 2 and 5 as rows |
 //! | [`objective`] | weights and denominators, confidence-aware training, preference margins | Eq. 1, 2, 5; 6; 7 and 8 |
@@ -54,7 +55,7 @@
 //!
 //! let mut batch = TrainRows::new();
 //! let copies = [corruption.masked.clone(), twin.masked.clone()];
-//! let noisy = NoisyDocument { clean_ids: &clean_ids, copies: &copies, block_size };
+//! let noisy = NoisyDocument { clean_ids: &clean_ids, copies: &copies, block_size, grouping: Grouping::default() };
 //! batch.push_diffusion(0, &noisy, MASK_TOKEN_ID, LabelAlignment::Same, Elision::On);
 //!
 //! // Between them, the twins score every supervised token exactly once.
@@ -95,6 +96,7 @@ pub mod block;
 pub mod credit;
 pub mod draft;
 mod error;
+pub mod group;
 pub mod layout;
 pub mod levenshtein;
 mod names;
@@ -115,6 +117,7 @@ pub use block::BlockSize;
 pub use credit::Credits;
 pub use draft::{Draft, LevenshteinNoise, Original, ReplaceNoise, Replacements, Role};
 pub use error::Error;
+pub use group::{Grouped, Grouping};
 pub use layout::{Elision, LossRow, NoisyDocument, TrainRows};
 pub use levenshtein::{Masks, Operations, apply_labels, levenshtein_labels};
 pub use noise::{Band, Corruption, MaskDraw, NoiseSchedule, RateScope};

@@ -6,8 +6,8 @@
 //! -log p(text).
 
 use llada_diffusion::{
-    Band, BlockSize, Counts, Elision, LabelAlignment, MaskDraw, NoiseSchedule, NoisyDocument,
-    Normalisation, RateScope, TrainRows, loss_weights,
+    Band, BlockSize, Counts, Elision, Grouping, LabelAlignment, MaskDraw, NoiseSchedule,
+    NoisyDocument, Normalisation, RateScope, TrainRows, loss_weights,
 };
 
 const MASK: u32 = 9;
@@ -76,6 +76,7 @@ impl Setting {
             clean_ids: &ids,
             copies: &copies,
             block_size: self.block_size,
+            grouping: Grouping::default(),
         };
         let mut batch = TrainRows::new();
         batch.push_diffusion(0, &noisy, MASK, self.alignment, Elision::On);

@@ -84,6 +84,7 @@ fn assembly(config: &Config) -> Result<Assembly> {
         objective: Objective::Bdlm,
         noise: NoiseSchedule::new(RateScope::Document, Band::new(0.3, 0.8)?),
         draws: 1,
+        group_blocks: 1,
         complementary: false,
         fill: None,
         editing: None,

@@ -8,8 +8,9 @@
 mod edit;
 
 use llada_diffusion::{
-    BlockSize, Corruption, Counts, Draft, Elision, LabelAlignment, NoiseSchedule, NoisyDocument,
-    Normalisation, Objective, Role, TrainRows, loss_weights,
+    BlockSize, Corruption, Counts, Draft, Elision, Grouped, Grouping, LabelAlignment,
+    NoiseSchedule, NoisyDocument, Normalisation, Objective, Rng, Role, Stream, TrainRows,
+    loss_weights,
 };
 
 use llada_model::Config;
@@ -86,6 +87,8 @@ pub struct Diffusion {
     pub noise: NoiseSchedule,
     /// Masks drawn per document, at least 1.
     pub draws: usize,
+    /// Blocks denoised at the same time, at least 1.
+    pub group_blocks: usize,
     /// Whether each mask comes with its complement.
     pub complementary: bool,
     /// Token that fills answers up to the end of their block, if they are filled.
@@ -266,12 +269,18 @@ impl Diffusion {
         }
         let filled = Document { ids, ..*document };
         let supervised = filled.supervised();
+        let grouping = self.grouping(drawn, seed);
         // To the noise, every draw is a document of its own.
         let numbers = (0..self.draws).map(|draw| (drawn.document * self.draws + draw) as u64);
         let corrupt = |number| {
-            let first = self
-                .noise
-                .corrupt(seed, drawn.epoch, number, &supervised, block_size);
+            let of = Grouped {
+                seed,
+                epoch: drawn.epoch,
+                document: number,
+                supervised: &supervised,
+                block_size,
+            };
+            let first = self.corrupt(&of, grouping);
             let twin = self.complementary.then(|| first.complement(&supervised));
             std::iter::once(first).chain(twin)
         };
@@ -282,11 +291,27 @@ impl Diffusion {
             copies,
             drafts: Vec::new(),
             block_size,
+            grouping,
         };
         if let Some(editing) = &self.editing {
             editing.draw(&mut prepared, drawn, seed, self.reading.mask_token_id);
         }
         prepared
+    }
+
+    fn corrupt(&self, of: &Grouped<'_>, grouping: Grouping) -> Corruption {
+        if self.group_blocks > 1 {
+            return self.noise.corrupt_groups(of, grouping);
+        }
+        self.noise
+            .corrupt(of.seed, of.epoch, of.document, of.supervised, of.block_size)
+    }
+
+    /// Returns how the blocks of a document are grouped: over the epochs, every shift comes up.
+    fn grouping(&self, drawn: Drawn, seed: u64) -> Grouping {
+        let size = self.group_blocks;
+        let first = Rng::new(seed, Stream::Data).at(0, drawn.document as u64, 1)[0] as usize;
+        Grouping::new(size, (first + drawn.epoch as usize) % size)
     }
 }
 
@@ -298,6 +323,7 @@ pub(crate) struct Prepared {
     /// Input and targets of each copy, if they are not those of its mask.
     pub(crate) drafts: Vec<Draft>,
     pub(crate) block_size: BlockSize,
+    pub(crate) grouping: Grouping,
 }
 
 impl Prepared {
@@ -318,6 +344,7 @@ impl Prepared {
             copies,
             drafts: Vec::new(),
             block_size: BlockSize::ONE,
+            grouping: Grouping::default(),
         }
     }
 
@@ -364,6 +391,7 @@ impl MicroBatch {
             clean_ids: &document.ids,
             copies: &copies,
             block_size,
+            grouping: document.grouping,
         };
         let Reading {
             mask_token_id,

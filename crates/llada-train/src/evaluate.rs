@@ -11,7 +11,7 @@
 //! The first token of a document is never scored, in any mode: the figures of all modes are about
 //! the same tokens.
 
-use llada_diffusion::{BlockSize, Corruption, Elision, Normalisation, Rng, Stream};
+use llada_diffusion::{BlockSize, Corruption, Elision, Grouping, Normalisation, Rng, Stream};
 use llada_model::Model;
 
 use crate::batch::{MicroBatch, Prepared, Reading};
@@ -129,6 +129,7 @@ fn prepare(document: &Document, number: u64, mode: Mode, draws: usize) -> Prepar
         copies,
         drafts: Vec::new(),
         block_size,
+        grouping: Grouping::default(),
     }
 }
 

@@ -58,6 +58,7 @@ pub(crate) fn assembly(alignment: LabelAlignment, elision: Elision) -> Assembly 
             objective: Objective::Bdlm,
             noise: NoiseSchedule::new(RateScope::Block, Band::new(0.2, 0.8).expect("a band")),
             draws: 1,
+            group_blocks: 1,
             complementary: false,
             fill: Some(EOS),
             editing: None,

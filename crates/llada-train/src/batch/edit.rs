@@ -46,6 +46,7 @@ impl Editing {
             copies,
             drafts,
             block_size,
+            ..
         } = document;
         for mask in copies {
             let of = Original {

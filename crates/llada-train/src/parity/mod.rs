@@ -6,7 +6,9 @@ mod file;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use llada_diffusion::{BlockSize, Corruption, Elision, LabelAlignment, Normalisation, Objective};
+use llada_diffusion::{
+    BlockSize, Corruption, Elision, Grouping, LabelAlignment, Normalisation, Objective,
+};
 use llada_model::{Activations, Gradients, KeepDtype, Model, Weights, load};
 use llada_tensor::{AdamW, Precision, Tensor, Weight, adamw_step};
 use serde::{Deserialize, Serialize};
@@ -171,6 +173,7 @@ impl Golden {
                     rates: vec![case.t; ids.len()],
                 }],
                 drafts: Vec::new(),
+                grouping: Grouping::default(),
                 block_size: objective.block_size(scheduled, ids.len()),
                 ids,
             };
@@ -228,6 +231,7 @@ impl Golden {
             supervised: (0..ids.len()).map(|i| i >= case.prompt_len).collect(),
             copies: masks.into_iter().map(copy).collect(),
             drafts: Vec::new(),
+            grouping: Grouping::default(),
             block_size: BlockSize::new(case.block_size)?,
             ids,
         })

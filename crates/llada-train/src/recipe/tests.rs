@@ -98,6 +98,8 @@ fn contradictions_are_refused_by_key() {
         (&["objective.complementary=true"], "objective.normalisation"),
         (&["optimizer.clip=0.0"], "optimizer.clip"),
         (&["data.max_len=1"], "data.max_len"),
+        (&["objective.group_blocks=0"], "objective.group_blocks"),
+        (&["objective.group_blocks=2"], "objective.normalisation"),
         (&["cap.lambda=-1.0"], "cap.lambda"),
         (&["cap.lambda=1.0", "dpo.beta=0.1"], "`dpo`"),
         (&["dpo.beta=0.0"], "dpo.beta"),

@@ -231,6 +231,7 @@ pub(super) fn assembly(
             objective: kind,
             noise: objective.noise()?,
             draws: recipe.dpo.as_ref().map_or(1, |dpo| dpo.draws),
+            group_blocks: objective.group_blocks,
             complementary: objective.complementary,
             fill: eos_token_id(config, tokenizer).filter(|_| objective.eos_fill),
             editing: editing(recipe, config, tokenizer)?,

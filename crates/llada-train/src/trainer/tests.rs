@@ -333,6 +333,11 @@ fn every_objective_learns_one_batch_by_heart() {
             "objective.block_size=4",
             "objective.complementary=true",
         ],
+        &[
+            "objective.kind=bdlm",
+            "objective.block_size=2",
+            "objective.group_blocks=2",
+        ],
         &["objective.kind=mdlm"],
         &["objective.kind=ar", "objective.loss_on_prompt=true"],
     ] {
