@@ -351,6 +351,9 @@ pub(crate) struct SumsInitArgs {
     /// Depth of the model.
     #[arg(long, default_value_t = 4)]
     pub layers: usize,
+    /// Adds two tokens that delete and insert, for recipes with `[levenshtein]`.
+    #[arg(long)]
+    pub edit_tokens: bool,
 }
 
 #[derive(Debug, Args)]
