@@ -352,6 +352,9 @@ pub(crate) struct SumsInitArgs {
     /// Depth of the model.
     #[arg(long, default_value_t = 4)]
     pub layers: usize,
+    /// Adds two tokens that delete and insert, for recipes with `[levenshtein]`.
+    #[arg(long)]
+    pub edit_tokens: bool,
 }
 
 #[derive(Debug, Args)]
@@ -366,4 +369,3 @@ pub(crate) struct SumsWriteArgs {
     #[arg(long)]
     pub out: PathBuf,
 }
-

@@ -95,6 +95,9 @@ pub enum Error {
         "config.json names no `{0}`: this is not a diffusion model; make one with `llada convert`"
     )]
     NotDiffusion(&'static str),
+    /// A checkpoint cannot insert or delete.
+    #[error("config.json names no `{0}`, which `[levenshtein]` trains; name an unused token there")]
+    NoEditToken(&'static str),
     /// Configuration, loading or saving of a model failed.
     #[error(transparent)]
     Model(#[from] llada_model::Error),

@@ -110,10 +110,13 @@ fn show(bar: &ProgressBar, metrics: &Metrics) {
         metrics.lr,
         metrics.tokens_per_second,
     );
+    for (name, value) in &metrics.measures {
+        line += &format!("  {name} {value:.3}");
+    }
     if is_validated {
-        line += "\n      validation, nats per token:";
-        for (mode, nll) in &metrics.valid {
-            line += &format!("  {mode} {nll:.3}");
+        line += "\n      validation, nats per token or as named:";
+        for (name, value) in &metrics.valid {
+            line += &format!("  {name} {value:.3}");
         }
     }
     bar.suspend(|| ui::say(line));

@@ -2,23 +2,97 @@
 //!
 //! A loss only decides the weights that a row's negative log-likelihood and entropy have; the rest
 //! is [`Pass`]. Next-token, block and document denoising are one weighted sum ([`weighted_nll`]);
-//! confidence-aware training ([`cap()`]) adds entropies, preference training ([`dpo()`]) joins two
-//! passes.
+//! confidence-aware training ([`cap()`]) adds entropies, preference training ([`Preference`]) weighs
+//! the two answers of a pair against each other, editing ([`Turns`]) looks at drafts. [`Loss`] is the
+//! choice among them. Noise on MASK and the z-loss of routers belong to the pass, whatever the loss.
 
 mod cap;
 mod dpo;
 mod pass;
+mod turns;
+
+use std::collections::BTreeMap;
 
 use llada_model::{Activations, Gradients, Model};
 use llada_tensor::HeadRow;
 
 pub use self::cap::{CapLoss, cap};
-pub use self::dpo::{DpoLoss, Pair, dpo, elbo};
+pub use self::dpo::{DpoSums, Preference};
 pub(crate) use self::pass::nll as nll_of;
 use self::pass::pass_and_backward;
 pub use self::pass::{Pass, score};
+pub use self::turns::{OnPolicy, Turns};
 use crate::balance::RouterTotals;
-use crate::batch::MicroBatch;
+use crate::batch::{Batch, MicroBatch};
+
+/// What a batch is scored by.
+#[derive(Debug)]
+pub enum Loss {
+    /// Weighted negative log-likelihoods (Eq. 1, 2 and 5).
+    Likelihood,
+    /// The same, and lambda times the mean entropy of right guesses (Eq. 6).
+    Cap {
+        /// Weight of the mean entropy.
+        lambda: f32,
+    },
+    /// Preference of one answer over another (Eq. 7 and 8). For batches of pairs.
+    Dpo(Box<Preference>),
+    /// Masked, wrong and right tokens of drafts (LLaDA2.1 and 2.2). For batches of drafts.
+    Edit(Turns),
+    /// Masked tokens, some of them filled by the model itself.
+    OnPolicy(OnPolicy),
+}
+
+/// What is logged of a step beside its loss, by name.
+pub type Measures = BTreeMap<&'static str, f64>;
+
+impl Loss {
+    /// Adds the gradient of a batch's loss to `grads`; returns the sums over its loss rows and what
+    /// else is to be logged.
+    pub fn accumulate(
+        &self,
+        model: &Model,
+        batch: &Batch,
+        activations: Activations,
+        grads: &mut Gradients,
+    ) -> (Sums, Measures) {
+        match self {
+            Self::Likelihood => {
+                let mut sums = Sums::default();
+                for micro_batch in &batch.micro_batches {
+                    sums += weighted_nll(model, micro_batch, activations, grads);
+                }
+                (sums, Measures::new())
+            }
+            Self::Cap { lambda } => {
+                let cap = cap(model, &batch.micro_batches, *lambda, activations, grads);
+                let share = cap.num_correct as f64 / cap.num_rows.max(1) as f64;
+                let measures = [("cap_correct", share), ("cap_entropy", cap.mean_entropy)];
+                let sums = Sums {
+                    loss: cap.loss,
+                    ..cap.likelihood
+                };
+                (sums, measures.into())
+            }
+            Self::Dpo(preference) => {
+                let mut dpo = DpoSums::default();
+                let scale = 1.0 / batch.drawn.len() as f64;
+                for micro_batch in &batch.micro_batches {
+                    dpo += preference.accumulate(model, micro_batch, scale, activations, grads);
+                }
+                let measures = dpo.means().into();
+                let sums = Sums {
+                    loss: dpo.loss * scale,
+                    nll: dpo.nll,
+                    routers: dpo.routers,
+                };
+                (sums, measures)
+            }
+            Self::Edit(turns) => turns.accumulate(model, batch, activations, grads),
+            Self::OnPolicy(on_policy) => on_policy.accumulate(model, batch, activations, grads),
+        }
+    }
+}
 
 /// Sums over the loss rows of a forward pass.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,7 +122,7 @@ pub fn weighted_nll(
 ) -> Sums {
     let (head, routers) = pass_and_backward(model, micro_batch, activations, grads);
     Sums {
-        routers: RouterTotals(routers),
+        routers,
         ..sums(&head, &micro_batch.weights)
     }
 }

@@ -10,6 +10,7 @@
 //! ```
 
 mod log;
+mod losses;
 pub(crate) mod setup;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use crate::checkpoint::{Checkpoints, State};
 use crate::data::{Corpus, Drawn, Mix};
 use crate::error::{Error, Result};
 use crate::mask_noise::MaskNoise;
+use crate::objective::{Loss, Measures};
 use crate::recipe::{Blocks, Recipe};
 use crate::step::{Learner, StepReport, StepSettings};
 
@@ -77,6 +79,9 @@ pub struct Metrics {
     /// How evenly experts were used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expert_load: Option<ExpertLoad>,
+    /// What the loss measures besides, such as `cap_correct` or `dpo_margin`.
+    #[serde(flatten)]
+    pub measures: Measures,
     /// Validation: nats per token by mode, `ar` or `block_N`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub valid: BTreeMap<String, f64>,
@@ -160,6 +165,7 @@ struct Run<'a> {
     corpus: Corpus,
     validation: Option<Validation>,
     assembly: Assembly,
+    loss: Loss,
     blocks: Blocks,
     learning_rate: LearningRate,
     mix: Mix,
@@ -189,6 +195,7 @@ impl<'a> Run<'a> {
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
+        let loss = losses::loss(recipe, config)?;
         // Everything has been checked: only now does the run leave traces.
         let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;
         let config_path = dir.join("config.toml");
@@ -197,6 +204,7 @@ impl<'a> Run<'a> {
             recipe,
             dir,
             assembly,
+            loss,
             blocks: recipe.objective.blocks()?,
             learning_rate: recipe.optimizer.schedule(recipe.train.steps)?,
             mix: Mix::new(&sources, recipe.train.seed, &state.cursors),
@@ -233,7 +241,7 @@ impl<'a> Run<'a> {
             activations: self.recipe.train.activations.into(),
             expert_bias_rate: self.recipe.optimizer.expert_bias_rate,
         };
-        let report = self.learner.train_step(&batch, &settings)?;
+        let report = self.learner.train_step(&batch, &self.loss, &settings)?;
         self.state.step += 1;
         self.state.tokens += batch.num_tokens;
         self.state.skipped_steps += u64::from(report.is_none());
@@ -258,7 +266,7 @@ impl<'a> Run<'a> {
             let Some(next) = self.mix.next() else {
                 break;
             };
-            tokens += self.corpus.documents[next.document].ids.len();
+            tokens += self.lengths(next).sum::<usize>();
             drawn.push(next);
         }
         self.state.cursors = self.mix.cursors();
@@ -271,11 +279,14 @@ impl<'a> Run<'a> {
         MaskNoise::at(&self.learner.model, step, num_steps, seed, drawn)
     }
 
+    /// Returns the lengths of the documents of a draw.
+    fn lengths(&self, drawn: Drawn) -> impl Iterator<Item = usize> {
+        let documents = self.assembly.unit.documents(&self.corpus.documents, drawn);
+        documents.iter().map(|document| document.ids.len())
+    }
+
     fn metrics(&self, report: &StepReport, batch: &Batch, scheduled: BlockSize) -> Metrics {
-        let lengths = batch
-            .drawn
-            .iter()
-            .map(|d| self.corpus.documents[d.document].ids.len());
+        let lengths = batch.drawn.iter().flat_map(|&drawn| self.lengths(drawn));
         let objective = self.recipe.objective.kind;
         Metrics {
             step: self.state.step,
@@ -294,6 +305,7 @@ impl<'a> Run<'a> {
             elapsed_seconds: self.seconds(),
             skipped_steps: self.state.skipped_steps,
             expert_load: report.routers.metrics(),
+            measures: report.measures.clone(),
             valid: BTreeMap::new(),
         }
     }
@@ -305,7 +317,7 @@ impl<'a> Run<'a> {
         let Some(validation) = self.validation.as_ref().filter(|_| is_due) else {
             return Ok(BTreeMap::new());
         };
-        validation.measure(&self.learner.model, train.eval_draws)
+        validation.measure(&self.learner.model, &self.loss, train.eval_draws)
     }
 
     fn checkpoint_if_due(&mut self) -> Result<()> {

@@ -100,7 +100,10 @@ impl Contestant {
         spec: &PromptSpec,
         setting: &Setting,
     ) -> anyhow::Result<(Ask, AnswerText)> {
-        let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
+        let tokenizer = self
+            .checkpoint
+            .tokenizer_for("a task")
+            .map_err(failure::usage)?;
         let ids = self.dialogue.prompt(tokenizer, question)?;
         let stop = (!self.is_chat() && !spec.stop.is_empty()).then(|| spec.stop.clone());
         let of_task = Settings {
@@ -135,7 +138,9 @@ impl Contestant {
         let first = |context: &str| {
             let same = texts.iter().zip(&joined);
             let same = same.filter(|((other, _), _)| *other == context);
-            same.map(|(_, joined)| joined.context_len).min().unwrap_or(0)
+            same.map(|(_, joined)| joined.context_len)
+                .min()
+                .unwrap_or(0)
         };
         let documents: Vec<Document> = texts
             .iter()
@@ -154,7 +159,10 @@ impl Contestant {
     /// Returns the likelihood of a text, in pieces as long as the model's context. The first token of
     /// each is given.
     pub(super) fn text_likelihood(&self, text: &str) -> anyhow::Result<Total> {
-        let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
+        let tokenizer = self
+            .checkpoint
+            .tokenizer_for("a task")
+            .map_err(failure::usage)?;
         let ids = tokenizer.encode(text).map_err(failure::usage)?;
         let pieces = ids.chunks(self.model.config.max_position_embeddings);
         let documents: Vec<Document> = pieces.map(|ids| Document::text(ids.to_vec())).collect();
@@ -175,7 +183,10 @@ impl Contestant {
     /// Encodes both together, as they would stand in a text; the prompt ends where this differs from
     /// the context alone.
     fn joined(&self, context: &str, continuation: &str) -> anyhow::Result<Joined> {
-        let tokenizer = self.checkpoint.tokenizer_for("a task").map_err(failure::usage)?;
+        let tokenizer = self
+            .checkpoint
+            .tokenizer_for("a task")
+            .map_err(failure::usage)?;
         let alone = tokenizer.encode(context).map_err(failure::usage)?;
         let ids = tokenizer
             .encode(&format!("{context}{continuation}"))

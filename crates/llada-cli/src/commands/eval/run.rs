@@ -17,8 +17,8 @@ use super::contestant::{BASELINE, Contestant, text_of};
 use super::score::{programs_at_once, sandbox, usage};
 use super::settings::{Setting, settings};
 use crate::args::EvalRunArgs;
-use llada_request::AnswerText;
 use crate::{failure, ui};
+use llada_request::AnswerText;
 
 /// Flags that change neither answers nor what is asked.
 const FREE_FLAGS: [&str; 3] = ["--concurrency", "--out", "--threads"];
