@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Trains a model as a recipe says.
     Train(TrainArgs),
+    /// Averages checkpoints: those named, or the best of a run.
+    Merge(MergeArgs),
     /// Generates text, by parallel block decoding or (--ar) token by token.
     Generate(GenerateArgs),
     /// Talks with a model in the terminal.
@@ -99,6 +101,31 @@ pub(crate) struct TrainArgs {
     /// Continues from the run directory's latest checkpoint.
     #[arg(long)]
     pub resume: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  llada merge runs/a/final runs/b/final --out runs/merged\n  llada merge --run runs/cpt --metric block_32 --best 5 --out runs/merged"
+)]
+pub(crate) struct MergeArgs {
+    /// Checkpoint directories.
+    #[arg(required_unless_present = "run", conflicts_with = "run")]
+    pub checkpoints: Vec<PathBuf>,
+    /// Directory to create.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Run directory to take the best checkpoints of.
+    #[arg(long, requires = "metric")]
+    pub run: Option<PathBuf>,
+    /// Validation that decides which are best, such as block_32; lower is better.
+    #[arg(long, value_name = "NAME", requires = "run")]
+    pub metric: Option<String>,
+    /// How many to take [default: 5].
+    #[arg(long, value_name = "K", requires = "run")]
+    pub best: Option<NonZeroUsize>,
+    /// Element type to write.
+    #[arg(long, default_value = "bf16")]
+    pub dtype: PrecisionArg,
 }
 
 #[derive(Debug, Args)]

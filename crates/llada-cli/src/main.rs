@@ -35,6 +35,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => commands::demo::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
         Command::Train(args) => commands::train::run(&args),
+        Command::Merge(args) => commands::merge::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Chat(args) => commands::chat::run(&args),
         Command::Trace(args) => commands::trace::run(&args),

@@ -39,17 +39,8 @@ pub enum KeepDtype {
 /// # Errors
 /// If a file is missing or damaged, the config is refused, or the tensors do not fit the config.
 pub fn load(dir: &Path, precision: Precision, keep: KeepDtype) -> Result<Loaded, Error> {
-    let mut config = Config::from_dir(dir)?;
-    let shards = Shards::open(dir)?;
-    if config.family == Family::BailingMoe && !config.says("use_qk_norm") {
-        let witness = "model.layers.0.attention.query_layernorm.weight";
-        config.use_qk_norm = shards.get(witness).is_some();
-    }
-    let mut plan = Plan::new(&config, &shards);
-    let sources = Weights::build(&config, |spec| {
-        Ok::<_, Error>((spec.clone(), plan.source(spec)))
-    })?;
-    let warnings = plan.finish()?;
+    let (mut config, shards) = open(dir)?;
+    let (sources, warnings) = plan(&config, &shards)?;
     let bf16 = precision == Precision::Bf16 && keep == KeepDtype::AsStored;
     let mut weights = sources.map_into(|_, (spec, source)| read(&spec, &source, precision, bf16));
     if std::mem::take(&mut config.norm_head) {
@@ -62,8 +53,31 @@ pub fn load(dir: &Path, precision: Precision, keep: KeepDtype) -> Result<Loaded,
     })
 }
 
+/// Opens a checkpoint without reading its tensors.
+pub(crate) fn open(dir: &Path) -> Result<(Config, Shards), Error> {
+    let mut config = Config::from_dir(dir)?;
+    let shards = Shards::open(dir)?;
+    if config.family == Family::BailingMoe && !config.says("use_qk_norm") {
+        let witness = "model.layers.0.attention.query_layernorm.weight";
+        config.use_qk_norm = shards.get(witness).is_some();
+    }
+    Ok((config, shards))
+}
+
+/// Parameters and the bytes that hold them, and what the user should know.
+pub(crate) type Planned<'a> = (Weights<(ParamSpec, Source<'a>)>, Vec<String>);
+
+/// Matches every parameter with the bytes that hold it.
+pub(crate) fn plan<'a>(config: &'a Config, shards: &'a Shards) -> Result<Planned<'a>, Error> {
+    let mut plan = Plan::new(config, shards);
+    let sources = Weights::build(config, |spec| {
+        Ok::<_, Error>((spec.clone(), plan.source(spec)))
+    })?;
+    Ok((sources, plan.finish()?))
+}
+
 /// The bytes that hold a parameter.
-enum Source<'a> {
+pub(crate) enum Source<'a> {
     /// Its rows, in order.
     Rows(Vec<(Dtype, &'a [u8])>),
     /// Nothing; its values are zero.

@@ -7,6 +7,7 @@
 //! * [`data`] reads JSONL rows, [`batch`] turns documents into forward passes.
 //! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
 //! * [`evaluate`] measures likelihoods, [`mod@convert`] makes a diffusion model of a parent.
+//! * [`mod@merge`] averages checkpoints.
 //! * [`parity`] compares all of it with recorded values of an independent implementation.
 //!
 //! The crate knows neither decoding nor HTTP.
@@ -17,6 +18,7 @@ pub mod convert;
 pub mod data;
 mod error;
 pub mod evaluate;
+pub mod merge;
 pub mod objective;
 pub mod optimizer;
 pub mod parity;
@@ -25,10 +27,12 @@ pub mod step;
 #[cfg(test)]
 mod testing;
 pub mod trainer;
+mod validations;
 
 pub use convert::{ConvertOptions, Converted, MaskChoice, convert};
 pub use error::{Error, Result};
 pub use evaluate::{Mode, NllResult, nll};
+pub use merge::{best_checkpoints, merge};
 pub use recipe::Recipe;
 pub use step::{Learner, StepReport};
 pub use trainer::{Ending, Metrics, Outcome, Resume, train};

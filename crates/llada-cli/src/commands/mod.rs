@@ -8,6 +8,7 @@ pub(crate) mod demo;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod merge;
 pub(crate) mod sums;
 pub(crate) mod trace;
 pub(crate) mod train;

@@ -27,11 +27,12 @@ use serde::Serialize;
 use self::log::Log;
 use self::setup::Validation;
 use crate::batch::{Assembly, Batch};
-use crate::checkpoint::{Checkpoints, State};
+use crate::checkpoint::{self, Checkpoints, Retention, State};
 use crate::data::{Corpus, Drawn, Shuffle};
 use crate::error::{Error, Result};
 use crate::recipe::{Blocks, Recipe};
 use crate::step::{Learner, StepReport, StepSettings};
+use crate::validations;
 
 /// Whether a run begins or goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +182,7 @@ impl<'a> Run<'a> {
             setup::reader(recipe, config, tokenizer.as_ref()).read(&recipe.data.train.0)?;
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
+        setup::require_metric(recipe, validation.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
         // Everything has been checked: only now does the run leave traces.
         let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;
@@ -304,9 +306,26 @@ impl<'a> Run<'a> {
             seconds: self.seconds(),
             ..self.state
         };
-        let keep_last = self.recipe.train.keep_last;
+        let retention = self.retention()?;
         self.checkpoints
-            .save(&self.learner, self.tokenizer.as_ref(), &state, keep_last)
+            .save(&self.learner, self.tokenizer.as_ref(), &state, &retention)
+    }
+
+    fn retention(&self) -> Result<Retention> {
+        let train = &self.recipe.train;
+        let best = match &train.keep_best_metric {
+            Some(metric) => {
+                let scores = validations::read(&self.dir.join("metrics.jsonl"))?;
+                let kept = checkpoint::list_complete(&self.dir.join("checkpoints"))?;
+                let kept = kept.into_iter().map(|(step, _)| step);
+                scores.best(metric, kept.chain([self.state.step]), train.keep_best)
+            }
+            None => Vec::new(),
+        };
+        Ok(Retention {
+            last: train.keep_last,
+            best,
+        })
     }
 
     /// Writes `final/`, in place of an earlier one.

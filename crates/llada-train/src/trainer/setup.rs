@@ -157,6 +157,22 @@ pub(super) fn validation(
     Ok(Some(Validation { documents, modes }))
 }
 
+/// Checks that validation measures what checkpoints are compared by.
+pub(super) fn require_metric(recipe: &Recipe, validation: Option<&Validation>) -> Result<()> {
+    let Some(metric) = &recipe.train.keep_best_metric else {
+        return Ok(());
+    };
+    let modes = validation.map_or(&[][..], |validation| &validation.modes);
+    let names: Vec<&str> = modes.iter().map(|(name, _)| name.as_str()).collect();
+    if names.contains(&metric.as_str()) {
+        return Ok(());
+    }
+    Err(Error::Setting {
+        key: "train.keep_best_metric",
+        problem: format!("must be what the run validates ({names:?}), found `{metric}`"),
+    })
+}
+
 pub(super) fn assembly(
     recipe: &Recipe,
     config: &Config,
