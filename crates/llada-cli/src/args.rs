@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Averages checkpoints: those named, or the best of a run.
     Merge(MergeArgs),
+    /// Draws the curves of runs side by side, in one page without external parts.
+    Report(ReportArgs),
     /// Generates text, by parallel block decoding or (--ar) token by token.
     Generate(GenerateArgs),
     /// Talks with a model in the terminal.
@@ -126,6 +128,17 @@ pub(crate) struct MergeArgs {
     /// Element type to write.
     #[arg(long, default_value = "bf16")]
     pub dtype: PrecisionArg,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  llada report runs/a runs/b --out compared.html")]
+pub(crate) struct ReportArgs {
+    /// Run directories.
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Page to write.
+    #[arg(long, default_value = "report.html")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]

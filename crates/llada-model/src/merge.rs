@@ -156,7 +156,7 @@ fn size_of_element(dtype: Dtype) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use llada_tensor::Precision;
+    use llada_tensor::{Precision, Weight};
 
     use super::*;
     use crate::{KeepDtype, load, save};
@@ -210,24 +210,23 @@ mod tests {
         let read = |path: &Path| load(path, Precision::F32, KeepDtype::F32).unwrap().weights;
         let all: Vec<_> = inputs.iter().map(|path| read(path)).collect();
         let mean = read(&dir.path().join("merged"));
+        let all: Vec<_> = all.iter().map(Weights::params).collect();
         for (index, (name, mean)) in mean.params().into_iter().enumerate() {
+            let values = |params: &Vec<(String, &Weight)>| params[index].1.values().f32s().to_vec();
+            let all: Vec<Vec<f32>> = all.iter().map(values).collect();
             for (element, &found) in mean.values().f32s().iter().enumerate() {
-                let value = |w: &Weights<_>| f64::from(values_of(w, index)[element]);
-                let expected = all.iter().map(value).sum::<f64>() / 3.0;
-                assert_eq!(found, expected as f32, "{name} {element}");
+                let sum: f64 = all.iter().map(|values| f64::from(values[element])).sum();
+                assert_eq!(found, (sum / 3.0) as f32, "{name} {element}");
             }
         }
-    }
-
-    fn values_of(weights: &Weights<llada_tensor::Weight>, index: usize) -> &[f32] {
-        weights.params()[index].1.values().f32s()
     }
 
     #[test]
     fn different_configurations_are_refused_by_key() {
         let dir = tempfile::tempdir().unwrap();
-        let mut other = config();
-        other.rms_norm_eps *= 10.0;
+        let mut other = settings(&config());
+        other.insert("rms_norm_eps".into(), 1e-3.into());
+        let other = Config::from_json(&Value::Object(other).to_string()).unwrap();
         let inputs = [
             saved(dir.path(), &config(), 1),
             saved(dir.path(), &other, 2),

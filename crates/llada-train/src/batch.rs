@@ -92,6 +92,8 @@ pub struct MicroBatch {
     pub rows: TrainRows,
     /// Weight of each loss row in the loss, denominators included, `[loss rows]`.
     pub weights: Vec<f32>,
+    /// Mask ratio under which each loss row was drawn, `[loss rows]`.
+    pub rates: Vec<f32>,
 }
 
 /// The forward passes of one step.
@@ -302,6 +304,8 @@ impl MicroBatch {
         for row in &self.rows.loss_rows[self.weights.len()..] {
             let weight = weights[row.copy as usize][row.position as usize];
             self.weights.push((f64::from(weight) * scale) as f32);
+            let corruption = &document.copies[row.copy as usize];
+            self.rates.push(corruption.rates[row.position as usize]);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
 //! * [`evaluate`] measures likelihoods, [`mod@convert`] makes a diffusion model of a parent.
 //! * [`mod@merge`] averages checkpoints.
+//! * [`report`] draws the curves of runs.
 //! * [`parity`] compares all of it with recorded values of an independent implementation.
 //!
 //! The crate knows neither decoding nor HTTP.
@@ -23,6 +24,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod parity;
 pub mod recipe;
+pub mod report;
 pub mod step;
 #[cfg(test)]
 mod testing;

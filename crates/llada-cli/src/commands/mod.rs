@@ -9,6 +9,7 @@ pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod merge;
+pub(crate) mod report;
 pub(crate) mod sums;
 pub(crate) mod trace;
 pub(crate) mod train;

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::ProgressBar;
+use indicatif::{HumanDuration, ProgressBar};
 use llada_train::{Ending, Metrics, Recipe, Resume, train};
 
 use crate::args::TrainArgs;
@@ -87,6 +88,13 @@ fn on_ctrl_c() {
     }
 }
 
+/// Returns how long the steps to come take if they are like those before.
+fn time_left(metrics: &Metrics, steps: u64) -> Duration {
+    let steps_left = steps.saturating_sub(metrics.step);
+    let seconds = metrics.elapsed_seconds / metrics.step as f64 * steps_left as f64;
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
 /// Updates the bar, and prints a line when there is something new to read.
 fn show(bar: &ProgressBar, metrics: &Metrics) {
     bar.set_position(metrics.step);
@@ -95,7 +103,7 @@ fn show(bar: &ProgressBar, metrics: &Metrics) {
         return;
     }
     let mut line = format!(
-        "step {:>5}  loss {:.4}  mask {:.2}  block {}  grad {:.2}  lr {:.1e}  {:.0} tok/s",
+        "step {:>5}  loss {:.4}  mask {:.2}  block {}  grad {:.2}  lr {:.1e}  {:.0} tok/s  {} left",
         metrics.step,
         metrics.loss,
         metrics.mask_ratio,
@@ -103,6 +111,7 @@ fn show(bar: &ProgressBar, metrics: &Metrics) {
         metrics.grad_norm,
         metrics.lr,
         metrics.tokens_per_second,
+        HumanDuration(time_left(metrics, bar.length().unwrap_or(metrics.step))),
     );
     if is_validated {
         line += "\n      validation, nats per token:";

@@ -26,12 +26,34 @@ pub struct Sums {
     pub loss: f64,
     /// Of negative log-likelihoods alone, in nats.
     pub nll: f64,
+    /// Of negative log-likelihoods, by mask ratio in tenths.
+    pub buckets: [Bucket; 10],
+}
+
+/// The loss rows that were drawn under similar mask ratios.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bucket {
+    /// Sum of their negative log-likelihoods, in nats.
+    pub nll: f64,
+    /// How many they are.
+    pub rows: u64,
+}
+
+impl Bucket {
+    /// Returns the mean, if there is a row.
+    pub fn mean(&self) -> Option<f64> {
+        (self.rows > 0).then(|| self.nll / self.rows as f64)
+    }
 }
 
 impl std::ops::AddAssign for Sums {
     fn add_assign(&mut self, other: Self) {
         self.loss += other.loss;
         self.nll += other.nll;
+        for (bucket, other) in self.buckets.iter_mut().zip(other.buckets) {
+            bucket.nll += other.nll;
+            bucket.rows += other.rows;
+        }
     }
 }
 
@@ -42,18 +64,21 @@ pub fn weighted_nll(
     activations: Activations,
     grads: &mut Gradients,
 ) -> Sums {
-    let MicroBatch { rows, weights } = micro_batch;
+    let MicroBatch { rows, weights, .. } = micro_batch;
     let head = pass_and_backward(model, rows, activations, weights, grads);
-    sums(&head, weights)
+    sums(&head, micro_batch)
 }
 
-fn sums(head: &[HeadRow], weights: &[f32]) -> Sums {
+fn sums(head: &[HeadRow], micro_batch: &MicroBatch) -> Sums {
     let mut sums = Sums::default();
-    for (nll, &weight) in head.iter().map(nll_of).zip(weights) {
-        sums += Sums {
-            loss: nll * f64::from(weight),
-            nll,
-        };
+    let rows = micro_batch.weights.iter().zip(&micro_batch.rates);
+    for (nll, (&weight, &rate)) in head.iter().map(nll_of).zip(rows) {
+        sums.loss += nll * f64::from(weight);
+        sums.nll += nll;
+        let last = sums.buckets.len() - 1;
+        let bucket = &mut sums.buckets[((rate * 10.0) as usize).min(last)];
+        bucket.nll += nll;
+        bucket.rows += 1;
     }
     sums
 }

@@ -5,6 +5,7 @@
 //! ```text
 //! config.toml      the recipe with every default
 //! metrics.jsonl    one object per step
+//! report.html      its curves, as of the last validation or checkpoint
 //! checkpoints/     to resume from
 //! final/           the trained model, as the Hub lays out checkpoints
 //! ```
@@ -19,7 +20,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use llada_diffusion::{BlockSize, LearningRate};
+use llada_diffusion::{BlockSize, LearningRate, Objective};
 use llada_model::{Model, PartialDir, SaveOptions, write_model};
 use llada_text::Tokenizer;
 use serde::Serialize;
@@ -31,6 +32,7 @@ use crate::checkpoint::{self, Checkpoints, Retention, State};
 use crate::data::{Corpus, Drawn, Shuffle};
 use crate::error::{Error, Result};
 use crate::recipe::{Blocks, Recipe};
+use crate::report;
 use crate::step::{Learner, StepReport, StepSettings};
 use crate::validations;
 
@@ -54,6 +56,10 @@ pub struct Metrics {
     pub loss: f64,
     /// Mean negative log-likelihood of the scored tokens, in nats.
     pub nll: f64,
+    /// `nll` of the tokens under mask ratios from 0 to 0.1, 0.1 to 0.2 and so on: ten numbers, `None`
+    /// where nothing was scored. Empty for `ar`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nll_by_mask_ratio: Vec<Option<f64>>,
     /// Share of supervised tokens that was masked.
     pub mask_ratio: f64,
     /// Tokens per block; for whole documents, of the longest one.
@@ -132,6 +138,9 @@ pub fn train(
         }
         if let Some(metrics) = run.step()? {
             run.log.write(&metrics)?;
+            if !metrics.valid.is_empty() {
+                run.report()?;
+            }
             progress(&metrics);
         }
         run.checkpoint_if_due()?;
@@ -268,6 +277,10 @@ impl<'a> Run<'a> {
             tokens: self.state.tokens,
             loss: report.loss,
             nll: report.nll,
+            nll_by_mask_ratio: match objective {
+                Objective::Ar => Vec::new(),
+                _ => report.nll_by_mask_ratio.to_vec(),
+            },
             mask_ratio: batch.mask_ratio(),
             block_size: objective
                 .block_size(scheduled, lengths.max().unwrap_or(0))
@@ -308,7 +321,12 @@ impl<'a> Run<'a> {
         };
         let retention = self.retention()?;
         self.checkpoints
-            .save(&self.learner, self.tokenizer.as_ref(), &state, &retention)
+            .save(&self.learner, self.tokenizer.as_ref(), &state, &retention)?;
+        self.report()
+    }
+
+    fn report(&self) -> Result<()> {
+        report::write(&[self.dir.to_path_buf()], &self.dir.join("report.html"))
     }
 
     fn retention(&self) -> Result<Retention> {
