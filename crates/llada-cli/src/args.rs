@@ -103,6 +103,12 @@ pub(crate) struct TrainArgs {
     /// Continues from the run directory's latest checkpoint.
     #[arg(long)]
     pub resume: bool,
+    /// Only says what memory the run needs; reads the recipe and config.json, no weights or data.
+    #[arg(long, conflicts_with = "resume")]
+    pub plan: bool,
+    /// With --plan: JSON on stdout.
+    #[arg(long, requires = "plan")]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

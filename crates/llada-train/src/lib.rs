@@ -8,7 +8,7 @@
 //! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
 //! * [`evaluate`] measures likelihoods, [`mod@convert`] makes a diffusion model of a parent.
 //! * [`mod@merge`] averages checkpoints.
-//! * [`report`] draws the curves of runs.
+//! * [`mod@plan`] tells the memory a run needs, [`report`] draws the curves of runs.
 //! * [`parity`] compares all of it with recorded values of an independent implementation.
 //!
 //! The crate knows neither decoding nor HTTP.
@@ -23,6 +23,7 @@ pub mod merge;
 pub mod objective;
 pub mod optimizer;
 pub mod parity;
+pub mod plan;
 pub mod recipe;
 pub mod report;
 pub mod step;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar};
+use llada_train::plan::{Plan, plan};
 use llada_train::{Ending, Metrics, Recipe, Resume, train};
 
 use crate::args::TrainArgs;
@@ -16,6 +17,9 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot read `{}`", args.recipe.display()))?;
     let recipe = Recipe::parse(&text, &args.overrides)
         .map_err(|error| failure::usage(format!("{}: {error}", args.recipe.display())))?;
+    if args.plan {
+        return show_plan(&plan(&recipe)?, args.json);
+    }
     let stop = StopOnCtrlC::new()?;
     let bar = ui::bar(recipe.train.steps, "steps");
     let resume = if args.resume { Resume::Yes } else { Resume::No };
@@ -44,6 +48,28 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn show_plan(plan: &Plan, json: bool) -> anyhow::Result<()> {
+    if json {
+        return ui::line(serde_json::to_string(plan)?);
+    }
+    let bytes =
+        |name: &str, bytes: u64| vec![name.to_owned(), indicatif::BinaryBytes(bytes).to_string()];
+    let count =
+        |name: &str, count: u64| vec![name.to_owned(), indicatif::HumanCount(count).to_string()];
+    let rows = [
+        count("parameters", plan.parameters),
+        count("steps", plan.steps),
+        count("tokens per step", plan.tokens_per_step),
+        count("rows per forward", plan.rows_per_forward),
+        bytes("weights", plan.bytes.weights),
+        bytes("gradients", plan.bytes.gradients),
+        bytes("optimizer", plan.bytes.optimizer),
+        bytes("activations", plan.bytes.activations),
+        bytes("total", plan.bytes.total),
+    ];
+    ui::write(&ui::table(&["plan", ""], &rows))
 }
 
 /// The flag of the training that runs, if one does.

@@ -41,7 +41,7 @@ pub fn cap(
         .map(|&row| f64::from(pass.head()[row].entropy))
         .sum();
     let mean_entropy = entropy / num_correct.max(1) as f64;
-    let loss = sums(pass.head(), &micro_batch.weights).loss + f64::from(lambda) * mean_entropy;
+    let loss = sums(pass.head(), micro_batch).loss + f64::from(lambda) * mean_entropy;
     let entropy_weights = (weight != 0.0).then_some(&entropy_weights[..]);
     pass.backward(&micro_batch.weights, entropy_weights, grads);
     CapLoss {

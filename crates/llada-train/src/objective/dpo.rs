@@ -51,8 +51,8 @@ pub fn dpo(
     let chosen = Pass::forward(model, &pair.chosen.rows, activations);
     let rejected = Pass::forward(model, &pair.rejected.rows, activations);
     let policy = Elbos {
-        chosen: -sums(chosen.head(), &pair.chosen.weights).loss,
-        rejected: -sums(rejected.head(), &pair.rejected.weights).loss,
+        chosen: -sums(chosen.head(), pair.chosen).loss,
+        rejected: -sums(rejected.head(), pair.rejected).loss,
     };
     let margin = dpo_margin(policy, reference);
     let (loss, slope) = dpo_loss(margin, beta);
