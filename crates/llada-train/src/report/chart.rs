@@ -106,17 +106,35 @@ impl Axis {
         self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
     }
 
-    /// Returns round values inside the span, about [`TICKS`] of them.
-    fn ticks(&self) -> Vec<f64> {
+    /// Returns round values inside the span, about [`TICKS`] of them, with their labels.
+    fn ticks(&self) -> Vec<(f64, String)> {
+        if self.log {
+            let values = powers(self.low, self.high).into_iter();
+            return values.map(|value| (value, number(value))).collect();
+        }
         let step = round_step((self.high - self.low) / TICKS);
         let first = (self.low / step).ceil() as i64;
         let last = (self.high / step).floor() as i64;
-        let value = |index: i64| index as f64 * step;
-        let ticks = (first..=last).map(value);
-        match self.log {
-            true => ticks.map(|exponent| 10_f64.powf(exponent)).collect(),
-            false => ticks.collect(),
-        }
+        let values = (first..=last).map(|index| index as f64 * step);
+        values.map(|value| (value, label(value, step))).collect()
+    }
+}
+
+/// Returns 1, 2 and 5 times the powers of ten between two exponents.
+fn powers(low: f64, high: f64) -> Vec<f64> {
+    let exponents = low.floor() as i32..=high.floor() as i32;
+    let values = exponents.flat_map(|e| [1.0, 2.0, 5.0].map(|factor| factor * 10_f64.powi(e)));
+    values
+        .filter(|value| (low..=high).contains(&value.log10()))
+        .collect()
+}
+
+/// Writes a value with as many digits as its distance to the next label needs.
+fn label(value: f64, step: f64) -> String {
+    let decimals = -step.log10().floor();
+    match decimals <= 5.0 && value.abs() < 1e6 {
+        true => format!("{value:.*}", decimals.max(0.0) as usize),
+        false => format!("{value:.1e}"),
     }
 }
 
@@ -131,16 +149,20 @@ fn round_step(step: f64) -> f64 {
 fn grid(x: &Axis, y: &Axis) -> String {
     let mut svg = String::new();
     let (right, bottom) = (WIDTH - MARGIN, HEIGHT - BOTTOM);
-    for tick in y.ticks() {
-        let (at, label) = (y.place(tick), number(tick));
+    for (tick, label) in y.ticks() {
+        let at = y.place(tick);
         let (end, base) = (LEFT - 6.0, at + 3.5);
         svg += &format!(
             "<line x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
              <text x=\"{end}\" y=\"{base:.1}\" text-anchor=\"end\">{label}</text>\n"
         );
     }
-    for tick in x.ticks().into_iter().filter(|tick| tick.fract() == 0.0) {
-        let (at, label, base) = (x.place(tick), number(tick), bottom + 14.0);
+    let whole_steps = x
+        .ticks()
+        .into_iter()
+        .filter(|(tick, _)| tick.fract() == 0.0);
+    for (tick, label) in whole_steps {
+        let (at, base) = (x.place(tick), bottom + 14.0);
         svg += &format!("<text x=\"{at:.1}\" y=\"{base}\" text-anchor=\"middle\">{label}</text>\n");
     }
     svg
@@ -224,8 +246,24 @@ mod tests {
     #[test]
     fn ticks_are_round_and_inside() {
         let axis = Axis::over([0.13, 0.97].into_iter(), false, 0.0, 1.0);
-        let labels: Vec<_> = axis.ticks().into_iter().map(number).collect();
+        let labels: Vec<_> = axis.ticks().into_iter().map(|(_, label)| label).collect();
         assert_eq!(labels, ["0.2", "0.4", "0.6", "0.8"]);
+    }
+
+    #[test]
+    fn close_values_have_labels_that_differ() {
+        let axis = Axis::over([2.1556, 2.1559].into_iter(), false, 0.0, 1.0);
+        let mut labels: Vec<_> = axis.ticks().into_iter().map(|(_, label)| label).collect();
+        let count = labels.len();
+        labels.dedup();
+        assert!(count > 2 && labels.len() == count, "{labels:?}");
+    }
+
+    #[test]
+    fn a_logarithmic_axis_has_round_labels() {
+        let axis = Axis::over([1.5, 30.0].into_iter(), true, 0.0, 1.0);
+        let labels: Vec<_> = axis.ticks().into_iter().map(|(_, label)| label).collect();
+        assert_eq!(labels, ["2", "5", "10", "20"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use self::series::Run;
 use crate::error::{Error, Result};
 
 /// Known keys in reading order: key, title, unit, scale.
-const CHARTS: [(&str, &str, &str, Scale); 14] = [
+const CHARTS: [(&str, &str, &str, Scale); 16] = [
     (
         "loss",
         "Loss",
@@ -69,6 +69,13 @@ const CHARTS: [(&str, &str, &str, Scale); 14] = [
         "mask_ratio",
         "Mask ratio",
         "share of supervised tokens",
+        Scale::Linear,
+    ),
+    ("rows", "Rows computed", "per step", Scale::Linear),
+    (
+        "tokens_per_second",
+        "Speed",
+        "tokens of documents per second",
         Scale::Linear,
     ),
 ];

@@ -42,6 +42,9 @@ impl Run {
             row.iter()
                 .for_each(|(key, value)| run.add(step, key, value));
         }
+        for parts in run.series.values_mut() {
+            parts.sort_by_key(|(name, _)| (name.len(), name.clone())); // block_4 before block_16
+        }
         Ok(run)
     }
 
