@@ -93,7 +93,11 @@ pub(crate) struct ConvertArgs {
 )]
 pub(crate) struct TrainArgs {
     /// Recipe (TOML).
-    pub recipe: PathBuf,
+    #[arg(required_unless_present = "import_dfactory")]
+    pub recipe: Option<PathBuf>,
+    /// Only prints the recipe that a dFactory YAML file stands for, or names what it cannot be.
+    #[arg(long, value_name = "YAML", exclusive = true)]
+    pub import_dfactory: Option<PathBuf>,
     /// Overrides one key of the recipe; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub overrides: Vec<String>,

@@ -1,5 +1,6 @@
 //! `llada train`: one recipe, one run directory.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,10 +14,12 @@ use crate::args::TrainArgs;
 use crate::{failure, ui};
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(&args.recipe)
-        .with_context(|| format!("cannot read `{}`", args.recipe.display()))?;
-    let recipe = Recipe::parse(&text, &args.overrides)
-        .map_err(|error| failure::usage(format!("{}: {error}", args.recipe.display())))?;
+    if let Some(path) = &args.import_dfactory {
+        let recipe = read(path, Recipe::from_dfactory)?;
+        return ui::write(&recipe.to_toml());
+    }
+    let path = args.recipe.as_deref().context("no recipe is given")?;
+    let recipe = read(path, |text| Recipe::parse(text, &args.overrides))?;
     if args.plan {
         return show_plan(&plan(&recipe)?, args.json);
     }
@@ -48,6 +51,15 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn read(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<Recipe, llada_train::Error>,
+) -> anyhow::Result<Recipe> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    parse(&text).map_err(|error| failure::usage(format!("{}: {error}", path.display())))
 }
 
 fn show_plan(plan: &Plan, json: bool) -> anyhow::Result<()> {
