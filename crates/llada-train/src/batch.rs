@@ -111,6 +111,8 @@ pub struct MicroBatch {
     pub rows: TrainRows,
     /// Weight of each loss row in the loss, denominators included, `[loss rows]`.
     pub weights: Vec<f32>,
+    /// Mask ratio under which each loss row was drawn, `[loss rows]`.
+    pub rates: Vec<f32>,
     /// What each loss row's position holds, `[loss rows]`; empty if no draft was made.
     pub roles: Vec<Role>,
     /// Noise on the embeddings of MASK, if there is some.
@@ -273,20 +275,16 @@ impl Diffusion {
         // To the noise, every draw is a document of its own.
         let numbers = (0..self.draws).map(|draw| (drawn.document * self.draws + draw) as u64);
         let noisy = |turn: Turn| {
-            let supervised = &turn.supervised;
-            let corrupt = |number| {
-                let of = Grouped {
-                    seed,
-                    epoch: drawn.epoch,
-                    document: number,
-                    supervised,
-                    block_size,
-                };
-                let first = self.corrupt(&of, grouping);
-                let twin = self.complementary.then(|| first.complement(supervised));
-                std::iter::once(first).chain(twin)
+            let of = |document| Grouped {
+                seed,
+                epoch: drawn.epoch,
+                document,
+                supervised: &turn.supervised,
+                block_size,
             };
-            let noises = numbers.clone().flat_map(corrupt);
+            let noises = numbers
+                .clone()
+                .flat_map(|number| self.noises(&of(number), grouping));
             noises
                 .map(|noise| Noisy::new(turn.clone(), noise))
                 .collect::<Vec<_>>()
@@ -302,6 +300,17 @@ impl Diffusion {
             editing.draw(&mut prepared, drawn, seed, mask_token_id);
         }
         prepared
+    }
+
+    /// Returns a mask and, with twins, its complement.
+    fn noises(
+        &self,
+        of: &Grouped<'_>,
+        grouping: Grouping,
+    ) -> impl Iterator<Item = Corruption> + use<> {
+        let first = self.corrupt(of, grouping);
+        let twin = self.complementary.then(|| first.complement(of.supervised));
+        std::iter::once(first).chain(twin)
     }
 
     fn corrupt(&self, of: &Grouped<'_>, grouping: Grouping) -> Corruption {
@@ -471,6 +480,8 @@ impl MicroBatch {
         for row in &self.rows.loss_rows[self.weights.len()..] {
             let weight = weights[row.copy as usize][row.position as usize];
             self.weights.push((f64::from(weight) * scale) as f32);
+            let noise = &document.copies[row.copy as usize].noise;
+            self.rates.push(noise.rates[row.position as usize]);
         }
     }
 }

@@ -38,6 +38,9 @@ pub enum Error {
         /// What was expected and found.
         problem: String,
     },
+    /// A dFactory file says something that a recipe cannot.
+    #[error("not a recipe: {0}")]
+    Import(String),
     /// A row of a data file cannot be used.
     #[error("`{}` line {line}: {problem}", path.display())]
     Row {

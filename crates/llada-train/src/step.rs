@@ -39,6 +39,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Mean negative log-likelihood of scored tokens, in nats.
     pub nll: f64,
+    /// The same by mask ratio in tenths; `None` where nothing was scored.
+    pub nll_by_mask_ratio: [Option<f64>; 10],
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
     /// What the routers did.
@@ -98,6 +100,7 @@ impl Learner {
         Ok(Some(StepReport {
             loss: sums.loss,
             nll,
+            nll_by_mask_ratio: sums.buckets.map(|bucket| bucket.mean()),
             grad_norm,
             routers: sums.routers,
             measures,

@@ -10,7 +10,6 @@ use llada_tensor::HeadRow;
 
 use super::pass::nll;
 use super::{Pass, Sums, score, sums};
-use crate::balance::RouterTotals;
 use crate::batch::MicroBatch;
 
 /// What a policy is compared with, and how strictly.
@@ -37,10 +36,8 @@ pub struct DpoSums {
     pub chosen: f64,
     /// The same of rejected answers.
     pub rejected: f64,
-    /// Of negative log-likelihoods of scored rows, in nats.
-    pub nll: f64,
-    /// What the routers of the policy did.
-    pub routers: RouterTotals,
+    /// Of the policy's scored rows.
+    pub likelihood: Sums,
 }
 
 impl std::ops::AddAssign for DpoSums {
@@ -51,8 +48,7 @@ impl std::ops::AddAssign for DpoSums {
         self.num_pairs += other.num_pairs;
         self.chosen += other.chosen;
         self.rejected += other.rejected;
-        self.nll += other.nll;
-        self.routers.add(&other.routers.0);
+        self.likelihood += other.likelihood;
     }
 }
 
@@ -104,7 +100,7 @@ impl Preference {
         let head = score(model, micro_batch);
         let reference = bounds(micro_batch, &score(&self.reference, micro_batch));
         let judged = self.judge(&bounds(micro_batch, &head), &reference);
-        total(judged, sums(&head, &micro_batch.weights))
+        total(judged, sums(&head, micro_batch))
     }
 
     /// Returns each pair's share of the sums, and the derivative of its loss by its margin.
@@ -161,10 +157,9 @@ fn is_chosen(doc: u32) -> bool {
     doc.is_multiple_of(2)
 }
 
-fn total(judged: Vec<(DpoSums, f64)>, sums: Sums) -> DpoSums {
+fn total(judged: Vec<(DpoSums, f64)>, likelihood: Sums) -> DpoSums {
     let mut total = DpoSums {
-        nll: sums.nll,
-        routers: sums.routers,
+        likelihood,
         ..DpoSums::default()
     };
     judged.into_iter().for_each(|(sums, _)| total += sums);

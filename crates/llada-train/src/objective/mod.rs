@@ -13,6 +13,7 @@ mod turns;
 
 use std::collections::BTreeMap;
 
+use llada_diffusion::Role;
 use llada_model::{Activations, Gradients, Model};
 use llada_tensor::HeadRow;
 
@@ -83,8 +84,7 @@ impl Loss {
                 let measures = dpo.means().into();
                 let sums = Sums {
                     loss: dpo.loss * scale,
-                    nll: dpo.nll,
-                    routers: dpo.routers,
+                    ..dpo.likelihood
                 };
                 (sums, measures)
             }
@@ -103,6 +103,34 @@ pub struct Sums {
     pub nll: f64,
     /// What the routers did.
     pub routers: RouterTotals,
+    /// Of negative log-likelihoods, by mask ratio in tenths.
+    pub buckets: [Bucket; 10],
+}
+
+/// The loss rows that were drawn under similar mask ratios.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bucket {
+    /// Sum of their negative log-likelihoods, in nats.
+    pub nll: f64,
+    /// How many they are.
+    pub rows: u64,
+}
+
+impl Bucket {
+    /// Returns the mean, if there is a row.
+    pub fn mean(&self) -> Option<f64> {
+        (self.rows > 0).then(|| self.nll / self.rows as f64)
+    }
+}
+
+impl Sums {
+    fn without_likelihood(self) -> Self {
+        Self {
+            nll: 0.0,
+            buckets: [Bucket::default(); 10],
+            ..self
+        }
+    }
 }
 
 impl std::ops::AddAssign for Sums {
@@ -110,6 +138,10 @@ impl std::ops::AddAssign for Sums {
         self.loss += other.loss;
         self.nll += other.nll;
         self.routers.add(&other.routers.0);
+        for (bucket, other) in self.buckets.iter_mut().zip(other.buckets) {
+            bucket.nll += other.nll;
+            bucket.rows += other.rows;
+        }
     }
 }
 
@@ -123,15 +155,28 @@ pub fn weighted_nll(
     let (head, routers) = pass_and_backward(model, micro_batch, activations, grads);
     Sums {
         routers,
-        ..sums(&head, &micro_batch.weights)
+        ..sums(&head, micro_batch)
     }
 }
 
-fn sums(head: &[HeadRow], weights: &[f32]) -> Sums {
+/// Returns the sums over loss rows. In drafts, likelihoods are those of masked tokens.
+fn sums(head: &[HeadRow], micro_batch: &MicroBatch) -> Sums {
+    let MicroBatch {
+        weights,
+        rates,
+        roles,
+        ..
+    } = micro_batch;
     let mut sums = Sums::default();
-    for (nll, &weight) in head.iter().map(nll_of).zip(weights) {
-        sums.loss += nll * f64::from(weight);
-        sums.nll += nll;
+    for (row, nll) in head.iter().map(nll_of).enumerate() {
+        sums.loss += nll * f64::from(weights[row]);
+        if roles.get(row).is_none_or(|&role| role == Role::Masked) {
+            sums.nll += nll;
+            let last = sums.buckets.len() - 1;
+            let bucket = &mut sums.buckets[((rates[row] * 10.0) as usize).min(last)];
+            bucket.nll += nll;
+            bucket.rows += 1;
+        }
     }
     sums
 }

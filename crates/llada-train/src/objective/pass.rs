@@ -53,7 +53,7 @@ impl<'a> Pass<'a> {
     pub fn sums(&self) -> Sums {
         Sums {
             routers: self.body.routers(),
-            ..sums(&self.head, &self.body.micro_batch.weights)
+            ..sums(&self.head, self.body.micro_batch)
         }
     }
 

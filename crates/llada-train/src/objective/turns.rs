@@ -17,7 +17,6 @@ use llada_tensor::HeadRow;
 
 use super::pass::{nll, pass_and_backward};
 use super::{Measures, Sums, score, sums, weighted_nll};
-use crate::balance::RouterTotals;
 use crate::batch::{Batch, EditWeights, MicroBatch, weigh_edits};
 
 /// How often, and how sure the model has to be.
@@ -50,14 +49,16 @@ impl Turns {
     ) -> (Sums, Measures) {
         let mut tallies = [Tally::default(); 3];
         let mut losses = Vec::with_capacity(self.num);
-        let mut routers = RouterTotals::default();
+        let mut total = Sums::default();
         let mut drafts = batch.micro_batches.clone();
         for turn in 1..=self.num {
-            let mut loss = 0.0;
+            let mut looked = Sums::default();
             for draft in &mut drafts {
-                let (head, stats) = pass_and_backward(model, draft, activations, grads);
-                loss += sums(&head, &draft.weights).loss;
-                routers.add(&stats.0);
+                let (head, routers) = pass_and_backward(model, draft, activations, grads);
+                looked += Sums {
+                    routers,
+                    ..sums(&head, draft)
+                };
                 if turn == 1 {
                     tally(draft, &head, &mut tallies);
                 }
@@ -65,15 +66,14 @@ impl Turns {
                     self.fill(model, draft, &head);
                 }
             }
-            losses.push(loss);
+            losses.push(looked.loss);
+            total += match turn {
+                1 => looked,
+                _ => looked.without_likelihood(), // that of the masks is of the first look
+            };
             self.weigh(&mut drafts);
         }
-        let sums = Sums {
-            loss: losses.iter().sum(),
-            nll: tallies[Role::Masked as usize].nll,
-            routers,
-        };
-        (sums, measures(&tallies, &losses))
+        (total, measures(&tallies, &losses))
     }
 
     /// Fills in what the model is sure of.

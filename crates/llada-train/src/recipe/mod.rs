@@ -8,6 +8,7 @@
 
 mod by_name;
 mod data;
+mod dfactory;
 mod loss;
 mod model;
 mod objective;

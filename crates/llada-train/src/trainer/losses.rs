@@ -12,7 +12,7 @@ use crate::objective::{Loss, OnPolicy, Preference, Turns};
 use crate::recipe::{Dpo, Init, Recipe};
 
 /// Returns what is drawn together.
-pub(super) fn unit(recipe: &Recipe) -> Unit {
+pub(crate) fn unit(recipe: &Recipe) -> Unit {
     match recipe.dpo {
         Some(_) => Unit::Pair,
         None => Unit::Document,

@@ -5,6 +5,7 @@
 //! ```text
 //! config.toml      the recipe with every default
 //! metrics.jsonl    one object per step
+//! report.html      its curves, as of the last validation or checkpoint
 //! checkpoints/     to resume from
 //! final/           the trained model, as the Hub lays out checkpoints
 //! ```
@@ -20,7 +21,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use llada_diffusion::{BlockSize, LearningRate};
+use llada_diffusion::{BlockSize, LearningRate, Objective};
 use llada_model::{Model, PartialDir, SaveOptions, write_model};
 use llada_text::Tokenizer;
 use serde::Serialize;
@@ -29,13 +30,15 @@ use self::log::Log;
 use self::setup::Validation;
 use crate::balance::ExpertLoad;
 use crate::batch::{Assembly, Batch};
-use crate::checkpoint::{Checkpoints, State};
+use crate::checkpoint::{self, Checkpoints, Retention, State};
 use crate::data::{Corpus, Drawn, Mix};
 use crate::error::{Error, Result};
 use crate::mask_noise::MaskNoise;
 use crate::objective::{Loss, Measures};
 use crate::recipe::{Blocks, Recipe};
+use crate::report;
 use crate::step::{Learner, StepReport, StepSettings};
+use crate::validations;
 
 /// Whether a run begins or goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,10 @@ pub struct Metrics {
     pub loss: f64,
     /// Mean negative log-likelihood of the scored tokens, in nats.
     pub nll: f64,
+    /// `nll` of the tokens under mask ratios from 0 to 0.1, 0.1 to 0.2 and so on: ten numbers, `None`
+    /// where nothing was scored. Empty for `ar`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nll_by_mask_ratio: Vec<Option<f64>>,
     /// Share of supervised tokens that was masked.
     pub mask_ratio: f64,
     /// Tokens per block; for whole documents, of the longest one.
@@ -141,6 +148,9 @@ pub fn train(
         }
         if let Some(metrics) = run.step()? {
             run.log.write(&metrics)?;
+            if !metrics.valid.is_empty() {
+                run.report()?;
+            }
             progress(&metrics);
         }
         run.checkpoint_if_due()?;
@@ -194,6 +204,7 @@ impl<'a> Run<'a> {
         setup::require_cursors(dir, &state, &sources)?;
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
+        setup::require_metric(recipe, validation.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
         let loss = losses::loss(recipe, config)?;
         // Everything has been checked: only now does the run leave traces.
@@ -293,6 +304,10 @@ impl<'a> Run<'a> {
             tokens: self.state.tokens,
             loss: report.loss,
             nll: report.nll,
+            nll_by_mask_ratio: match objective {
+                Objective::Ar => Vec::new(),
+                _ => report.nll_by_mask_ratio.to_vec(),
+            },
             mask_ratio: batch.mask_ratio(),
             block_size: objective
                 .block_size(scheduled, lengths.max().unwrap_or(0))
@@ -333,9 +348,31 @@ impl<'a> Run<'a> {
             seconds: self.seconds(),
             ..self.state.clone()
         };
-        let keep_last = self.recipe.train.keep_last;
+        let retention = self.retention()?;
         self.checkpoints
-            .save(&self.learner, self.tokenizer.as_ref(), &state, keep_last)
+            .save(&self.learner, self.tokenizer.as_ref(), &state, &retention)?;
+        self.report()
+    }
+
+    fn report(&self) -> Result<()> {
+        report::write(&[self.dir.to_path_buf()], &self.dir.join("report.html"))
+    }
+
+    fn retention(&self) -> Result<Retention> {
+        let train = &self.recipe.train;
+        let best = match &train.keep_best_metric {
+            Some(metric) => {
+                let scores = validations::read(&self.dir.join("metrics.jsonl"))?;
+                let kept = checkpoint::list_complete(&self.dir.join("checkpoints"))?;
+                let kept = kept.into_iter().map(|(step, _)| step);
+                scores.best(metric, kept.chain([self.state.step]), train.keep_best)
+            }
+            None => Vec::new(),
+        };
+        Ok(Retention {
+            last: train.keep_last,
+            best,
+        })
     }
 
     /// Writes `final/`, in place of an earlier one.

@@ -7,7 +7,8 @@ use llada_diffusion::{BlockSize, Elision, Objective};
 use llada_model::{Config, KeepDtype, Model, Weights, load};
 use llada_text::Tokenizer;
 
-use super::losses::{editing, unit};
+use super::losses::editing;
+pub(crate) use super::losses::unit;
 use crate::batch::{Assembly, Batch, Diffusion, Reading, Task};
 use crate::checkpoint::{self, Checkpoints, State};
 use crate::data::{Corpus, Document, Drawn, Overflow, Reader, Unit};
@@ -67,8 +68,7 @@ pub(super) fn model(recipe: &Recipe, init: Init<'_>) -> Result<(Model, Vec<Strin
             Ok((Model::new(loaded.config, loaded.weights), loaded.warnings))
         }
         Init::Random(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-            let config = Config::from_json(&text)?;
+            let config = read_config(path)?;
             let weights = Weights::random(&config, recipe.model.seed, precision);
             Ok((Model::new(config, weights), Vec::new()))
         }
@@ -121,6 +121,19 @@ fn adamw_settings(recipe: &Recipe) -> AdamWSettings {
         eps: optimizer.eps,
         weight_decay: optimizer.weight_decay,
     }
+}
+
+/// Returns the configuration of the model that the recipe starts from, without its weights.
+pub(crate) fn config(recipe: &Recipe) -> Result<Config> {
+    match recipe.model.init()? {
+        Init::Checkpoint(path) => Ok(Config::from_dir(path)?),
+        Init::Random(path) => read_config(path),
+    }
+}
+
+fn read_config(path: &Path) -> Result<Config> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    Ok(Config::from_json(&text)?)
 }
 
 pub(crate) fn tokenizer(recipe: &Recipe, config: &Config) -> Result<Option<Tokenizer>> {
@@ -272,6 +285,22 @@ fn fixed_batch(
         .collect();
     let block_size = recipe.objective.blocks()?.at(u64::MAX, u64::MAX);
     Ok(assembly.batch(documents, drawn, block_size))
+}
+
+/// Checks that validation measures what checkpoints are compared by.
+pub(super) fn require_metric(recipe: &Recipe, validation: Option<&Validation>) -> Result<()> {
+    let Some(metric) = &recipe.train.keep_best_metric else {
+        return Ok(());
+    };
+    let modes = validation.map_or(&[][..], |validation| &validation.modes);
+    let names: Vec<&str> = modes.iter().map(|(name, _)| name.as_str()).collect();
+    if names.contains(&metric.as_str()) {
+        return Ok(());
+    }
+    Err(Error::Setting {
+        key: "train.keep_best_metric",
+        problem: format!("must be what the run validates ({names:?}), found `{metric}`"),
+    })
 }
 
 pub(super) fn assembly(

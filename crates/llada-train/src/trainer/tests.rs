@@ -496,3 +496,61 @@ fn a_run_from_random_weights_needs_no_tokenizer_for_ids() {
     let (outcome, _) = scene.run(&recipe, "run", Resume::No).unwrap();
     assert_eq!(outcome.ending, Ending::Finished);
 }
+
+#[test]
+fn the_best_checkpoints_outlive_newer_ones_and_can_be_merged() {
+    let scene = Scene::new();
+    let recipe = scene.recipe(&[
+        "train.eval_every=2",
+        "train.checkpoint_every=2",
+        "train.keep_last=1",
+        "train.keep_best=2",
+        "train.keep_best_metric=block_4",
+    ]);
+    let (_, metrics) = scene.run(&recipe, "run", Resume::No).unwrap();
+    let mut scores: Vec<_> = metrics
+        .iter()
+        .filter_map(|row| Some((*row.valid.get("block_4")?, row.step)))
+        .collect();
+    scores.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let run = scene.dir.path().join("run");
+    let best = crate::best_checkpoints(&run, "block_4", 2).unwrap();
+    let steps: Vec<_> = best.iter().map(|scored| scored.step).collect();
+    assert_eq!(steps, [scores[0].1, scores[1].1]);
+    let paths: Vec<_> = best.into_iter().map(|scored| scored.path).collect();
+    let out = scene.dir.path().join("merged");
+    crate::merge(&paths, &out, llada_model::StorageDtype::Bf16).unwrap();
+    load(&out, Precision::F32, KeepDtype::F32).unwrap();
+    assert!(out.join("tokenizer.json").exists());
+}
+
+#[test]
+fn a_merge_of_different_tokenizers_is_refused_and_leaves_nothing() {
+    let scene = Scene::new();
+    let recipe = scene.recipe(&["train.checkpoint_every=4"]);
+    scene.run(&recipe, "run", Resume::No).unwrap();
+    let checkpoints = ["step-000004", "step-000008"]
+        .map(|name| scene.dir.path().join("run/checkpoints").join(name));
+    std::fs::write(checkpoints[1].join("tokenizer_config.json"), "{}").unwrap();
+    let out = scene.dir.path().join("merged");
+    let error = crate::merge(&checkpoints, &out, llada_model::StorageDtype::Bf16).unwrap_err();
+    assert!(
+        error.to_string().contains("tokenizer_config.json"),
+        "{error}"
+    );
+    assert!(!out.exists() && !out.with_extension("partial").exists());
+}
+
+#[test]
+fn a_metric_that_is_not_validated_cannot_choose_checkpoints() {
+    let scene = Scene::new();
+    let recipe = scene.recipe(&[
+        "train.eval_every=2",
+        "train.checkpoint_every=2",
+        "train.keep_best=1",
+        "train.keep_best_metric=block_7",
+    ]);
+    let error = scene.run(&recipe, "run", Resume::No).unwrap_err();
+    assert!(error.to_string().contains("block_7"), "{error}");
+    assert!(!scene.dir.path().join("run").exists());
+}
