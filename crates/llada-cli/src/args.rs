@@ -41,6 +41,10 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Says what the data of a recipe are, before a run.
     Data(DataArgs),
+    /// Averages checkpoints: those named, or the best of a run.
+    Merge(MergeArgs),
+    /// Draws the curves of runs side by side, in one page without external parts.
+    Report(ReportArgs),
     /// Generates text, by parallel block decoding or (--ar) token by token.
     Generate(GenerateArgs),
     /// Talks with a model in the terminal.
@@ -111,7 +115,11 @@ pub(crate) struct ConvertArgs {
 )]
 pub(crate) struct TrainArgs {
     /// Recipe (TOML).
-    pub recipe: PathBuf,
+    #[arg(required_unless_present = "import_dfactory")]
+    pub recipe: Option<PathBuf>,
+    /// Only prints the recipe that a dFactory YAML file stands for, or names what it cannot be.
+    #[arg(long, value_name = "YAML", exclusive = true)]
+    pub import_dfactory: Option<PathBuf>,
     /// Overrides one key of the recipe; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub overrides: Vec<String>,
@@ -121,6 +129,48 @@ pub(crate) struct TrainArgs {
     /// Continues from the run directory's latest checkpoint.
     #[arg(long)]
     pub resume: bool,
+    /// Only says what memory the run needs; reads the recipe and config.json, no weights or data.
+    #[arg(long, conflicts_with = "resume")]
+    pub plan: bool,
+    /// With --plan: JSON on stdout.
+    #[arg(long, requires = "plan")]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  llada merge runs/a/final runs/b/final --out runs/merged\n  llada merge --run runs/cpt --metric block_32 --best 5 --out runs/merged"
+)]
+pub(crate) struct MergeArgs {
+    /// Checkpoint directories.
+    #[arg(required_unless_present = "run", conflicts_with = "run")]
+    pub checkpoints: Vec<PathBuf>,
+    /// Directory to create.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Run directory to take the best checkpoints of.
+    #[arg(long, requires = "metric")]
+    pub run: Option<PathBuf>,
+    /// Validation that decides which are best, such as block_32; lower is better.
+    #[arg(long, value_name = "NAME", requires = "run")]
+    pub metric: Option<String>,
+    /// How many to take [default: 5].
+    #[arg(long, value_name = "K", requires = "run")]
+    pub best: Option<NonZeroUsize>,
+    /// Element type to write.
+    #[arg(long, default_value = "bf16")]
+    pub dtype: PrecisionArg,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  llada report runs/a runs/b --out compared.html")]
+pub(crate) struct ReportArgs {
+    /// Run directories.
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Page to write.
+    #[arg(long, default_value = "report.html")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -352,6 +402,9 @@ pub(crate) struct SumsInitArgs {
     /// Depth of the model.
     #[arg(long, default_value_t = 4)]
     pub layers: usize,
+    /// Adds two tokens that delete and insert, for recipes with `[levenshtein]`.
+    #[arg(long)]
+    pub edit_tokens: bool,
 }
 
 #[derive(Debug, Args)]

@@ -44,6 +44,8 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Convert(args) => commands::convert::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Train(args) => commands::train::run(&args),
+        Command::Merge(args) => commands::merge::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Chat(args) => commands::chat::run(&args),
         Command::Serve(args) => commands::serve::run(&args, None),

@@ -123,6 +123,14 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// There is no wrong token to put in place of a right one.
+    #[error(
+        "vocabulary has {found} tokens that are not special; expected at least 2 to draw edits from"
+    )]
+    NoReplacement {
+        /// Number of tokens given.
+        found: usize,
+    },
     /// No token is left to choose from.
     #[error(
         "vocabulary has {found} tokens; expected at least one besides MASK and those that edit"

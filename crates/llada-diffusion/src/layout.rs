@@ -28,6 +28,7 @@ use std::ops::Range;
 
 use crate::BlockSize;
 use crate::alignment::{LabelAlignment, Predictor};
+use crate::group::Grouping;
 use crate::visibility::{KeyRanges, Row, index, key_ranges};
 
 /// A document with its noise.
@@ -39,6 +40,8 @@ pub struct NoisyDocument<'a> {
     pub copies: &'a [NoisyCopy<'a>],
     /// Tokens per block.
     pub block_size: BlockSize,
+    /// Blocks that are denoised at the same time.
+    pub grouping: Grouping,
 }
 
 /// A noisy copy of a document.
@@ -127,6 +130,7 @@ impl TrainRows {
             clean_ids,
             copies,
             block_size,
+            grouping,
         } = document;
         assert!(
             copies
@@ -144,6 +148,7 @@ impl TrainRows {
                 base,
                 copy,
                 block_size,
+                grouping,
                 alignment,
             };
             for block in 0..block_size.count(copy.ids.len()) {
@@ -152,6 +157,15 @@ impl TrainRows {
                     self.push_noisy_block(&noisy, block, mask_token_id);
                 }
                 self.loss_rows.extend(noisy.loss_rows(block, first_row));
+            }
+        }
+    }
+
+    /// Replaces the input token of every noisy row from row `first` on.
+    pub fn rewrite_noisy(&mut self, first: usize, token: impl Fn(&Row) -> u32) {
+        for (id, row) in self.ids.iter_mut().zip(&self.rows).skip(first) {
+            if !row.clean {
+                *id = token(row);
             }
         }
     }
@@ -185,6 +199,7 @@ impl TrainRows {
             let row = Row {
                 doc,
                 block,
+                group: block,
                 clean: true,
                 pos,
                 copy: 0,
@@ -193,13 +208,18 @@ impl TrainRows {
         }
     }
 
-    /// Adds a noisy block: each row sees the clean blocks before it, and the block.
+    /// Adds a noisy block: each row sees the clean blocks before its group, and the group up to the
+    /// block.
     fn push_noisy_block(&mut self, noisy: &PlacedCopy<'_>, block: usize, mask_token_id: u32) {
         let positions = noisy.positions(block);
         let first_row = self.len();
-        let before = noisy.base..noisy.base + positions.start;
-        let ranges = key_ranges(before, first_row..first_row + positions.len());
-        let (block, number) = (index(block), index(noisy.number));
+        let group = noisy.grouping.first_block(block);
+        let group_start = noisy.positions(group).start;
+        // The group's earlier blocks are kept whenever this one is, so they stand right before it.
+        let first_of_group = first_row - (positions.start - group_start);
+        let before = noisy.base..noisy.base + group_start;
+        let ranges = key_ranges(before, first_of_group..first_row + positions.len());
+        let (block, group, number) = (index(block), index(group), index(noisy.number));
         for pos in positions {
             let id = if noisy.copy.masked[pos] {
                 mask_token_id
@@ -209,6 +229,7 @@ impl TrainRows {
             let row = Row {
                 doc: noisy.doc,
                 block,
+                group,
                 clean: false,
                 pos: index(pos),
                 copy: number,
@@ -227,8 +248,8 @@ impl TrainRows {
 
 /// Returns how many clean rows are seen or scored.
 ///
-/// A noisy block k sees clean blocks before k; a clean predictor of the first position of block k is
-/// in block k - 1. So whatever the alignment, the last scored position decides: its block's start.
+/// A noisy block sees clean blocks before its group; a clean predictor of a group's first position is in
+/// the block before. So whatever the alignment, the last scored position decides: its group's start.
 fn needed_clean_len(
     document: &NoisyDocument<'_>,
     alignment: LabelAlignment,
@@ -238,6 +259,7 @@ fn needed_clean_len(
         clean_ids,
         copies,
         block_size,
+        grouping,
     } = document;
     if elision == Elision::Off {
         return clean_ids.len();
@@ -248,7 +270,9 @@ fn needed_clean_len(
     let last_scored =
         |copy: &NoisyCopy<'_>| (0..copy.ids.len()).rev().find(|&i| is_scored(copy, i));
     let last = copies.iter().filter_map(last_scored).max();
-    last.map_or(0, |i| block_size.of(i) * block_size.get())
+    last.map_or(0, |i| {
+        grouping.first_block(block_size.of(i)) * block_size.get()
+    })
 }
 
 /// One noisy copy of a document, on its way into a batch.
@@ -260,6 +284,7 @@ struct PlacedCopy<'a> {
     base: usize,
     copy: NoisyCopy<'a>,
     block_size: BlockSize,
+    grouping: Grouping,
     alignment: LabelAlignment,
 }
 
@@ -271,13 +296,25 @@ impl<'a> PlacedCopy<'a> {
     /// Returns the masked positions of `block` that are predicted, with what predicts them.
     fn scored(self, block: usize) -> impl Iterator<Item = (usize, Predictor)> + use<'a> {
         let masked = self.positions(block).filter(move |&i| self.copy.masked[i]);
-        masked.filter_map(move |i| Some((i, self.alignment.predictor(i, self.block_size)?)))
+        let starts_group = self.grouping.first_block(block) == block;
+        masked.filter_map(move |i| {
+            let predictor = match self.alignment.predictor(i, self.block_size)? {
+                // The block before is not finished either.
+                Predictor::Clean(row) if !starts_group => Predictor::Noisy(row),
+                predictor => predictor,
+            };
+            Some((i, predictor))
+        })
     }
 
-    /// Returns whether a noisy row of `block` is scored.
+    /// Returns whether a noisy row of `block`, or of a later one in its group, is scored.
     fn needs(&self, block: usize) -> bool {
-        self.scored(block)
-            .any(|(_, predictor)| matches!(predictor, Predictor::Noisy(_)))
+        let group = self.grouping.first_block(block);
+        let rest = (block..self.block_size.count(self.copy.ids.len()))
+            .take_while(|&other| self.grouping.first_block(other) == group);
+        let start = self.positions(block).start;
+        rest.flat_map(|other| self.scored(other))
+            .any(|(_, predictor)| matches!(predictor, Predictor::Noisy(row) if row >= start))
     }
 
     /// Returns the loss rows of `block`, whose noisy rows (if kept) start at `first_row`.

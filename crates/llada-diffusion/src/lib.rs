@@ -21,7 +21,10 @@
 //! | [`block`] | cutting a text into blocks | the sum over k in Eq. 1 |
 //! | [`rng`] | random numbers as a function of (seed, purpose, epoch, document, position) | – |
 //! | [`noise`] | mask ratios, masks, complementary twins | t and x_t of Eq. 1; complementary masking |
+//! | [`draft`] | wrong tokens, insertions and deletions beside masks | LLaDA2.1 and 2.2 |
+//! | [`levenshtein`] | what to say of a draft to repair it | LLaDA2.2 |
 //! | [`visibility`] | who may attend to whom, in two key ranges per row | Eq. 3 and 4 |
+//! | [`group`] | several noisy blocks at once, with rising mask ratios | – |
 //! | [`alignment`] | which row predicts a token | – |
 //! | [`layout`] | a training batch without rows that serve nobody | Eq. 1, 2 and 5 as rows |
 //! | [`objective`] | weights and denominators, confidence-aware training, preference margins | Eq. 1, 2, 5; 6; 7 and 8 |
@@ -52,7 +55,7 @@
 //!
 //! let mut batch = TrainRows::new();
 //! let copies = [&corruption, &twin].map(|copy| NoisyCopy { ids: &clean_ids, masked: &copy.masked });
-//! let noisy = NoisyDocument { clean_ids: &clean_ids, copies: &copies, block_size };
+//! let noisy = NoisyDocument { clean_ids: &clean_ids, copies: &copies, block_size, grouping: Grouping::default() };
 //! batch.push_diffusion(0, &noisy, MASK_TOKEN_ID, LabelAlignment::Same, Elision::On);
 //!
 //! // Between them, the twins score every supervised token exactly once.
@@ -91,8 +94,11 @@ pub mod acceptance;
 pub mod alignment;
 pub mod block;
 pub mod credit;
+pub mod draft;
 mod error;
+pub mod group;
 pub mod layout;
+pub mod levenshtein;
 mod names;
 pub mod noise;
 pub mod objective;
@@ -109,8 +115,11 @@ pub use acceptance::{Acceptance, BlockHistory, Quota};
 pub use alignment::{LabelAlignment, Predictor};
 pub use block::BlockSize;
 pub use credit::Credits;
+pub use draft::{Draft, LevenshteinNoise, Original, ReplaceNoise, Replacements, Role};
 pub use error::Error;
+pub use group::{Grouped, Grouping};
 pub use layout::{Elision, LossRow, NoisyCopy, NoisyDocument, TrainRows};
+pub use levenshtein::{Masks, Operations, apply_labels, levenshtein_labels};
 pub use noise::{Band, Corruption, MaskDraw, NoiseSchedule, RateScope};
 pub use objective::{
     Counts, Elbos, Normalisation, Objective, cap_rows, cap_weight, dpo_loss, dpo_margin,

@@ -16,6 +16,7 @@
 //! **Complementary twins** ([`Corruption::complement`]): mask M and its complement within the
 //! supervised tokens, both trained on. Every token is then scored exactly once per pair.
 
+use crate::group::{Grouped, Grouping};
 use crate::names::names;
 use crate::rng::unit;
 use crate::visibility::index;
@@ -23,6 +24,9 @@ use crate::{BlockSize, Error, Rng, Stream};
 
 /// Fractional part of the golden ratio, whose multiples fill [0, 1) most evenly.
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
+
+/// Place of the first uniform number of a chain of ratios; 0 starts those of [`NoiseSchedule::rates`].
+const CHAIN: usize = 1;
 
 /// Range of mask ratios, 0 < lo <= hi <= 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -145,6 +149,28 @@ impl NoiseSchedule {
         {
             let positions = scope_size.rows(scope, supervised.len());
             let supervised = &supervised[positions.clone()];
+            let words: Vec<u32> = positions.map(word).collect();
+            corruption.extend(match self.draw {
+                MaskDraw::Independent => independent(supervised, &words, rate),
+                MaskDraw::ExactK => exact_k(supervised, &words, rate),
+            });
+        }
+        corruption
+    }
+
+    /// Draws the mask of a document whose blocks are denoised in groups, with one ratio per block that
+    /// rises within a group: whatever the scope, a chain. See [`crate::group`].
+    pub fn corrupt_groups(&self, of: &Grouped<'_>, grouping: Grouping) -> Corruption {
+        let len = of.supervised.len();
+        let rates = Rng::new(of.seed, Stream::Rate);
+        let uniform = |k| rates.uniform(of.epoch, of.document, index(k + CHAIN));
+        let chain = grouping.chain(self.band, of.block_size.count(len), uniform);
+        let masks = Rng::new(of.seed, Stream::Mask);
+        let word = |position| masks.at(of.epoch, of.document, index(position))[0];
+        let mut corruption = Corruption::default();
+        for (block, rate) in chain.into_iter().enumerate() {
+            let positions = of.block_size.rows(block, len);
+            let supervised = &of.supervised[positions.clone()];
             let words: Vec<u32> = positions.map(word).collect();
             corruption.extend(match self.draw {
                 MaskDraw::Independent => independent(supervised, &words, rate),

@@ -9,7 +9,9 @@
 //! | noisy | own block | strictly earlier blocks |
 //! | clean | never | own and earlier blocks |
 //!
-//! and never a row of another document. There is no causal triangle: inside a block rows see each
+//! and never a row of another document. Blocks that are trained to be written at the same time
+//! ([`crate::group`]) form a *group*: noisy rows see the noisy blocks of their group up to their own, and
+//! the clean blocks before the group. Groups of one block are the table above. There is no causal triangle: inside a block rows see each
 //! other both ways. One document of 4 tokens with blocks of 2, noisy n0..n3 and clean c0..c3:
 //!
 //! ```text
@@ -41,6 +43,8 @@ pub struct Row {
     pub doc: u32,
     /// Block within the document.
     pub block: u32,
+    /// First block of the row's group; its own block unless several are trained to be written at once.
+    pub group: u32,
     /// In the clean half.
     pub clean: bool,
     /// Position within the document. Noisy and clean rows of a token share it.
@@ -58,8 +62,11 @@ pub fn visible(query: &Row, key: &Row) -> bool {
     query.doc == key.doc
         && match (query.clean, key.clean) {
             (true, true) => key.block <= query.block,
-            (false, true) => key.block < query.block,
-            (false, false) => key.block == query.block && key.copy == query.copy,
+            (false, true) => key.block < query.group,
+            (false, false) => {
+                let is_before = key.block <= query.block;
+                key.group == query.group && is_before && key.copy == query.copy
+            }
             (true, false) => false,
         }
 }
@@ -122,6 +129,7 @@ mod tests {
         Row {
             doc: 0,
             block: index(block_size.of(pos)),
+            group: index(block_size.of(pos)),
             clean: true,
             pos: index(pos),
             copy: 0,

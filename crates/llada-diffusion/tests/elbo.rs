@@ -6,7 +6,7 @@
 //! -log p(text).
 
 use llada_diffusion::{
-    Band, BlockSize, Counts, Elision, LabelAlignment, MaskDraw, NoiseSchedule, NoisyCopy,
+    Band, BlockSize, Counts, Elision, Grouping, LabelAlignment, MaskDraw, NoiseSchedule, NoisyCopy,
     NoisyDocument, Normalisation, RateScope, TrainRows, loss_weights,
 };
 
@@ -78,6 +78,7 @@ impl Setting {
                 masked: &corruption.masked,
             }],
             block_size: self.block_size,
+            grouping: Grouping::default(),
         };
         let mut batch = TrainRows::new();
         batch.push_diffusion(0, &noisy, MASK, self.alignment, Elision::On);

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use llada_diffusion::{
-    BlockSize, Elision, LabelAlignment, LossRow, NoisyCopy, NoisyDocument, Predictor, Row,
-    TrainRows, visible,
+    BlockSize, Elision, Grouping, LabelAlignment, LossRow, NoisyCopy, NoisyDocument, Predictor,
+    Row, TrainRows, visible,
 };
 
 const MASK: u32 = 99;
@@ -16,6 +16,7 @@ struct Case {
     block_size: BlockSize,
     copies: Vec<Vec<bool>>,
     alignment: LabelAlignment,
+    grouping: Grouping,
 }
 
 impl Case {
@@ -33,6 +34,7 @@ impl Case {
             clean_ids: &clean_ids,
             copies: &copies,
             block_size: *block_size,
+            grouping: self.grouping,
         };
         batch.push_diffusion(doc, &document, MASK, self.alignment, elision);
     }
@@ -66,6 +68,25 @@ fn all_cases() -> impl Iterator<Item = Case> {
                     block_size: blocks_of(size),
                     copies: copies.clone(),
                     alignment,
+                    grouping: Grouping::default(),
+                })
+            })
+        })
+    })
+}
+
+/// Every mask of some lengths, with blocks of two in groups of two and three.
+fn grouped_cases() -> impl Iterator<Item = Case> {
+    let groupings = [(2, 0), (2, 1), (3, 0), (3, 2)];
+    groupings.into_iter().flat_map(|(size, shift)| {
+        (0..=9).flat_map(move |len| {
+            (0..1 << len).flat_map(move |bits| {
+                ALIGNMENTS.map(|alignment| Case {
+                    len,
+                    block_size: blocks_of(2),
+                    copies: vec![mask(len, bits), mask(len, !bits)],
+                    alignment,
+                    grouping: Grouping::new(size, shift),
                 })
             })
         })
@@ -235,6 +256,7 @@ fn a_doubled_document_has_l_squared_plus_l_b_visible_pairs() {
     for (size, num_blocks) in [(2, 2), (1, 6), (4, 3), (5, 1)] {
         let len = size * num_blocks;
         let case = Case {
+            grouping: Grouping::default(),
             len,
             block_size: blocks_of(size),
             copies: vec![vec![true; len]],
@@ -250,6 +272,7 @@ fn a_doubled_document_has_l_squared_plus_l_b_visible_pairs() {
 #[test]
 fn four_tokens_in_blocks_of_two_look_as_in_the_module_documentation() {
     let case = Case {
+        grouping: Grouping::default(),
         len: 4,
         block_size: blocks_of(2),
         copies: vec![vec![true, false, false, true]],
@@ -272,6 +295,7 @@ fn a_prompt_and_an_answer_of_three_blocks_take_sixteen_rows() {
     // Blocks [p0 p1 p2 p3] [p4 a0 a1 a2] [a3 r e e]: the first has nothing to predict.
     let supervised: Vec<bool> = (0..12).map(|i| i >= 5).collect();
     let case = Case {
+        grouping: Grouping::default(),
         len: 12,
         block_size: blocks_of(4),
         copies: vec![supervised],
@@ -292,6 +316,7 @@ fn a_prompt_and_an_answer_of_three_blocks_take_sixteen_rows() {
 #[test]
 fn one_covering_block_leaves_full_sequence_diffusion() {
     let case = Case {
+        grouping: Grouping::default(),
         len: 5,
         block_size: blocks_of(8),
         copies: vec![vec![false, true, false, true, true]],
@@ -301,6 +326,7 @@ fn one_covering_block_leaves_full_sequence_diffusion() {
     assert_eq!(batch.ids, [10, MASK, 12, MASK, MASK]);
     assert_eq!(batch.ranges, [[0, 5, 5, 5]; 5]);
     let exact = Case {
+        grouping: Grouping::default(),
         block_size: BlockSize::covering(5),
         ..case
     };
@@ -311,6 +337,7 @@ fn one_covering_block_leaves_full_sequence_diffusion() {
 fn shifted_labels_in_blocks_of_one_are_the_causal_parent() {
     let ids: Vec<u32> = (10..16).collect();
     let case = Case {
+        grouping: Grouping::default(),
         len: 6,
         block_size: BlockSize::ONE,
         copies: vec![vec![true; 6]],
@@ -328,6 +355,7 @@ fn shifted_labels_in_blocks_of_one_are_the_causal_parent() {
 #[test]
 fn a_block_masked_only_at_its_start_needs_no_noisy_rows_when_shifted() {
     let case = Case {
+        grouping: Grouping::default(),
         len: 6,
         block_size: blocks_of(3),
         copies: vec![mask(6, 0b001000)],
@@ -348,6 +376,7 @@ fn a_block_masked_only_at_its_start_needs_no_noisy_rows_when_shifted() {
 #[test]
 fn a_clean_row_predicts_once_for_each_copy() {
     let case = Case {
+        grouping: Grouping::default(),
         len: 4,
         block_size: blocks_of(2),
         copies: vec![mask(4, 0b1100), mask(4, 0b0100)],
@@ -372,6 +401,7 @@ fn a_clean_row_predicts_once_for_each_copy() {
 fn twins_share_the_clean_half() {
     let masked = mask(8, 0b0110_1001);
     let case = Case {
+        grouping: Grouping::default(),
         len: 8,
         block_size: blocks_of(4),
         copies: vec![masked.clone(), masked.iter().map(|&m| !m).collect()],
@@ -390,6 +420,7 @@ fn a_mask_id_in_the_text_is_no_target() {
             masked: &[false, true],
         }],
         block_size: BlockSize::covering(2),
+        grouping: Grouping::default(),
     };
     let mut batch = TrainRows::new();
     batch.push_diffusion(0, &document, MASK, LabelAlignment::Same, Elision::On);
@@ -428,6 +459,7 @@ fn a_copy_of_a_turn_ends_with_its_own_filling_and_leaves_the_clean_text_alone() 
         clean_ids: &clean_ids,
         copies: &copies,
         block_size: blocks_of(4),
+        grouping: Grouping::default(),
     };
     for alignment in ALIGNMENTS {
         let mut batch = TrainRows::new();
@@ -451,6 +483,62 @@ fn a_copy_of_a_turn_ends_with_its_own_filling_and_leaves_the_clean_text_alone() 
             let expected =
                 (0..batch.len() as u32).filter(|&k| visible(query, &batch.rows[k as usize]));
             assert!(seen.eq(expected), "row {row}");
+        }
+    }
+}
+
+#[test]
+fn grouped_rows_see_their_group_and_what_is_finished() {
+    for case in grouped_cases() {
+        for elision in [Elision::On, Elision::Off] {
+            let batch = case.batch(elision);
+            for (row, query) in batch.rows.iter().enumerate() {
+                let keys = (0..batch.len()).filter(|&key| visible(query, &batch.rows[key]));
+                assert!(keys.eq(seen(&batch, row)), "row {row} of {batch:?}");
+                let field = receptive_field(&batch, row);
+                assert!(
+                    field.into_iter().eq(seen(&batch, row)),
+                    "row {row} of {batch:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn eliding_rows_of_groups_changes_no_prediction() {
+    for case in grouped_cases() {
+        let (elided, full) = (case.batch(Elision::On), case.batch(Elision::Off));
+        assert_eq!(elided.loss_rows.len(), full.loss_rows.len());
+        for (a, b) in elided.loss_rows.iter().zip(&full.loss_rows) {
+            let sees = |batch: &TrainRows, row: u32| -> BTreeSet<_> {
+                let field = receptive_field(batch, row as usize);
+                field.into_iter().map(|key| identity(batch, key)).collect()
+            };
+            assert_eq!(
+                (a.target, a.position, a.copy),
+                (b.target, b.position, b.copy)
+            );
+            assert_eq!(
+                identity(&elided, a.row as usize),
+                identity(&full, b.row as usize)
+            );
+            assert_eq!(sees(&elided, a.row), sees(&full, b.row));
+        }
+    }
+}
+
+#[test]
+fn a_group_never_sees_its_own_answer() {
+    for case in grouped_cases() {
+        let batch = case.batch(Elision::On);
+        for row in batch.rows.iter().filter(|row| !row.clean) {
+            let clean = batch
+                .rows
+                .iter()
+                .filter(|key| key.clean && visible(row, key));
+            assert!(clean.clone().all(|key| key.block < row.group));
+            assert!(clean.count() == (row.group as usize * 2).min(case.len));
         }
     }
 }

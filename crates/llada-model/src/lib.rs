@@ -14,6 +14,7 @@ mod gguf;
 mod init;
 mod kv_store;
 mod load;
+mod merge;
 mod names;
 mod parity;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use gguf::{
 pub use kv_store::KvStore;
 pub use llada_tensor::{BlockFormat, RowGroup};
 pub use load::{KeepDtype, Loaded, load};
+pub use merge::write_mean;
 pub use parity::forward_parity;
 pub use save::{ExpertLayout, PartialDir, SaveOptions, save, write_model};
 pub use transformer::{

@@ -11,7 +11,7 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use llada_tensor::{Tensor, Weight};
+use llada_tensor::Weight;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
@@ -75,10 +75,32 @@ pub fn write_model(
     weights: &Weights<Weight>,
     options: &SaveOptions,
 ) -> Result<(), Error> {
+    write_params(dir, config, weights, options)
+}
+
+/// A parameter whose values can be written.
+pub(crate) trait Encode {
+    /// Returns elements `range` as bytes of a weight file.
+    fn encode(&self, range: Range<usize>, dtype: StorageDtype) -> Cow<'_, [u8]>;
+}
+
+impl Encode for Weight {
+    fn encode(&self, range: Range<usize>, dtype: StorageDtype) -> Cow<'_, [u8]> {
+        bytes::encode(self.values(), range, dtype)
+    }
+}
+
+/// As [`write_model`], with parameters that may be computed when their turn comes.
+pub(crate) fn write_params<T: Encode>(
+    dir: &Path,
+    config: &Config,
+    params: &Weights<T>,
+    options: &SaveOptions,
+) -> Result<(), Error> {
     let mut config = config.clone();
     config.storage = options.dtype.unwrap_or(config.storage);
     let shards = shards(
-        entries(&config, weights, options.experts),
+        entries(&config, params, options.experts),
         options.max_shard_bytes,
     );
     match &shards[..] {
@@ -164,14 +186,14 @@ impl Drop for PartialDir {
 }
 
 /// A tensor to write: consecutive pieces of parameters.
-struct Entry<'a> {
+struct Entry<'a, T> {
     name: String,
     shape: Vec<usize>,
     dtype: StorageDtype,
-    pieces: Vec<(&'a Tensor, Range<usize>)>,
+    pieces: Vec<(&'a T, Range<usize>)>,
 }
 
-impl<'a> Entry<'a> {
+impl<'a, T: Encode> Entry<'a, T> {
     fn num_bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.num_bytes()
     }
@@ -180,27 +202,27 @@ impl<'a> Entry<'a> {
     fn bytes(&self) -> impl Iterator<Item = Cow<'a, [u8]>> {
         self.pieces
             .iter()
-            .map(|(tensor, range)| bytes::encode(tensor, range.clone(), self.dtype))
+            .map(|(param, range)| param.encode(range.clone(), self.dtype))
     }
 }
 
 /// Lists what to write, in the order of the walk.
-fn entries<'a>(
+fn entries<'a, T>(
     config: &Config,
-    weights: &'a Weights<Weight>,
+    params: &'a Weights<T>,
     experts: ExpertLayout,
-) -> Vec<Entry<'a>> {
-    let mut entries: Vec<Entry<'a>> = Vec::new();
+) -> Vec<Entry<'a, T>> {
+    let mut entries: Vec<Entry<'a, T>> = Vec::new();
     let mut merged: HashMap<String, usize> = HashMap::new();
     let without_bias = config.moe.as_ref().is_some_and(|moe| !moe.expert_bias);
     let specs = Weights::specs(config).into_params();
-    for ((_, spec), (_, weight)) in specs.into_iter().zip(weights.params()) {
+    for ((_, spec), (_, param)) in specs.into_iter().zip(params.params()) {
         if spec.kind == ParamKind::ExpertBias && without_bias {
             continue;
         }
         let target = names::merged(&spec.name).filter(|_| experts == ExpertLayout::Merged);
         let Some((name, _)) = target else {
-            entries.extend(part_entries(config, &spec, weight.values()));
+            entries.extend(part_entries(config, &spec, param));
             continue;
         };
         let index = *merged.entry(name.clone()).or_insert(entries.len());
@@ -214,15 +236,13 @@ fn entries<'a>(
             });
         }
         entries[index].shape[0] += 1;
-        entries[index]
-            .pieces
-            .push((weight.values(), 0..spec.num_elements()));
+        entries[index].pieces.push((param, 0..spec.num_elements()));
     }
     entries
 }
 
 /// Lists the tensors in which the family's files hold one parameter.
-fn part_entries<'a>(config: &Config, spec: &ParamSpec, values: &'a Tensor) -> Vec<Entry<'a>> {
+fn part_entries<'a, T>(config: &Config, spec: &ParamSpec, param: &'a T) -> Vec<Entry<'a, T>> {
     let dtype = match spec.kind {
         ParamKind::ExpertBias => StorageDtype::F32,
         _ => config.storage,
@@ -232,13 +252,13 @@ fn part_entries<'a>(config: &Config, spec: &ParamSpec, values: &'a Tensor) -> Ve
         name: part.name,
         shape: [&[part.rows.len()], &spec.shape[1..]].concat(),
         dtype,
-        pieces: vec![(values, part.rows.start * row..part.rows.end * row)],
+        pieces: vec![(param, part.rows.start * row..part.rows.end * row)],
     };
     names::parts(config, spec).into_iter().map(entry).collect()
 }
 
 /// Fills shards in order; a tensor above the limit gets a shard of its own.
-fn shards(entries: Vec<Entry<'_>>, max_bytes: usize) -> Vec<Vec<Entry<'_>>> {
+fn shards<T: Encode>(entries: Vec<Entry<'_, T>>, max_bytes: usize) -> Vec<Vec<Entry<'_, T>>> {
     let mut shards = vec![Vec::new()];
     let mut filled = 0;
     for entry in entries {
@@ -260,7 +280,7 @@ fn shards(entries: Vec<Entry<'_>>, max_bytes: usize) -> Vec<Vec<Entry<'_>>> {
     shards
 }
 
-fn write_shards(dir: &Path, shards: &[Vec<Entry<'_>>]) -> Result<(), Error> {
+fn write_shards<T: Encode>(dir: &Path, shards: &[Vec<Entry<'_, T>>]) -> Result<(), Error> {
     let mut weight_map = BTreeMap::new();
     for (number, shard) in (1..).zip(shards) {
         let file = format!("model-{number:05}-of-{:05}.safetensors", shards.len());
@@ -273,7 +293,7 @@ fn write_shards(dir: &Path, shards: &[Vec<Entry<'_>>]) -> Result<(), Error> {
 }
 
 /// Writes one safetensors file: header length, header padded to 8 bytes, data.
-fn write_shard(path: &Path, shard: &[Entry<'_>]) -> Result<(), Error> {
+fn write_shard<T: Encode>(path: &Path, shard: &[Entry<'_, T>]) -> Result<(), Error> {
     let write = || -> std::io::Result<()> {
         let mut writer = BufWriter::with_capacity(1 << 20, File::create(path)?);
         let header = header(shard);
@@ -291,7 +311,7 @@ fn write_shard(path: &Path, shard: &[Entry<'_>]) -> Result<(), Error> {
     })
 }
 
-fn header(shard: &[Entry<'_>]) -> Vec<u8> {
+fn header<T: Encode>(shard: &[Entry<'_, T>]) -> Vec<u8> {
     let mut end = 0;
     let infos = shard.iter().map(|entry| {
         let start = end;

@@ -3,7 +3,9 @@
 
 mod support;
 
-use llada_diffusion::{BlockSize, Elision, LabelAlignment, NoisyCopy, NoisyDocument, TrainRows};
+use llada_diffusion::{
+    BlockSize, Elision, Grouping, LabelAlignment, NoisyCopy, NoisyDocument, TrainRows,
+};
 use llada_model::{Activations, Input, Model};
 use llada_tensor::Tensor;
 
@@ -29,6 +31,7 @@ fn rows(ids: &[u32], masked: &[usize]) -> TrainRows {
         clean_ids: ids,
         copies: &[NoisyCopy { ids, masked: &mask }],
         block_size: BlockSize::new(BLOCK).unwrap(),
+        grouping: Grouping::default(),
     };
     let mut rows = TrainRows::new();
     rows.push_diffusion(0, &document, MASK, LabelAlignment::Same, Elision::Off);

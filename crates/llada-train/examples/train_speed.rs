@@ -14,7 +14,8 @@ use llada_diffusion::{
 use llada_model::{Activations, Config};
 use llada_train::Learner;
 use llada_train::batch::{Assembly, Diffusion, Reading, Task};
-use llada_train::data::{Document, Drawn};
+use llada_train::data::{Document, Drawn, Unit};
+use llada_train::objective::Loss;
 use llada_train::optimizer::{AdamWSettings, Optimizer};
 use llada_train::step::StepSettings;
 
@@ -49,7 +50,7 @@ fn main() -> Result<()> {
         time(WARMUP, STEPS, |document| {
             let drawn = vec![Drawn { epoch: 0, document }];
             let batch = assembly.batch(&corpus, drawn, block_size);
-            let report = learner.train_step(&batch, &STEP)?;
+            let report = learner.train_step(&batch, &Loss::Likelihood, &STEP)?;
             losses.extend(report.map(|report| report.loss));
             Ok(())
         })
@@ -79,12 +80,16 @@ fn assembly(config: &Config) -> Result<Assembly> {
     let diffusion = Diffusion {
         objective: Objective::Bdlm,
         noise: NoiseSchedule::new(RateScope::Document, Band::new(0.3, 0.8)?),
+        draws: 1,
+        group_blocks: 1,
         complementary: false,
         fill: None,
+        editing: None,
         reading: Reading::of(config)?,
     };
     Ok(Assembly {
         task: Task::Diffusion(diffusion),
+        unit: Unit::Document,
         normalisation: Normalisation::MaskedMean,
         seed: 1,
         micro_batch_rows: 2 * SEQ_LEN as usize,

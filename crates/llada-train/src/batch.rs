@@ -8,14 +8,21 @@
 //! Every turn of a conversation has a noisy copy of its own, which sees the true text before its blocks
 //! and EOS after its end ([`Document::turns`]); all copies share the clean rows.
 
+mod edit;
+
+use std::borrow::Cow;
+
 use llada_diffusion::{
-    BlockSize, Corruption, Counts, Elision, LabelAlignment, NoiseSchedule, NoisyCopy,
-    NoisyDocument, Normalisation, Objective, TrainRows, loss_weights,
+    BlockSize, Corruption, Counts, Draft, Elision, Grouped, Grouping, LabelAlignment,
+    NoiseSchedule, NoisyCopy, NoisyDocument, Normalisation, Objective, Rng, Role, Stream,
+    TrainRows, loss_weights,
 };
 
 use llada_model::Config;
 
-use crate::data::{Document, Drawn, Turn};
+pub(crate) use self::edit::weigh_edits;
+pub use self::edit::{DraftNoise, EditWeights, Editing};
+use crate::data::{Document, Drawn, Turn, Unit};
 use crate::error::{Error, Result};
 use crate::mask_noise::MaskNoise;
 
@@ -24,6 +31,8 @@ use crate::mask_noise::MaskNoise;
 pub struct Assembly {
     /// What is to be predicted from what.
     pub task: Task,
+    /// What is drawn together.
+    pub unit: Unit,
     /// What the loss is divided by.
     pub normalisation: Normalisation,
     /// Seed of the noise.
@@ -53,10 +62,16 @@ pub struct Diffusion {
     pub objective: Objective,
     /// How documents are corrupted.
     pub noise: NoiseSchedule,
-    /// Whether each document comes with a mask and its complement.
+    /// Masks drawn per document, at least 1.
+    pub draws: usize,
+    /// Blocks denoised at the same time, at least 1.
+    pub group_blocks: usize,
+    /// Whether each mask comes with its complement.
     pub complementary: bool,
     /// Token that fills turns up to the end of their block, if they are filled.
     pub fill: Option<u32>,
+    /// How drafts are made, if there are any.
+    pub editing: Option<Editing>,
     /// What the checkpoint says about its rows.
     pub reading: Reading,
 }
@@ -96,6 +111,10 @@ pub struct MicroBatch {
     pub rows: TrainRows,
     /// Weight of each loss row in the loss, denominators included, `[loss rows]`.
     pub weights: Vec<f32>,
+    /// Mask ratio under which each loss row was drawn, `[loss rows]`.
+    pub rates: Vec<f32>,
+    /// What each loss row's position holds, `[loss rows]`; empty if no draft was made.
+    pub roles: Vec<Role>,
     /// Noise on the embeddings of MASK, if there is some.
     pub mask_noise: Option<MaskNoise>,
     /// Weight of the z-loss of every row's router logits.
@@ -152,17 +171,27 @@ impl Assembly {
     /// # Panics
     /// If a document number is not in the corpus.
     pub fn batch(&self, corpus: &[Document], drawn: Vec<Drawn>, block_size: BlockSize) -> Batch {
-        let prepare = |&drawn: &Drawn| self.prepare(&corpus[drawn.document], drawn, block_size);
-        let documents: Vec<Prepared> = drawn.iter().map(prepare).collect();
+        let prepare = |&drawn: &Drawn| {
+            let documents = self.unit.documents(corpus, drawn).iter();
+            documents.map(move |document| self.prepare(document, drawn, block_size))
+        };
+        let documents: Vec<Prepared> = drawn.iter().flat_map(prepare).collect();
         let mut counts = Counts::default();
         documents
             .iter()
             .flat_map(Prepared::counts)
             .for_each(|copy| counts += copy);
-        let micro_batches = match self.normalisation.denominator(&counts) {
-            0 => Vec::new(),
-            denominator => self.micro_batches(&documents, 1.0 / denominator as f64),
+        let denominator = match self.unit {
+            Unit::Document => self.normalisation.denominator(&counts),
+            Unit::Pair => documents
+                .first()
+                .map_or(0, |first| first.copies.len() as u64),
         };
+        // A denominator of 0 has no masked row to divide, and what is not scored is left out.
+        let mut micro_batches = self.micro_batches(&documents, denominator.max(1) as f64);
+        if let Some(editing) = self.task.editing() {
+            weigh_edits(&mut micro_batches, editing.weights);
+        }
         let num_tokens = documents
             .iter()
             .map(|document| document.ids.len() as u64)
@@ -183,29 +212,46 @@ impl Assembly {
     }
 
     /// Fills forward passes in order of the documents.
-    fn micro_batches(&self, documents: &[Prepared], scale: f64) -> Vec<MicroBatch> {
+    fn micro_batches(&self, documents: &[Prepared], denominator: f64) -> Vec<MicroBatch> {
         let mut micro_batches = vec![MicroBatch::default()];
-        for (doc, document) in (0..).zip(documents) {
+        let mut docs = 0..;
+        for unit in documents.chunks(self.unit.size()) {
             let last = micro_batches.last().expect("there is a first one");
-            let is_full = last.rows.len() + document.most_rows() > self.micro_batch_rows;
+            let most_rows: usize = unit.iter().map(Prepared::most_rows).sum();
+            let is_full = last.rows.len() + most_rows > self.micro_batch_rows;
             if is_full && !last.rows.is_empty() {
                 micro_batches.push(MicroBatch::default());
             }
             let last = micro_batches.last_mut().expect("there is a first one");
-            self.push(last, doc, document, scale);
+            for (document, doc) in unit.iter().zip(&mut docs) {
+                self.push(last, doc, document, 1.0 / denominator);
+            }
         }
         micro_batches.retain(|micro_batch| !micro_batch.rows.loss_rows.is_empty());
         micro_batches
     }
 
     fn push(&self, micro_batch: &mut MicroBatch, doc: u32, document: &Prepared, scale: f64) {
+        let first = micro_batch.rows.len();
         match &self.task {
             Task::Causal { .. } => micro_batch.push_causal(doc, document),
             Task::Diffusion(diffusion) => {
                 micro_batch.push_diffusion(doc, document, diffusion.reading, self.elision);
             }
         }
+        if self.task.editing().is_some() {
+            micro_batch.push_drafts(document, first);
+        }
         micro_batch.push_weights(document, self.normalisation, scale);
+    }
+}
+
+impl Task {
+    fn editing(&self) -> Option<&Editing> {
+        match self {
+            Self::Causal { .. } => None,
+            Self::Diffusion(diffusion) => diffusion.editing.as_ref(),
+        }
     }
 }
 
@@ -225,49 +271,103 @@ impl Diffusion {
         let turns = document.turns(self.fill, fill_size);
         let longest = turns.iter().map(|turn| turn.ids.len()).max().unwrap_or(0);
         let block_size = self.objective.block_size(scheduled, longest);
-        let number = drawn.document as u64;
+        let grouping = self.grouping(drawn, seed);
+        // To the noise, every draw is a document of its own.
+        let numbers = (0..self.draws).map(|draw| (drawn.document * self.draws + draw) as u64);
         let noisy = |turn: Turn| {
-            let supervised = &turn.supervised;
-            let first = self
-                .noise
-                .corrupt(seed, drawn.epoch, number, supervised, block_size);
-            let twin = self.complementary.then(|| first.complement(supervised));
-            let copies = std::iter::once(first).chain(twin);
-            copies
+            let of = |document| Grouped {
+                seed,
+                epoch: drawn.epoch,
+                document,
+                supervised: &turn.supervised,
+                block_size,
+            };
+            let noises = numbers
+                .clone()
+                .flat_map(|number| self.noises(&of(number), grouping));
+            noises
                 .map(|noise| Noisy::new(turn.clone(), noise))
                 .collect::<Vec<_>>()
         };
-        Prepared {
+        let mut prepared = Prepared {
             ids: document.ids.clone(),
             copies: turns.into_iter().flat_map(noisy).collect(),
             block_size,
+            grouping,
+        };
+        if let Some(editing) = &self.editing {
+            let mask_token_id = self.reading.mask_token_id;
+            editing.draw(&mut prepared, drawn, seed, mask_token_id);
         }
+        prepared
+    }
+
+    /// Returns a mask and, with twins, its complement.
+    fn noises(
+        &self,
+        of: &Grouped<'_>,
+        grouping: Grouping,
+    ) -> impl Iterator<Item = Corruption> + use<> {
+        let first = self.corrupt(of, grouping);
+        let twin = self.complementary.then(|| first.complement(of.supervised));
+        std::iter::once(first).chain(twin)
+    }
+
+    fn corrupt(&self, of: &Grouped<'_>, grouping: Grouping) -> Corruption {
+        if self.group_blocks > 1 {
+            return self.noise.corrupt_groups(of, grouping);
+        }
+        self.noise
+            .corrupt(of.seed, of.epoch, of.document, of.supervised, of.block_size)
+    }
+
+    /// Returns how the blocks of a document are grouped: over the epochs, every shift comes up.
+    fn grouping(&self, drawn: Drawn, seed: u64) -> Grouping {
+        let size = self.group_blocks;
+        let first = Rng::new(seed, Stream::Data).at(0, drawn.document as u64, 1)[0] as usize;
+        Grouping::new(size, (first + drawn.epoch as usize) % size)
     }
 }
 
 /// A document with its noise.
 pub(crate) struct Prepared {
     pub(crate) ids: Vec<u32>,
-    /// Noisy copies: one per turn, with twins two.
+    /// Noisy copies: one per turn and draw, with twins two.
     pub(crate) copies: Vec<Noisy>,
     pub(crate) block_size: BlockSize,
+    pub(crate) grouping: Grouping,
 }
 
 /// A noisy copy of a document, as one of its turns is learned.
 pub(crate) struct Noisy {
     pub(crate) turn: Turn,
     pub(crate) noise: Corruption,
+    /// Input and targets, if they are not those of the mask.
+    pub(crate) draft: Option<Draft>,
 }
 
 impl Noisy {
     pub(crate) fn new(turn: Turn, noise: Corruption) -> Self {
-        Self { turn, noise }
+        Self {
+            turn,
+            noise,
+            draft: None,
+        }
     }
 
-    fn as_copy(&self) -> NoisyCopy<'_> {
-        NoisyCopy {
-            ids: &self.turn.ids,
-            masked: &self.noise.masked,
+    /// Returns the draft.
+    ///
+    /// # Panics
+    /// If none was made.
+    fn draft(&self) -> &Draft {
+        self.draft.as_ref().expect("every copy is a draft")
+    }
+
+    /// Returns which positions are scored.
+    fn scored(&self) -> Cow<'_, [bool]> {
+        match &self.draft {
+            None => Cow::Borrowed(&self.noise.masked),
+            Some(draft) => draft.roles.iter().map(Option::is_some).collect(),
         }
     }
 
@@ -279,14 +379,14 @@ impl Noisy {
         Counts::of(&self.turn.supervised, &self.noise)
     }
 
-    /// Returns how many rows the copy has at most: from its first block with a token to learn.
-    fn most_rows(&self, block_size: BlockSize) -> usize {
+    /// Returns how many rows the copy has at most: from the group of its first block with a token to
+    /// learn.
+    fn most_rows(&self, block_size: BlockSize, grouping: Grouping) -> usize {
         let supervised = &self.turn.supervised;
         let first = supervised.iter().position(|&sup| sup);
         let start = first.map_or(supervised.len(), |first| {
-            block_size
-                .rows(block_size.of(first), supervised.len())
-                .start
+            let group = grouping.first_block(block_size.of(first));
+            block_size.rows(group, supervised.len()).start
         });
         supervised.len() - start
     }
@@ -309,6 +409,7 @@ impl Prepared {
             ids: document.ids.clone(),
             copies: vec![Noisy::new(turn, noise)],
             block_size: BlockSize::ONE,
+            grouping: Grouping::default(),
         }
     }
 
@@ -321,7 +422,7 @@ impl Prepared {
         let copies = self
             .copies
             .iter()
-            .map(|copy| copy.most_rows(self.block_size));
+            .map(|copy| copy.most_rows(self.block_size, self.grouping));
         self.ids.len() + copies.sum::<usize>()
     }
 }
@@ -343,11 +444,21 @@ impl MicroBatch {
         reading: Reading,
         elision: Elision,
     ) {
-        let copies: Vec<_> = document.copies.iter().map(Noisy::as_copy).collect();
+        let scored: Vec<_> = document.copies.iter().map(Noisy::scored).collect();
+        let copies: Vec<_> = document
+            .copies
+            .iter()
+            .zip(&scored)
+            .map(|(copy, scored)| NoisyCopy {
+                ids: &copy.turn.ids,
+                masked: scored,
+            })
+            .collect();
         let noisy = NoisyDocument {
             clean_ids: &document.ids,
             copies: &copies,
             block_size: document.block_size,
+            grouping: document.grouping,
         };
         let Reading {
             mask_token_id,
@@ -369,6 +480,8 @@ impl MicroBatch {
         for row in &self.rows.loss_rows[self.weights.len()..] {
             let weight = weights[row.copy as usize][row.position as usize];
             self.weights.push((f64::from(weight) * scale) as f32);
+            let noise = &document.copies[row.copy as usize].noise;
+            self.rates.push(noise.rates[row.position as usize]);
         }
     }
 }

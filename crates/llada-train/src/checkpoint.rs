@@ -16,7 +16,7 @@ use llada_model::{
     KeepDtype, Model, PartialDir, SaveOptions, StorageDtype, Weights, load as load_model,
     write_model,
 };
-use llada_tensor::{Precision, Tensor};
+use llada_tensor::{Precision, Tensor, map_file};
 use llada_text::Tokenizer;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -48,6 +48,15 @@ pub(crate) struct State {
     pub(crate) optimizer_steps: u64,
 }
 
+/// Which checkpoints stay when a new one is written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Retention {
+    /// So many of the newest.
+    pub(crate) last: usize,
+    /// And those of these steps.
+    pub(crate) best: Vec<u64>,
+}
+
 /// The checkpoints of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoints {
@@ -59,24 +68,29 @@ impl Checkpoints {
     pub(crate) fn open(dir: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         let checkpoints = Self { dir };
-        for path in checkpoints.list(|name| name.ends_with(".partial"))? {
-            std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        for path in list(&checkpoints.dir)? {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "partial")
+            {
+                std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+            }
         }
         Ok(checkpoints)
     }
 
     /// Returns the newest checkpoint.
     pub(crate) fn latest(&self) -> Result<Option<PathBuf>> {
-        Ok(self.complete()?.pop())
+        Ok(self.complete()?.pop().map(|(_, path)| path))
     }
 
-    /// Writes a checkpoint, then removes all but the newest `keep_last`.
+    /// Writes a checkpoint, then removes all that are not to stay.
     pub(crate) fn save(
         &self,
         learner: &Learner,
         tokenizer: Option<&Tokenizer>,
         state: &State,
-        keep_last: usize,
+        retention: &Retention,
     ) -> Result<()> {
         let dir = self.dir.join(format!("step-{:06}", state.step));
         if dir.exists() {
@@ -86,31 +100,39 @@ impl Checkpoints {
         write_to(partial.path(), learner, tokenizer, state)?;
         partial.commit()?;
         let complete = self.complete()?;
-        for path in &complete[..complete.len().saturating_sub(keep_last)] {
-            std::fs::remove_dir_all(path).map_err(Error::io("remove", path))?;
+        for (step, path) in &complete[..complete.len().saturating_sub(retention.last)] {
+            if !retention.best.contains(step) {
+                std::fs::remove_dir_all(path).map_err(Error::io("remove", path))?;
+            }
         }
         Ok(())
     }
 
-    /// Lists complete checkpoints, oldest first.
-    fn complete(&self) -> Result<Vec<PathBuf>> {
-        let step = |name: &str| name.strip_prefix("step-")?.parse::<u64>().ok();
-        let mut paths = self.list(|name| step(name).is_some())?;
-        paths.sort_by_key(|path| path.file_name().and_then(|name| step(name.to_str()?)));
-        Ok(paths)
+    /// Lists complete checkpoints with their steps, oldest first.
+    fn complete(&self) -> Result<Vec<(u64, PathBuf)>> {
+        list_complete(&self.dir)
     }
+}
 
-    fn list(&self, matches: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
-        let entries = std::fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))?;
-        let mut paths = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(Error::io("read", &self.dir))?;
-            if entry.file_name().to_str().is_some_and(&matches) {
-                paths.push(entry.path());
-            }
-        }
-        Ok(paths)
-    }
+/// Lists the complete checkpoints in a directory with their steps, oldest first.
+pub(crate) fn list_complete(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let step = |path: &PathBuf| {
+        let name = path.file_name()?.to_str()?;
+        name.strip_prefix("step-")?.parse::<u64>().ok()
+    };
+    let mut complete: Vec<_> = list(dir)?
+        .into_iter()
+        .filter_map(|path| Some((step(&path)?, path)))
+        .collect();
+    complete.sort();
+    Ok(complete)
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).map_err(Error::io("read", dir))?;
+    entries
+        .map(|entry| Ok(entry.map_err(Error::io("read", dir))?.path()))
+        .collect()
 }
 
 fn write_to(
@@ -168,12 +190,13 @@ fn write_moments(path: &Path, optimizer: &Optimizer) -> Result<()> {
             views.push((format!("{moment}.{name}"), view.map_err(damaged)?));
         }
     }
-    let bytes = safetensors::serialize(views, None).map_err(damaged)?;
-    write_synced(path, &bytes)
+    safetensors::serialize_to_file(views, None, path).map_err(damaged)?; // tensor by tensor
+    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    file.sync_all().map_err(Error::io("write", path))
 }
 
 fn read_moments(path: &Path, optimizer: &mut Optimizer) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = map_file(path).map_err(Error::io("read", path))?;
     let damaged = |e| Error::unsuitable(path, format!("is damaged: {e}"));
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     read_moment(path, &file, "first", &mut optimizer.first)?;

@@ -1,12 +1,11 @@
 //! What the data of a recipe are, before a run: lengths, what is learned, what is left out and why.
 
-use llada_model::Config;
 use llada_text::Tokenizer;
 use serde::Serialize;
 
 use crate::data::{Corpus, Reader};
 use crate::error::{Error, Result};
-use crate::recipe::{Init, Recipe};
+use crate::recipe::Recipe;
 use crate::trainer::setup;
 
 /// Problems that are kept; further ones are counted.
@@ -79,13 +78,7 @@ impl DataReport {
 /// # Errors
 /// If the model's configuration, the tokenizer or a file cannot be read.
 pub fn check_data(recipe: &Recipe) -> Result<DataReport> {
-    let config = match recipe.model.init()? {
-        Init::Checkpoint(path) => Config::from_dir(path)?,
-        Init::Random(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-            Config::from_json(&text)?
-        }
-    };
+    let config = setup::config(recipe)?;
     let tokenizer: Option<Tokenizer> = setup::tokenizer(recipe, &config)?;
     let reader = setup::reader(recipe, &config, tokenizer.as_ref());
     let sources = recipe.data.train.weighted()?;

@@ -38,6 +38,9 @@ pub enum Error {
         /// What was expected and found.
         problem: String,
     },
+    /// A dFactory file says something that a recipe cannot.
+    #[error("not a recipe: {0}")]
+    Import(String),
     /// A row of a data file cannot be used.
     #[error("`{}` line {line}: {problem}", path.display())]
     Row {
@@ -95,6 +98,9 @@ pub enum Error {
         "config.json names no `{0}`: this is not a diffusion model; make one with `llada convert`"
     )]
     NotDiffusion(&'static str),
+    /// A checkpoint cannot insert or delete.
+    #[error("config.json names no `{0}`, which `[levenshtein]` trains; name an unused token there")]
+    NoEditToken(&'static str),
     /// Configuration, loading or saving of a model failed.
     #[error(transparent)]
     Model(#[from] llada_model::Error),

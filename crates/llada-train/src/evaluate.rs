@@ -11,7 +11,7 @@
 //! The first token of a document is never scored, in any mode: the figures of all modes are about
 //! the same tokens.
 
-use llada_diffusion::{BlockSize, Corruption, Elision, Normalisation, Rng, Stream};
+use llada_diffusion::{BlockSize, Corruption, Elision, Grouping, Normalisation, Rng, Stream};
 use llada_model::Model;
 
 use crate::batch::{MicroBatch, Noisy, Prepared, Reading};
@@ -132,7 +132,7 @@ impl Pending {
             mut totals,
         } = std::mem::take(self);
         if !micro_batch.rows.is_empty() {
-            let head = score(model, &micro_batch.rows);
+            let head = score(model, &micro_batch);
             let rows = micro_batch.rows.loss_rows.iter().zip(&micro_batch.weights);
             for ((row, &weight), head) in rows.zip(&head) {
                 totals[row.doc as usize].nll += f64::from(weight) * nll_of(head);
@@ -158,6 +158,7 @@ fn prepare(document: &Document, number: u64, mode: Mode, draws: usize) -> Prepar
         ids: document.ids.clone(),
         copies: turns.into_iter().flat_map(copies).collect(),
         block_size,
+        grouping: Grouping::default(),
     }
 }
 

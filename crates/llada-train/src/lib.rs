@@ -9,6 +9,8 @@
 //! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
 //! * [`mask_noise`] and [`balance`] are for the start of a conversion and for mixtures of experts.
 //! * [`evaluate`] measures likelihoods, [`mod@convert`] makes a diffusion model of a parent.
+//! * [`mod@merge`] averages checkpoints.
+//! * [`mod@plan`] tells the memory a run needs, [`report`] draws the curves of runs.
 //! * [`parity`] compares all of it with recorded values of an independent implementation.
 //!
 //! The crate knows neither decoding nor HTTP.
@@ -22,19 +24,24 @@ mod data_check;
 mod error;
 pub mod evaluate;
 pub mod mask_noise;
+pub mod merge;
 pub mod objective;
 pub mod optimizer;
 pub mod parity;
+pub mod plan;
 pub mod recipe;
+pub mod report;
 pub mod step;
 #[cfg(test)]
 mod testing;
 pub mod trainer;
+mod validations;
 
 pub use convert::{ConvertOptions, Converted, MaskChoice, convert};
 pub use data_check::{DataReport, Lengths, SetReport, check_data};
 pub use error::{Error, Result};
 pub use evaluate::{Mode, NllResult, Total, nll, nll_of_each};
+pub use merge::{best_checkpoints, merge};
 pub use recipe::Recipe;
 pub use step::{Learner, StepReport};
 pub use trainer::{Ending, Metrics, Outcome, Resume, train};

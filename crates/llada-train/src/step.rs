@@ -6,7 +6,7 @@ use llada_tensor::map_parallel;
 use crate::balance::{RouterTotals, update_expert_bias};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::objective::{Sums, weighted_nll};
+use crate::objective::{Loss, Measures};
 use crate::optimizer::{Optimizer, gradient_norm};
 
 /// A model in training.
@@ -39,10 +39,14 @@ pub struct StepReport {
     pub loss: f64,
     /// Mean negative log-likelihood of scored tokens, in nats.
     pub nll: f64,
+    /// The same by mask ratio in tenths; `None` where nothing was scored.
+    pub nll_by_mask_ratio: [Option<f64>; 10],
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
     /// What the routers did.
     pub routers: RouterTotals,
+    /// What else the loss measured.
+    pub measures: Measures,
 }
 
 impl Learner {
@@ -63,6 +67,7 @@ impl Learner {
     pub fn train_step(
         &mut self,
         batch: &Batch,
+        loss: &Loss,
         settings: &StepSettings,
     ) -> Result<Option<StepReport>> {
         if batch.micro_batches.is_empty() {
@@ -76,7 +81,7 @@ impl Learner {
         map_parallel(gradients.params_mut(), |_, (_, gradient)| {
             gradient.f32s_mut().fill(0.0);
         });
-        let sums = accumulate(model, batch, settings.activations, gradients);
+        let (sums, measures) = loss.accumulate(model, batch, settings.activations, gradients);
         let grad_norm = gradient_norm(gradients);
         let step = optimizer.num_steps + 1;
         require_finite("the loss", sums.loss, step, batch)?;
@@ -91,28 +96,16 @@ impl Learner {
         if settings.expert_bias_rate > 0.0 {
             update_expert_bias(&mut model.weights, &sums.routers, settings.expert_bias_rate);
         }
-        let nll = sums.nll / batch.counts.masked as f64;
+        let nll = sums.nll / batch.counts.masked.max(1) as f64;
         Ok(Some(StepReport {
             loss: sums.loss,
             nll,
+            nll_by_mask_ratio: sums.buckets.map(|bucket| bucket.mean()),
             grad_norm,
             routers: sums.routers,
+            measures,
         }))
     }
-}
-
-/// Adds the gradient of a batch's loss to `grads` and returns the sums over its loss rows.
-pub fn accumulate(
-    model: &Model,
-    batch: &Batch,
-    activations: Activations,
-    grads: &mut Gradients,
-) -> Sums {
-    let mut sums = Sums::default();
-    for micro_batch in &batch.micro_batches {
-        sums += weighted_nll(model, micro_batch, activations, grads);
-    }
-    sums
 }
 
 fn require_finite(what: &'static str, value: f64, step: u64, batch: &Batch) -> Result<()> {

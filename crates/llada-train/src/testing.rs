@@ -7,7 +7,7 @@ use llada_model::{Config, Model, Weights};
 use llada_tensor::Precision;
 
 use crate::batch::{Assembly, Diffusion, Reading, Task};
-use crate::data::{Document, Drawn};
+use crate::data::{Document, Drawn, Unit};
 
 pub(crate) const MASK: u32 = 30;
 pub(crate) const EOS: u32 = 31;
@@ -64,13 +64,17 @@ pub(crate) fn assembly(alignment: LabelAlignment, elision: Elision) -> Assembly 
         task: Task::Diffusion(Diffusion {
             objective: Objective::Bdlm,
             noise: NoiseSchedule::new(RateScope::Block, Band::new(0.2, 0.8).expect("a band")),
+            draws: 1,
+            group_blocks: 1,
             complementary: false,
             fill: Some(EOS),
+            editing: None,
             reading: Reading {
                 mask_token_id: MASK,
                 alignment,
             },
         }),
+        unit: Unit::Document,
         normalisation: Normalisation::ElboToken,
         seed: 5,
         micro_batch_rows: 1000,

@@ -13,6 +13,8 @@ use crate::worked_sums::Sum;
 const ALPHABET: &str = "0123456789+-=,;";
 const END: &str = "<|end|>";
 const MASK: &str = "<|mask|>";
+/// Tokens that edit, of which `config.json` speaks as `delete_token_id` and `split_token_id`.
+const EDITS: [&str; 2] = ["<|delete|>", "<|split|>"];
 
 pub(crate) fn run(args: &SumsArgs) -> anyhow::Result<()> {
     match &args.what {
@@ -23,9 +25,11 @@ pub(crate) fn run(args: &SumsArgs) -> anyhow::Result<()> {
 
 /// Writes a Llama configuration and a tokenizer with one token per character.
 fn init(args: &SumsInitArgs) -> anyhow::Result<()> {
-    let mut tokenizer = Tokenizer::characters(ALPHABET, &[END, MASK])?;
+    let edits = if args.edit_tokens { &EDITS[..] } else { &[] };
+    let specials = [&[END, MASK], edits].concat();
+    let mut tokenizer = Tokenizer::characters(ALPHABET, &specials)?;
     tokenizer.set_role(Role::Eos, END)?;
-    let config = json!({
+    let mut config = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": tokenizer.largest_id() + 1,
@@ -42,6 +46,9 @@ fn init(args: &SumsInitArgs) -> anyhow::Result<()> {
         "eos_token_id": tokenizer.specials().eos,
         "torch_dtype": "float32",
     });
+    for (key, text) in ["delete_token_id", "split_token_id"].into_iter().zip(edits) {
+        config[key] = tokenizer.id(text).into();
+    }
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot create `{}`", args.out.display()))?;
     tokenizer.save(&args.out)?;

@@ -1,17 +1,27 @@
 //! `llada train`: one recipe, one run directory.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::ProgressBar;
-use llada_train::{Ending, Error, Metrics, Resume, train};
+use indicatif::{HumanDuration, ProgressBar};
+use llada_train::plan::{Plan, plan};
+use llada_train::{Ending, Error, Metrics, Recipe, Resume, train};
 
 use crate::args::TrainArgs;
 use crate::{failure, ui};
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let recipe = super::recipe(&args.recipe, &args.overrides)?;
+    if let Some(path) = &args.import_dfactory {
+        return ui::write(&imported(path)?.to_toml());
+    }
+    let path = args.recipe.as_deref().context("no recipe is given")?;
+    let recipe = super::recipe(path, &args.overrides)?;
+    if args.plan {
+        return show_plan(&plan(&recipe).map_err(refused)?, args.json);
+    }
     let stop = StopOnCtrlC::new()?;
     let bar = ui::bar(recipe.train.steps, "steps");
     let resume = if args.resume { Resume::Yes } else { Resume::No };
@@ -43,12 +53,41 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn imported(path: &Path) -> anyhow::Result<Recipe> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    Recipe::from_dfactory(&text)
+        .map_err(|error| failure::usage(format!("{}: {error}", path.display())))
+}
+
 /// A recipe that does not fit its model is bad input, as one that is malformed.
 fn refused(error: Error) -> anyhow::Error {
     match error {
         Error::Setting { .. } => failure::usage(error),
         other => other.into(),
     }
+}
+
+fn show_plan(plan: &Plan, json: bool) -> anyhow::Result<()> {
+    if json {
+        return ui::line(serde_json::to_string(plan)?);
+    }
+    let bytes =
+        |name: &str, bytes: u64| vec![name.to_owned(), indicatif::BinaryBytes(bytes).to_string()];
+    let count =
+        |name: &str, count: u64| vec![name.to_owned(), indicatif::HumanCount(count).to_string()];
+    let rows = [
+        count("parameters", plan.parameters),
+        count("steps", plan.steps),
+        count("tokens per step", plan.tokens_per_step),
+        count("rows per forward", plan.rows_per_forward),
+        bytes("weights", plan.bytes.weights),
+        bytes("gradients", plan.bytes.gradients),
+        bytes("optimizer", plan.bytes.optimizer),
+        bytes("activations", plan.bytes.activations),
+        bytes("total", plan.bytes.total),
+    ];
+    ui::write(&ui::table(&["plan", ""], &rows))
 }
 
 /// The flag of the training that runs, if one does.
@@ -93,6 +132,13 @@ fn on_ctrl_c() {
     }
 }
 
+/// Returns how long the steps to come take if they are like those before.
+fn time_left(metrics: &Metrics, steps: u64) -> Duration {
+    let steps_left = steps.saturating_sub(metrics.step);
+    let seconds = metrics.elapsed_seconds / metrics.step as f64 * steps_left as f64;
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
 /// Updates the bar, and prints a line when there is something new to read.
 fn show(bar: &ProgressBar, metrics: &Metrics) {
     bar.set_position(metrics.step);
@@ -101,7 +147,7 @@ fn show(bar: &ProgressBar, metrics: &Metrics) {
         return;
     }
     let mut line = format!(
-        "step {:>5}  loss {:.4}  mask {:.2}  block {}  grad {:.2}  lr {:.1e}  {:.0} tok/s",
+        "step {:>5}  loss {:.4}  mask {:.2}  block {}  grad {:.2}  lr {:.1e}  {:.0} tok/s  {} left",
         metrics.step,
         metrics.loss,
         metrics.mask_ratio,
@@ -109,11 +155,15 @@ fn show(bar: &ProgressBar, metrics: &Metrics) {
         metrics.grad_norm,
         metrics.lr,
         metrics.tokens_per_second,
+        HumanDuration(time_left(metrics, bar.length().unwrap_or(metrics.step))),
     );
+    for (name, value) in &metrics.measures {
+        line += &format!("  {name} {value:.3}");
+    }
     if is_validated {
-        line += "\n      validation, nats per token:";
-        for (mode, nll) in &metrics.valid {
-            line += &format!("  {mode} {nll:.3}");
+        line += "\n      validation, nats per token or as named:";
+        for (name, value) in &metrics.valid {
+            line += &format!("  {name} {value:.3}");
         }
     }
     bar.suspend(|| ui::say(line));

@@ -124,8 +124,13 @@ impl Model {
     /// # Panics
     /// If the slices of `input` differ in length, a range is empty or an id is not in the vocabulary.
     pub fn forward(&self, input: &Input<'_>) -> Tensor {
+        self.forward_embedded(self.embed(input.ids), input)
+    }
+
+    /// As [`Model::forward`], from given embeddings of the rows, [N, D].
+    pub fn forward_embedded(&self, embedded: Tensor, input: &Input<'_>) -> Tensor {
         let context = self.context(input);
-        let mut x = self.embed(input.ids);
+        let mut x = embedded;
         for index in 0..self.weights.layers.len() {
             x = layer_forward(self, index, &x, context.rows(index)).0;
         }

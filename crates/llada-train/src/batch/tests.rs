@@ -5,14 +5,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::data::Span;
-use crate::step::accumulate;
+use crate::objective::Loss;
 use crate::testing::{EOS, MASK, assembly, corpus, drawn, model};
 
 /// Loss and gradients of a batch, in one forward pass per micro-batch.
 fn loss_and_gradients(model: &Model, batch: &Batch) -> (f64, Gradients) {
     let mut grads = model.zero_gradients();
-    let loss = accumulate(model, batch, Activations::Keep, &mut grads).loss;
-    (loss, grads)
+    let (sums, _) = Loss::Likelihood.accumulate(model, batch, Activations::Keep, &mut grads);
+    (sums.loss, grads)
 }
 
 fn assert_close(actual: &(f64, Gradients), expected: &(f64, Gradients)) {
@@ -89,8 +89,9 @@ fn elision_and_recomputation_change_no_gradient() {
             let expected = loss_and_gradients(&model, &full);
             assert_close(&loss_and_gradients(&model, &elided), &expected);
             let mut grads = model.zero_gradients();
-            let loss = accumulate(&model, &elided, Activations::Recompute, &mut grads).loss;
-            assert_close(&(loss, grads), &expected);
+            let recompute = Activations::Recompute;
+            let (sums, _) = Loss::Likelihood.accumulate(&model, &elided, recompute, &mut grads);
+            assert_close(&(sums.loss, grads), &expected);
         }
     }
 }
@@ -295,14 +296,17 @@ fn at_document_0(num_documents: usize) -> Vec<Drawn> {
 
 #[test]
 fn a_conversation_is_the_sum_of_its_answers_after_what_came_before_them() {
-    for (alignment, elision, twins) in [
-        (LabelAlignment::Same, Elision::On, false),
-        (LabelAlignment::Same, Elision::Off, true),
-        (LabelAlignment::Shifted, Elision::On, true),
-        (LabelAlignment::Shifted, Elision::Off, false),
+    for (alignment, elision, twins, group_blocks) in [
+        (LabelAlignment::Same, Elision::On, false, 1),
+        (LabelAlignment::Same, Elision::Off, true, 1),
+        (LabelAlignment::Shifted, Elision::On, true, 1),
+        (LabelAlignment::Shifted, Elision::Off, false, 1),
+        (LabelAlignment::Same, Elision::On, true, 2),
+        (LabelAlignment::Shifted, Elision::On, false, 3),
     ] {
         let mut assembly = assembly(alignment, elision);
         diffusion(&mut assembly).complementary = twins;
+        diffusion(&mut assembly).group_blocks = group_blocks;
         let model = model(alignment);
         let together = assembly.batch(&[conversation()], at_document_0(1), size(4));
         let mut apart = Vec::new();
@@ -318,7 +322,9 @@ fn a_conversation_is_the_sum_of_its_answers_after_what_came_before_them() {
             let share = batch.counts.supervised as f64 / counts.supervised as f64;
             let weights = batch.micro_batches.iter_mut().flat_map(|m| &mut m.weights);
             weights.for_each(|weight| *weight = (f64::from(*weight) * share) as f32);
-            expected.0 += accumulate(&model, &batch, Activations::Keep, &mut expected.1).loss;
+            let keep = Activations::Keep;
+            let (sums, _) = Loss::Likelihood.accumulate(&model, &batch, keep, &mut expected.1);
+            expected.0 += sums.loss;
         }
         assert_close(&loss_and_gradients(&model, &together), &expected);
     }

@@ -11,12 +11,19 @@
 //! {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}, ...]}
 //! ```
 //!
+//! or, for preference training, a pair of documents ([`Unit::Pair`]):
+//!
+//! ```text
+//! {"prompt": "...", "chosen": "...", "rejected": "..."}
+//! {"messages": [...], "chosen": "...", "rejected": "..."}      the conversation before the answer
+//! ```
+//!
 //! Messages are rendered with the checkpoint's chat template. Every assistant message is learned, but
 //! those with `"train": false`; `"tools"` beside the messages go to the template.
 //!
 //! Rows lie in JSONL files, plain or packed (`.gz`, `.zst`), in Parquet files (feature `parquet`), or
-//! in directories of such files. Other keys of a row are left alone, except `chosen` and `rejected`:
-//! preference pairs are not documents. A malformed row ends the reading, by file and line. Rows that are
+//! in directories of such files. Other keys of a row are left alone, except `chosen` and `rejected`
+//! where documents are read. A malformed row ends the reading, by file and line. Rows that are
 //! sound but teach nothing are left out and counted: those without a token to learn, and those that hold
 //! the MASK id, which could not be told from noise.
 //!
@@ -29,10 +36,11 @@ mod files;
 mod order;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod preference;
 mod rows;
 #[cfg(test)]
 mod tests;
 
 pub use self::document::{Document, Span, Turn};
-pub use self::order::{Cursor, Drawn, Mix};
+pub use self::order::{Cursor, Drawn, Mix, Unit};
 pub use self::rows::{Corpus, Overflow, Reader};

@@ -3,25 +3,56 @@
 use llada_diffusion::{Rng, Stream};
 use serde::{Deserialize, Serialize};
 
+use super::Document;
+
 /// Where a run stands in one source of its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
     /// Pass over the source, from 0.
     pub epoch: u32,
-    /// Documents of this pass that have been used.
+    /// Documents or pairs of this pass that have been used.
     pub used: usize,
-    /// Documents of the source.
+    /// Documents or pairs of the source.
     pub of: usize,
 }
 
-/// A document of a batch: its pass over its source, and its number.
+/// A document or pair of a batch: its pass over its source, and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drawn {
     /// Pass over the source.
     pub epoch: u32,
-    /// Number of the document in the corpus.
+    /// Its number in the corpus.
     pub document: usize,
+}
+
+/// What is drawn from a corpus at a time, and keeps together in a forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// A document. The loss is divided as the normalisation says.
+    #[default]
+    Document,
+    /// Two answers to a prompt, documents that follow each other, under the same noise. Weights are
+    /// those of the bound of each answer, averaged over its noisy copies.
+    Pair,
+}
+
+impl Unit {
+    /// Returns the number of documents.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Document => 1,
+            Self::Pair => 2,
+        }
+    }
+
+    /// Returns the documents of one draw.
+    ///
+    /// # Panics
+    /// If they are not in the corpus.
+    pub fn documents(self, corpus: &[Document], drawn: Drawn) -> &[Document] {
+        &corpus[drawn.document * self.size()..][..self.size()]
+    }
 }
 
 /// An endless sequence of document numbers: each source in an order of its own, the sources

@@ -9,13 +9,14 @@ use serde_json::{Map, Value};
 use super::chat::Renderer;
 use super::document::{Document, Span};
 use super::files::{Row, expand, for_each_row};
+use super::order::Unit;
 use crate::error::{Error, Result};
 
-/// Keys of rows that are not documents.
-const UNSUPPORTED: [&str; 2] = ["chosen", "rejected"];
+/// Keys of pairs.
+const PAIR_KEYS: [&str; 2] = ["chosen", "rejected"];
 
 /// What is wrong with a row and what to do.
-type Problem = String;
+pub(super) type Problem = String;
 
 /// What happens to a text longer than the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Overflow {
 /// How rows become documents.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
+    /// What a row holds.
+    pub unit: Unit,
     /// Encodes text.
     pub tokenizer: Option<&'a Tokenizer>,
     /// Rows of the model's embedding: larger ids are refused.
@@ -48,13 +51,13 @@ pub struct Reader<'a> {
 /// The documents of some files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Corpus {
-    /// Documents in the order of the files.
+    /// Documents in the order of the files, those of a pair together.
     pub documents: Vec<Document>,
     /// Rows that were read, the ones left out included.
     pub num_rows: usize,
     /// Rows that were longer than the limit.
     pub num_cut: usize,
-    /// Documents left out because they had no token to learn.
+    /// Documents left out because they, or the other of their pair, had no token to learn.
     pub num_dropped: usize,
     /// Rows left out because they hold the MASK id.
     pub num_with_mask: usize,
@@ -126,36 +129,51 @@ impl Reader<'_> {
         template: &OnceCell<ChatTemplate>,
         corpus: &mut Corpus,
     ) -> std::result::Result<(), Problem> {
-        let document = self.document(&row?, template)?;
-        self.check_ids(&document.ids)?;
-        if self
-            .mask_token_id
-            .is_some_and(|mask| document.ids.contains(&mask))
-        {
+        let documents = self.documents(&row?, template)?;
+        for document in &documents {
+            self.check_ids(&document.ids)?;
+        }
+        let mut all_ids = documents.iter().flat_map(|document| &document.ids);
+        if all_ids.any(|&id| Some(id) == self.mask_token_id) {
             corpus.num_with_mask += 1;
             return Ok(());
         }
-        corpus.num_cut += usize::from(document.ids.len() > self.max_len);
-        for piece in self.pieces(document) {
-            if piece.spans.is_empty() {
-                corpus.num_dropped += 1;
+        let is_long = |document: &Document| document.ids.len() > self.max_len;
+        corpus.num_cut += usize::from(documents.iter().any(is_long));
+        let pieces = documents
+            .into_iter()
+            .flat_map(|document| self.pieces(document));
+        for unit in pieces.collect::<Vec<_>>().chunks(self.unit.size()) {
+            if unit.iter().any(|piece| piece.spans.is_empty()) {
+                corpus.num_dropped += unit.len();
             } else {
-                corpus.documents.push(piece);
+                corpus.documents.extend_from_slice(unit);
             }
         }
         Ok(())
     }
 
-    fn document(
+    fn documents(
+        &self,
+        row: &Map<String, Value>,
+        template: &OnceCell<ChatTemplate>,
+    ) -> std::result::Result<Vec<Document>, Problem> {
+        if self.unit == Unit::Pair {
+            return self.pair(row, template).map(Vec::from);
+        }
+        match PAIR_KEYS.into_iter().find(|&key| row.contains_key(key)) {
+            Some(key) => Err(format!(
+                "rows with `{key}` are preference pairs, for recipes with `[dpo]`"
+            )),
+            None => Ok(vec![self.document(row, template)?]),
+        }
+    }
+
+    pub(super) fn document(
         &self,
         row: &Map<String, Value>,
         template: &OnceCell<ChatTemplate>,
     ) -> std::result::Result<Document, Problem> {
-        if let Some(key) = UNSUPPORTED.into_iter().find(|&key| row.contains_key(key)) {
-            return Err(format!(
-                "rows with `{key}` are preference pairs, not documents"
-            ));
-        }
         let forms = ["text", "input_ids", "messages", "prompt"];
         let given: Vec<_> = forms
             .into_iter()
@@ -255,7 +273,10 @@ fn at(path: &Path, line: usize, problem: Problem) -> Error {
     }
 }
 
-fn text<'r>(row: &'r Map<String, Value>, key: &str) -> std::result::Result<&'r str, Problem> {
+pub(super) fn text<'r>(
+    row: &'r Map<String, Value>,
+    key: &str,
+) -> std::result::Result<&'r str, Problem> {
     match row.get(key) {
         Some(Value::String(text)) => Ok(text),
         Some(other) => Err(format!("`{key}` must be a text, found {other}")),

@@ -17,6 +17,7 @@ fn read(text: &[u8], change: impl FnOnce(&mut Reader<'_>)) -> Result<Corpus> {
     std::fs::write(&path, text).unwrap();
     let tokenizer = tokenizer();
     let mut reader = Reader {
+        unit: Unit::Document,
         tokenizer: Some(&tokenizer),
         vocab_size: 11,
         mask_token_id: Some(10),
@@ -192,6 +193,7 @@ fn a_survey_goes_on_after_a_malformed_row() {
     )
     .unwrap();
     let reader = Reader {
+        unit: Unit::Document,
         tokenizer: None,
         vocab_size: 11,
         mask_token_id: None,

@@ -1,74 +1,167 @@
 //! Preference training on evidence bounds (Eq. 7 and 8).
+//!
+//! A pair is two documents of a micro-batch that follow each other, the preferred answer first. Their
+//! rows carry the weights of the bound, 1/t over the number of noise draws, without a denominator.
+//! Policy and reference score the same rows: they share every mask, or the margin would be noise.
 
 use llada_diffusion::{Elbos, dpo_loss, dpo_margin};
 use llada_model::{Activations, Gradients, Model};
+use llada_tensor::HeadRow;
 
-use super::pass::{nll, score};
-use super::{Pass, sums};
+use super::pass::nll;
+use super::{Pass, Sums, score, sums};
 use crate::batch::MicroBatch;
 
-/// The two answers to a prompt, each with its noise. Weights are 1 / t, without a denominator.
-#[derive(Clone, Copy, Debug)]
-pub struct Pair<'a> {
-    /// The preferred answer.
-    pub chosen: &'a MicroBatch,
-    /// The other one.
-    pub rejected: &'a MicroBatch,
+/// What a policy is compared with, and how strictly.
+#[derive(Debug)]
+pub struct Preference {
+    /// The frozen model.
+    pub reference: Model,
+    /// How much a nat of margin counts.
+    pub beta: f64,
 }
 
-/// A preference loss and its parts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DpoLoss {
-    /// -log sigmoid(beta * margin).
+/// Sums over pairs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DpoSums {
+    /// Of -log sigmoid(beta * margin).
     pub loss: f64,
-    /// How much more than the reference the policy prefers the chosen answer, in nats.
+    /// Of how much more than the reference the policy prefers the chosen answer, in nats.
     pub margin: f64,
-    /// The policy's bounds.
-    pub policy: Elbos,
+    /// Pairs with a margin above 0.
+    pub num_right: u64,
+    /// Pairs.
+    pub num_pairs: u64,
+    /// Of the policy's bounds on the log-likelihood of chosen answers, in nats.
+    pub chosen: f64,
+    /// The same of rejected answers.
+    pub rejected: f64,
+    /// Of the policy's scored rows.
+    pub likelihood: Sums,
 }
 
-/// Returns a model's bound on the log-likelihood of an answer (Eq. 7, one noise sample).
-pub fn elbo(model: &Model, answer: &MicroBatch) -> f64 {
-    let rows = score(model, &answer.rows);
-    -rows
-        .iter()
-        .zip(&answer.weights)
-        .map(|(row, &weight)| nll(row) * f64::from(weight))
-        .sum::<f64>()
-}
-
-/// Adds the gradient of the preference loss to `grads`.
-///
-/// `reference` holds the frozen model's bounds under the same noise.
-pub fn dpo(
-    model: &Model,
-    pair: Pair<'_>,
-    reference: Elbos,
-    beta: f64,
-    activations: Activations,
-    grads: &mut Gradients,
-) -> DpoLoss {
-    let chosen = Pass::forward(model, &pair.chosen.rows, activations);
-    let rejected = Pass::forward(model, &pair.rejected.rows, activations);
-    let policy = Elbos {
-        chosen: -sums(chosen.head(), &pair.chosen.weights).loss,
-        rejected: -sums(rejected.head(), &pair.rejected.weights).loss,
-    };
-    let margin = dpo_margin(policy, reference);
-    let (loss, slope) = dpo_loss(margin, beta);
-    // The bound is minus the weighted sum, hence the sign.
-    chosen.backward(&scaled(&pair.chosen.weights, -slope), None, grads);
-    rejected.backward(&scaled(&pair.rejected.weights, slope), None, grads);
-    DpoLoss {
-        loss,
-        margin,
-        policy,
+impl std::ops::AddAssign for DpoSums {
+    fn add_assign(&mut self, other: Self) {
+        self.loss += other.loss;
+        self.margin += other.margin;
+        self.num_right += other.num_right;
+        self.num_pairs += other.num_pairs;
+        self.chosen += other.chosen;
+        self.rejected += other.rejected;
+        self.likelihood += other.likelihood;
     }
 }
 
-fn scaled(weights: &[f32], factor: f64) -> Vec<f32> {
-    weights
-        .iter()
-        .map(|&weight| (f64::from(weight) * factor) as f32)
-        .collect()
+impl DpoSums {
+    /// Returns the means over pairs by the names they are logged under.
+    pub fn means(&self) -> [(&'static str, f64); 5] {
+        let mean = |sum: f64| sum / self.num_pairs.max(1) as f64;
+        [
+            ("dpo_loss", mean(self.loss)),
+            ("dpo_margin", mean(self.margin)),
+            ("dpo_accuracy", mean(self.num_right as f64)),
+            ("dpo_chosen_elbo", mean(self.chosen)),
+            ("dpo_rejected_elbo", mean(self.rejected)),
+        ]
+    }
+}
+
+impl Preference {
+    /// Adds the gradient of the pairs' losses, each times `scale`, to `grads`.
+    pub fn accumulate(
+        &self,
+        model: &Model,
+        micro_batch: &MicroBatch,
+        scale: f64,
+        activations: Activations,
+        grads: &mut Gradients,
+    ) -> DpoSums {
+        let reference = bounds(micro_batch, &score(&self.reference, micro_batch));
+        let pass = Pass::forward(model, micro_batch, activations);
+        let policy = bounds(micro_batch, pass.head());
+        let judged = self.judge(&policy, &reference);
+        let first = first_pair(micro_batch);
+        // The bound is minus the weighted sum, hence the sign: the loss falls as `chosen` rises.
+        let factor = |doc: u32| {
+            let slope = judged[(doc / 2 - first) as usize].1;
+            scale * if is_chosen(doc) { -slope } else { slope }
+        };
+        let rows = micro_batch.rows.loss_rows.iter().zip(&micro_batch.weights);
+        let weights: Vec<f32> = rows
+            .map(|(row, &weight)| (f64::from(weight) * factor(row.doc)) as f32)
+            .collect();
+        let sums = pass.sums();
+        pass.backward(&weights, None, grads);
+        total(judged, sums)
+    }
+
+    /// Measures pairs without learning from them.
+    pub fn measure(&self, model: &Model, micro_batch: &MicroBatch) -> DpoSums {
+        let head = score(model, micro_batch);
+        let reference = bounds(micro_batch, &score(&self.reference, micro_batch));
+        let judged = self.judge(&bounds(micro_batch, &head), &reference);
+        total(judged, sums(&head, micro_batch))
+    }
+
+    /// Returns each pair's share of the sums, and the derivative of its loss by its margin.
+    fn judge(&self, policy: &[Elbos], reference: &[Elbos]) -> Vec<(DpoSums, f64)> {
+        let judge = |(&policy, &reference): (&Elbos, &Elbos)| {
+            let margin = dpo_margin(policy, reference);
+            let (loss, slope) = dpo_loss(margin, self.beta);
+            let sums = DpoSums {
+                loss,
+                margin,
+                num_right: u64::from(margin > 0.0),
+                num_pairs: 1,
+                chosen: policy.chosen,
+                rejected: policy.rejected,
+                ..DpoSums::default()
+            };
+            (sums, slope)
+        };
+        policy.iter().zip(reference).map(judge).collect()
+    }
+}
+
+/// Returns a model's bounds on the log-likelihood of each pair's answers (Eq. 7), given what its head
+/// says of the loss rows.
+fn bounds(micro_batch: &MicroBatch, head: &[HeadRow]) -> Vec<Elbos> {
+    let none = Elbos {
+        chosen: 0.0,
+        rejected: 0.0,
+    };
+    let first = first_pair(micro_batch);
+    let mut bounds = Vec::new();
+    let rows = micro_batch.rows.loss_rows.iter().zip(&micro_batch.weights);
+    for ((row, &weight), head) in rows.zip(head) {
+        let pair = (row.doc / 2 - first) as usize;
+        bounds.resize(bounds.len().max(pair + 1), none);
+        let bound = match is_chosen(row.doc) {
+            true => &mut bounds[pair].chosen,
+            false => &mut bounds[pair].rejected,
+        };
+        *bound -= nll(head) * f64::from(weight);
+    }
+    bounds
+}
+
+fn first_pair(micro_batch: &MicroBatch) -> u32 {
+    micro_batch
+        .rows
+        .loss_rows
+        .first()
+        .map_or(0, |row| row.doc / 2)
+}
+
+fn is_chosen(doc: u32) -> bool {
+    doc.is_multiple_of(2)
+}
+
+fn total(judged: Vec<(DpoSums, f64)>, likelihood: Sums) -> DpoSums {
+    let mut total = DpoSums {
+        likelihood,
+        ..DpoSums::default()
+    };
+    judged.into_iter().for_each(|(sums, _)| total += sums);
+    total
 }

@@ -1,11 +1,12 @@
 //! A forward pass over training rows, kept until its loss is known.
 
 use llada_diffusion::{LossRow, TrainRows};
-use llada_model::{Activations, Gradients, Input, Model, RouterStats, Tape};
+use llada_model::{Activations, Gradients, Input, Model, Tape};
 use llada_tensor::{HeadRow, Tensor, gather_rows, scatter_add_rows};
 
+use super::{Sums, sums};
+use crate::balance::RouterTotals;
 use crate::batch::MicroBatch;
-use crate::mask_noise::MaskNoise;
 
 /// A recorded forward pass, and what the head says of each loss row.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub struct Pass<'a> {
 #[derive(Debug)]
 struct Body<'a> {
     model: &'a Model,
-    rows: &'a TrainRows,
+    micro_batch: &'a MicroBatch,
     outputs: Outputs,
     tape: Tape,
     /// Hidden states of the loss rows, `[loss rows, D]`.
@@ -28,8 +29,12 @@ struct Body<'a> {
 
 impl<'a> Pass<'a> {
     /// Computes the rows and scores the loss rows.
-    pub fn forward(model: &'a Model, rows: &'a TrainRows, activations: Activations) -> Self {
-        let body = Body::forward(model, rows, None, activations);
+    pub fn forward(
+        model: &'a Model,
+        micro_batch: &'a MicroBatch,
+        activations: Activations,
+    ) -> Self {
+        let body = Body::forward(model, micro_batch, activations);
         let head = model.head_rows(&body.hidden, Some(&body.targets), None);
         Self { body, head }
     }
@@ -41,14 +46,19 @@ impl<'a> Pass<'a> {
 
     /// Returns whether each loss row's best guess is right.
     pub fn correct(&self) -> Vec<bool> {
-        self.head
-            .iter()
-            .zip(&self.body.targets)
-            .map(|(row, &target)| row.argmax == target)
-            .collect()
+        correct(&self.body.micro_batch.rows, &self.head)
     }
 
-    /// Adds the gradient of the sum of weighted negative log-likelihoods and entropies to `grads`.
+    /// Returns the sums over loss rows, with the weights of the micro-batch.
+    pub fn sums(&self) -> Sums {
+        Sums {
+            routers: self.body.routers(),
+            ..sums(&self.head, self.body.micro_batch)
+        }
+    }
+
+    /// Adds the gradient of the sum of weighted negative log-likelihoods and entropies (and of the
+    /// z-loss) to `grads`.
     ///
     /// # Panics
     /// Unless there is a weight per loss row.
@@ -72,27 +82,24 @@ impl<'a> Pass<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn forward(
-        model: &'a Model,
-        rows: &'a TrainRows,
-        noise: Option<&MaskNoise>,
-        activations: Activations,
-    ) -> Self {
-        let outputs = Outputs::of(&rows.loss_rows);
-        let mut embedded = model.embed(&rows.ids);
-        if let Some(noise) = noise {
-            noise.add(rows, &mut embedded);
-        }
-        let (hidden, tape) = model.record(embedded, &outputs.input(rows), activations);
+    fn forward(model: &'a Model, micro_batch: &'a MicroBatch, activations: Activations) -> Self {
+        let outputs = Outputs::of(&micro_batch.rows.loss_rows);
+        let input = outputs.input(&micro_batch.rows);
+        let (hidden, mut tape) = model.record(embed(model, micro_batch), &input, activations);
+        tape.set_router_z_weight(micro_batch.router_z_weight);
         let hidden = gather_rows(&hidden, &outputs.slots);
         Self {
             model,
-            rows,
+            micro_batch,
             outputs,
             tape,
             hidden,
-            targets: rows.loss_rows.iter().map(|row| row.target).collect(),
+            targets: targets(&micro_batch.rows),
         }
+    }
+
+    fn routers(&self) -> RouterTotals {
+        RouterTotals(self.tape.router_stats().to_vec())
     }
 
     /// Adds the gradient of all but the head, given that of the loss rows' hidden states.
@@ -100,7 +107,7 @@ impl<'a> Body<'a> {
         let [_, width] = drows.dims2();
         let mut dhidden = Tensor::zeros(&[self.outputs.rows.len(), width]);
         scatter_add_rows(&mut dhidden, &self.outputs.slots, drows);
-        let input = self.outputs.input(self.rows);
+        let input = self.outputs.input(&self.micro_batch.rows);
         self.model.backward(&input, self.tape, &dhidden, grads);
     }
 }
@@ -116,27 +123,41 @@ pub(super) fn pass_and_backward(
     micro_batch: &MicroBatch,
     activations: Activations,
     grads: &mut Gradients,
-) -> (Vec<HeadRow>, Vec<RouterStats>) {
-    let MicroBatch {
-        rows,
-        weights,
-        mask_noise,
-        router_z_weight,
-    } = micro_batch;
-    let mut body = Body::forward(model, rows, mask_noise.as_ref(), activations);
-    let routers = body.tape.router_stats().to_vec();
-    body.tape.set_router_z_weight(*router_z_weight);
+) -> (Vec<HeadRow>, RouterTotals) {
+    let body = Body::forward(model, micro_batch, activations);
+    let routers = body.routers();
+    let weights = &micro_batch.weights;
     let (head, drows) = model.head_rows_and_backward(&body.hidden, &body.targets, weights, grads);
     body.backward(&drows, grads);
     (head, routers)
 }
 
 /// Computes the rows without recording, and returns what the head says of each loss row.
-pub fn score(model: &Model, rows: &TrainRows) -> Vec<HeadRow> {
+pub fn score(model: &Model, micro_batch: &MicroBatch) -> Vec<HeadRow> {
+    let rows = &micro_batch.rows;
     let outputs = Outputs::of(&rows.loss_rows);
-    let hidden = gather_rows(&model.forward(&outputs.input(rows)), &outputs.slots);
-    let targets: Vec<u32> = rows.loss_rows.iter().map(|row| row.target).collect();
-    model.head_rows(&hidden, Some(&targets), None)
+    let hidden = model.forward_embedded(embed(model, micro_batch), &outputs.input(rows));
+    let hidden = gather_rows(&hidden, &outputs.slots);
+    model.head_rows(&hidden, Some(&targets(rows)), None)
+}
+
+/// Returns the embeddings of the rows, with the noise of the micro-batch.
+fn embed(model: &Model, micro_batch: &MicroBatch) -> Tensor {
+    let mut embedded = model.embed(&micro_batch.rows.ids);
+    if let Some(noise) = &micro_batch.mask_noise {
+        noise.add(&micro_batch.rows, &mut embedded);
+    }
+    embedded
+}
+
+fn targets(rows: &TrainRows) -> Vec<u32> {
+    rows.loss_rows.iter().map(|row| row.target).collect()
+}
+
+/// Returns whether each loss row's best guess is right, given what the head says of it.
+pub(super) fn correct(rows: &TrainRows, head: &[HeadRow]) -> Vec<bool> {
+    let rows = rows.loss_rows.iter().zip(head);
+    rows.map(|(row, head)| head.argmax == row.target).collect()
 }
 
 /// Returns a row's negative log-likelihood in nats.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use llada_diffusion::{
-    BlockSize, Corruption, Elbos, Elision, LabelAlignment, Normalisation, Objective,
+    BlockSize, Corruption, Elision, Grouping, LabelAlignment, Normalisation, Objective,
 };
 use llada_model::{Activations, Gradients, KeepDtype, Model, Weights, load};
 use llada_tensor::{AdamW, Precision, Tensor, Weight, adamw_step};
@@ -17,7 +17,7 @@ use self::file::TensorFile;
 use crate::batch::{MicroBatch, Noisy, Prepared, Reading};
 use crate::data::{Document, Turn};
 use crate::error::{Error, Result};
-use crate::objective::{Pair, cap, dpo, elbo, weighted_nll};
+use crate::objective::{Preference, cap, weighted_nll};
 use crate::optimizer::gradient_norm;
 
 /// How far a case is from its recorded values.
@@ -67,7 +67,8 @@ struct Case {
 /// The model and the recorded values.
 struct Golden {
     model: Model,
-    reference: Model,
+    /// Parameters of the frozen model.
+    reference: TensorFile,
     reading: Reading,
     cases: BTreeMap<String, Case>,
     tensors: TensorFile,
@@ -81,13 +82,9 @@ impl Golden {
             .map_err(|e| Error::unsuitable(&path, format!("is malformed: {e}")))?;
         let loaded = load(&dir.join("model"), Precision::F32, KeepDtype::F32)?;
         let reference = TensorFile::open(dir.join("dpo_reference.safetensors"))?;
-        let weights = Weights::build(&loaded.config, |spec| {
-            let values = reference.floats(&format!("ref.{}", spec.name))?;
-            Ok::<_, Error>(Weight::new(values, Precision::F32))
-        })?;
         let tensors = TensorFile::open(dir.join("train.safetensors"))?;
         Ok(Self {
-            reference: Model::new(loaded.config.clone(), weights),
+            reference,
             model: Model::new(loaded.config, loaded.weights),
             reading: Reading {
                 mask_token_id: mask_token_id(&tensors)?,
@@ -121,7 +118,7 @@ impl Golden {
                     .rsplit_once("lambda")
                     .and_then(|(_, text)| text.parse().ok());
                 let lambda = lambda.ok_or_else(|| self.tensors.malformed(name))?;
-                cap(model, &self.twins(name, case)?, lambda, keep, &mut grads).loss
+                cap(model, &[self.twins(name, case)?], lambda, keep, &mut grads).loss
             }
             Some("dpo") => self.preference(name, case, &mut grads)?,
             _ => return Err(self.tensors.malformed(name)),
@@ -181,29 +178,30 @@ impl Golden {
     }
 
     fn preference(&self, name: &str, case: &Case, grads: &mut Gradients) -> Result<f64> {
-        let answer = |which: &str| -> Result<MicroBatch> {
+        let mut pair = MicroBatch::default();
+        for (doc, which) in (0..).zip(["chosen", "rejected"]) {
             let mask = self.mask(name, &format!("mask_{which}"))?;
-            let document = self.answer(case, self.ids(name, which)?, vec![mask])?;
-            Ok(self.alone(&document, Normalisation::ElboToken, 1.0))
+            let answer = self.answer(case, self.ids(name, which)?, vec![mask])?;
+            pair.push_diffusion(doc, &answer, self.reading, Elision::On);
+            pair.push_weights(&answer, Normalisation::ElboToken, 1.0);
+        }
+        let preference = Preference {
+            reference: self.reference()?,
+            beta: case.beta,
         };
-        let (chosen, rejected) = (answer("chosen")?, answer("rejected")?);
-        let reference = Elbos {
-            chosen: elbo(&self.reference, &chosen),
-            rejected: elbo(&self.reference, &rejected),
-        };
-        let pair = Pair {
-            chosen: &chosen,
-            rejected: &rejected,
-        };
-        Ok(dpo(
-            &self.model,
-            pair,
-            reference,
-            case.beta,
-            Activations::Keep,
-            grads,
-        )
-        .loss)
+        let keep = Activations::Keep;
+        Ok(preference
+            .accumulate(&self.model, &pair, 1.0, keep, grads)
+            .loss)
+    }
+
+    fn reference(&self) -> Result<Model> {
+        let config = &self.model.config;
+        let weights = Weights::build(config, |spec| {
+            let values = self.reference.floats(&format!("ref.{}", spec.name))?;
+            Ok::<_, Error>(Weight::new(values, Precision::F32))
+        })?;
+        Ok(Model::new(config.clone(), weights))
     }
 
     fn answer(&self, case: &Case, ids: Vec<u32>, masks: Vec<Vec<bool>>) -> Result<Prepared> {
@@ -308,7 +306,6 @@ impl Golden {
     }
 }
 
-/// Returns the id that noise puts in place of a token; the model's config does not name it.
 /// Returns a document with given masks, all drawn at rate `t`, of which all after a prompt is learned.
 fn prepared(
     ids: Vec<u32>,
@@ -329,9 +326,11 @@ fn prepared(
         ids,
         copies: masks.into_iter().map(copy).collect(),
         block_size,
+        grouping: Grouping::default(),
     }
 }
 
+/// Returns the id that noise puts in place of a token; the model's config does not name it.
 fn mask_token_id(tensors: &TensorFile) -> Result<u32> {
     let (clean, noisy) = (tensors.ids("mdlm.x0")?, tensors.ids("mdlm.xt")?);
     let replaced = clean

@@ -8,6 +8,8 @@
 
 mod by_name;
 mod data;
+mod dfactory;
+mod loss;
 mod model;
 mod objective;
 mod optimizer;
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 pub use self::data::{Data, Paths, Source, Sources, Weighted};
+pub use self::loss::{Cap, Dpo, Edit, Levenshtein, Oput};
 pub use self::model::{Compute, Init, Model};
 pub use self::objective::{Blocks, Objective, Stage};
 pub use self::optimizer::Optimizer;
@@ -35,6 +38,16 @@ pub struct Recipe {
     pub data: Data,
     /// What it is trained to do.
     pub objective: Objective,
+    /// Confidence-aware training. Default: none.
+    pub cap: Option<Cap>,
+    /// Preference training. Default: none.
+    pub dpo: Option<Dpo>,
+    /// Wrong tokens beside masks. Default: none.
+    pub edit: Option<Edit>,
+    /// Insertions and deletions. Default: none.
+    pub levenshtein: Option<Levenshtein>,
+    /// Masks filled with the model's guesses. Default: none.
+    pub oput: Option<Oput>,
     /// How weights are updated.
     pub optimizer: Optimizer,
     /// How long, in which batches, and what is written when.
@@ -74,6 +87,7 @@ impl Recipe {
         self.model.init()?;
         self.data.validate()?;
         self.objective.validate()?;
+        loss::validate(self)?;
         self.optimizer.schedule(self.train.steps)?;
         self.optimizer.validate()?;
         self.train.validate()

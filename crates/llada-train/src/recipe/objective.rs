@@ -30,6 +30,10 @@ pub struct Objective {
     /// `independent` tokens, or `exact_k` of them per ratio. Default: `independent`.
     #[serde(default, with = "by_name")]
     pub mask_draw: MaskDraw,
+    /// Blocks of a document that are denoised at the same time, for `bdlm`; above 1 their ratios rise
+    /// within a group, whatever `rate_scope` says. Default: 1.
+    #[serde(default = "one")]
+    pub group_blocks: usize,
     /// What the loss is divided by: `elbo_token`, `masked_mean` or `sequence`. Default: `elbo_token`.
     #[serde(default = "elbo_token", with = "by_name")]
     pub normalisation: Normalisation,
@@ -99,11 +103,22 @@ impl Objective {
             "objective.mask_noise_steps",
             "has no meaning for `ar`, which masks nothing",
         )?;
+        self.validate_groups()?;
         let twins_lose = self.complementary && self.mask_ratio_band[1] == 1.0;
         let divides = self.normalisation != Normalisation::MaskedMean;
         let problem = "must be `masked_mean` for `complementary` with a band that reaches 1: \
                        the twin of a full mask has ratio 0";
         check(!(twins_lose && divides), "objective.normalisation", problem)
+    }
+
+    fn validate_groups(&self) -> Result<()> {
+        let (key, size) = ("objective.group_blocks", self.group_blocks);
+        check(size > 0, key, "must be at least 1")?;
+        let has_blocks = size == 1 || self.kind == method::Objective::Bdlm;
+        check(has_blocks, key, "is for `bdlm` only")?;
+        let is_mean = size == 1 || self.normalisation == Normalisation::MaskedMean;
+        let problem = "must be `masked_mean` for groups of blocks: their ratios are not uniform";
+        check(is_mean, "objective.normalisation", problem)
     }
 
     /// Returns how documents are corrupted.
@@ -178,6 +193,10 @@ fn scheduled(stages: &[Stage]) -> Result<Blocks> {
             "must give `steps` in all stages, or `tokens`",
         ),
     }
+}
+
+fn one() -> usize {
+    1
 }
 
 fn full_band() -> [f32; 2] {

@@ -103,6 +103,26 @@ fn contradictions_are_refused_by_key() {
         ),
         (&["optimizer.router_z_loss=nan"], "optimizer.router_z_loss"),
         (&["data.max_len=1"], "data.max_len"),
+        (&["objective.group_blocks=0"], "objective.group_blocks"),
+        (&["objective.group_blocks=2"], "objective.normalisation"),
+        (&["cap.lambda=-1.0"], "cap.lambda"),
+        (&["cap.lambda=1.0", "dpo.beta=0.1"], "`dpo`"),
+        (&["dpo.beta=0.0"], "dpo.beta"),
+        (&["dpo.draws=0"], "dpo.draws"),
+        (&["edit.turns=0"], "edit.turns"),
+        (&["edit.threshold=1.5"], "edit.threshold"),
+        (&["edit.weight=-1.0"], "edit.weight"),
+        (&["oput.share=2.0"], "oput.share"),
+        (&["levenshtein.rate=-0.1"], "levenshtein.rate"),
+        (&["edit.rate=0.1", "oput.share=0.5"], "`edit`"),
+        (
+            &["dpo.beta=0.1", "objective.mask_noise_steps=5"],
+            "objective.mask_noise_steps",
+        ),
+        (
+            &["dpo.beta=0.1", "objective.normalisation=masked_mean"],
+            "objective.normalisation",
+        ),
     ] {
         let message = message(with(overrides));
         assert!(message.contains(key), "{overrides:?}: {message}");

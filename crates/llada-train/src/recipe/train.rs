@@ -43,9 +43,14 @@ pub struct Train {
     /// Steps between checkpoints; 0 writes only the last one. Default: 0.
     #[serde(default)]
     pub checkpoint_every: u64,
-    /// Checkpoints kept. Default: 2.
+    /// Newest checkpoints kept. Default: 2.
     #[serde(default = "keep_last")]
     pub keep_last: usize,
+    /// Checkpoints kept besides, those with the lowest `keep_best_metric`. Default: 0.
+    #[serde(default)]
+    pub keep_best: usize,
+    /// Validation by which checkpoints are compared, such as `block_32`. Needed for `keep_best`.
+    pub keep_best_metric: Option<String>,
     /// Element type of `final/`: `f32` or `bf16`. Default: `f32`.
     #[serde(default)]
     pub export_dtype: ExportDtype,
@@ -114,11 +119,39 @@ impl Train {
             "must be at least 1",
         )?;
         check(self.keep_last > 0, "train.keep_last", "must be at least 1")?;
+        self.validate_keep_best()?;
         let is_block = !self.eval_block_sizes.contains(&0);
         check(
             is_block,
             "train.eval_block_sizes",
             "must be at least 1 token each",
+        )
+    }
+}
+
+impl Train {
+    /// Checks that the checkpoints to choose from will have been validated.
+    fn validate_keep_best(&self) -> Result<()> {
+        if self.keep_best == 0 {
+            let problem = "is for `train.keep_best` above 0";
+            return check(
+                self.keep_best_metric.is_none(),
+                "train.keep_best_metric",
+                problem,
+            );
+        }
+        check(
+            self.keep_best_metric.is_some(),
+            "train.keep_best_metric",
+            "must be given for `train.keep_best`, such as `block_32`",
+        )?;
+        let is_validated =
+            self.eval_every > 0 && self.checkpoint_every.is_multiple_of(self.eval_every);
+        check(
+            is_validated,
+            "train.checkpoint_every",
+            "must be a multiple of `train.eval_every` for `train.keep_best`: only validated \
+             checkpoints can be compared",
         )
     }
 }

@@ -5,11 +5,13 @@
 //! ```text
 //! config.toml      the recipe with every default
 //! metrics.jsonl    one object per step
+//! report.html      its curves, as of the last validation or checkpoint
 //! checkpoints/     to resume from
 //! final/           the trained model, as the Hub lays out checkpoints
 //! ```
 
 mod log;
+mod losses;
 pub(crate) mod setup;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use llada_diffusion::{BlockSize, LearningRate};
+use llada_diffusion::{BlockSize, LearningRate, Objective};
 use llada_model::{Model, PartialDir, SaveOptions, write_model};
 use llada_text::Tokenizer;
 use serde::Serialize;
@@ -28,12 +30,15 @@ use self::log::Log;
 use self::setup::Validation;
 use crate::balance::ExpertLoad;
 use crate::batch::{Assembly, Batch};
-use crate::checkpoint::{Checkpoints, State};
+use crate::checkpoint::{self, Checkpoints, Retention, State};
 use crate::data::{Corpus, Drawn, Mix};
 use crate::error::{Error, Result};
 use crate::mask_noise::MaskNoise;
+use crate::objective::{Loss, Measures};
 use crate::recipe::{Blocks, Recipe};
+use crate::report;
 use crate::step::{Learner, StepReport, StepSettings};
+use crate::validations;
 
 /// Whether a run begins or goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,10 @@ pub struct Metrics {
     pub loss: f64,
     /// Mean negative log-likelihood of the scored tokens, in nats.
     pub nll: f64,
+    /// `nll` of the tokens under mask ratios from 0 to 0.1, 0.1 to 0.2 and so on: ten numbers, `None`
+    /// where nothing was scored. Empty for `ar`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nll_by_mask_ratio: Vec<Option<f64>>,
     /// Share of supervised tokens that was masked.
     pub mask_ratio: f64,
     /// Tokens per block; for whole documents, of the longest one.
@@ -77,6 +86,9 @@ pub struct Metrics {
     /// How evenly experts were used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expert_load: Option<ExpertLoad>,
+    /// What the loss measures besides, such as `cap_correct` or `dpo_margin`.
+    #[serde(flatten)]
+    pub measures: Measures,
     /// Validation: nats per token by mode, `ar` or `block_N`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub valid: BTreeMap<String, f64>,
@@ -136,6 +148,9 @@ pub fn train(
         }
         if let Some(metrics) = run.step()? {
             run.log.write(&metrics)?;
+            if !metrics.valid.is_empty() {
+                run.report()?;
+            }
             progress(&metrics);
         }
         run.checkpoint_if_due()?;
@@ -160,6 +175,7 @@ struct Run<'a> {
     corpus: Corpus,
     validation: Option<Validation>,
     assembly: Assembly,
+    loss: Loss,
     blocks: Blocks,
     learning_rate: LearningRate,
     mix: Mix,
@@ -188,7 +204,9 @@ impl<'a> Run<'a> {
         setup::require_cursors(dir, &state, &sources)?;
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
+        setup::require_metric(recipe, validation.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
+        let loss = losses::loss(recipe, config)?;
         // Everything has been checked: only now does the run leave traces.
         let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;
         let config_path = dir.join("config.toml");
@@ -197,6 +215,7 @@ impl<'a> Run<'a> {
             recipe,
             dir,
             assembly,
+            loss,
             blocks: recipe.objective.blocks()?,
             learning_rate: recipe.optimizer.schedule(recipe.train.steps)?,
             mix: Mix::new(&sources, recipe.train.seed, &state.cursors),
@@ -233,7 +252,7 @@ impl<'a> Run<'a> {
             activations: self.recipe.train.activations.into(),
             expert_bias_rate: self.recipe.optimizer.expert_bias_rate,
         };
-        let report = self.learner.train_step(&batch, &settings)?;
+        let report = self.learner.train_step(&batch, &self.loss, &settings)?;
         self.state.step += 1;
         self.state.tokens += batch.num_tokens;
         self.state.skipped_steps += u64::from(report.is_none());
@@ -258,7 +277,7 @@ impl<'a> Run<'a> {
             let Some(next) = self.mix.next() else {
                 break;
             };
-            tokens += self.corpus.documents[next.document].ids.len();
+            tokens += self.lengths(next).sum::<usize>();
             drawn.push(next);
         }
         self.state.cursors = self.mix.cursors();
@@ -271,17 +290,24 @@ impl<'a> Run<'a> {
         MaskNoise::at(&self.learner.model, step, num_steps, seed, drawn)
     }
 
+    /// Returns the lengths of the documents of a draw.
+    fn lengths(&self, drawn: Drawn) -> impl Iterator<Item = usize> {
+        let documents = self.assembly.unit.documents(&self.corpus.documents, drawn);
+        documents.iter().map(|document| document.ids.len())
+    }
+
     fn metrics(&self, report: &StepReport, batch: &Batch, scheduled: BlockSize) -> Metrics {
-        let lengths = batch
-            .drawn
-            .iter()
-            .map(|d| self.corpus.documents[d.document].ids.len());
+        let lengths = batch.drawn.iter().flat_map(|&drawn| self.lengths(drawn));
         let objective = self.recipe.objective.kind;
         Metrics {
             step: self.state.step,
             tokens: self.state.tokens,
             loss: report.loss,
             nll: report.nll,
+            nll_by_mask_ratio: match objective {
+                Objective::Ar => Vec::new(),
+                _ => report.nll_by_mask_ratio.to_vec(),
+            },
             mask_ratio: batch.mask_ratio(),
             block_size: objective
                 .block_size(scheduled, lengths.max().unwrap_or(0))
@@ -294,6 +320,7 @@ impl<'a> Run<'a> {
             elapsed_seconds: self.seconds(),
             skipped_steps: self.state.skipped_steps,
             expert_load: report.routers.metrics(),
+            measures: report.measures.clone(),
             valid: BTreeMap::new(),
         }
     }
@@ -305,7 +332,7 @@ impl<'a> Run<'a> {
         let Some(validation) = self.validation.as_ref().filter(|_| is_due) else {
             return Ok(BTreeMap::new());
         };
-        validation.measure(&self.learner.model, train.eval_draws)
+        validation.measure(&self.learner.model, &self.loss, train.eval_draws)
     }
 
     fn checkpoint_if_due(&mut self) -> Result<()> {
@@ -321,9 +348,31 @@ impl<'a> Run<'a> {
             seconds: self.seconds(),
             ..self.state.clone()
         };
-        let keep_last = self.recipe.train.keep_last;
+        let retention = self.retention()?;
         self.checkpoints
-            .save(&self.learner, self.tokenizer.as_ref(), &state, keep_last)
+            .save(&self.learner, self.tokenizer.as_ref(), &state, &retention)?;
+        self.report()
+    }
+
+    fn report(&self) -> Result<()> {
+        report::write(&[self.dir.to_path_buf()], &self.dir.join("report.html"))
+    }
+
+    fn retention(&self) -> Result<Retention> {
+        let train = &self.recipe.train;
+        let best = match &train.keep_best_metric {
+            Some(metric) => {
+                let scores = validations::read(&self.dir.join("metrics.jsonl"))?;
+                let kept = checkpoint::list_complete(&self.dir.join("checkpoints"))?;
+                let kept = kept.into_iter().map(|(step, _)| step);
+                scores.best(metric, kept.chain([self.state.step]), train.keep_best)
+            }
+            None => Vec::new(),
+        };
+        Ok(Retention {
+            last: train.keep_last,
+            best,
+        })
     }
 
     /// Writes `final/`, in place of an earlier one.

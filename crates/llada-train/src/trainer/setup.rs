@@ -7,11 +7,14 @@ use llada_diffusion::{BlockSize, Elision, Objective};
 use llada_model::{Config, KeepDtype, Model, Weights, load};
 use llada_text::Tokenizer;
 
-use crate::batch::{Assembly, Diffusion, Reading, Task};
+use super::losses::editing;
+pub(crate) use super::losses::unit;
+use crate::batch::{Assembly, Batch, Diffusion, Reading, Task};
 use crate::checkpoint::{self, Checkpoints, State};
-use crate::data::{Corpus, Document, Overflow, Reader};
+use crate::data::{Corpus, Document, Drawn, Overflow, Reader, Unit};
 use crate::error::{Error, Result};
 use crate::evaluate::{Mode, nll};
+use crate::objective::{DpoSums, Loss};
 use crate::optimizer::{AdamWSettings, Optimizer};
 use crate::recipe::{Init, Recipe};
 use crate::step::Learner;
@@ -20,36 +23,56 @@ use crate::step::Learner;
 pub(super) struct Validation {
     pub(super) documents: Vec<Document>,
     pub(super) modes: Vec<(String, Mode)>,
+    /// Held-out pairs, under noise that is always the same.
+    pub(super) pairs: Option<Batch>,
 }
 
 impl Validation {
-    /// Returns nats per token by mode.
-    pub(super) fn measure(&self, model: &Model, draws: usize) -> Result<BTreeMap<String, f64>> {
+    /// Returns nats per token by mode, and how pairs are judged.
+    pub(super) fn measure(
+        &self,
+        model: &Model,
+        loss: &Loss,
+        draws: usize,
+    ) -> Result<BTreeMap<String, f64>> {
         let measure = |(name, mode): &(String, Mode)| {
             let result = nll(model, &self.documents, *mode, draws)?;
             Ok((name.clone(), result.nll_per_token))
         };
-        self.modes.iter().map(measure).collect()
+        let modes = self.modes.iter().map(measure);
+        let mut measured = modes.collect::<Result<BTreeMap<_, _>>>()?;
+        if let (Loss::Dpo(preference), Some(pairs)) = (loss, &self.pairs) {
+            let mut sums = DpoSums::default();
+            for micro_batch in &pairs.micro_batches {
+                sums += preference.measure(model, micro_batch);
+            }
+            measured.extend(sums.means().map(|(name, mean)| (name.to_owned(), mean)));
+        }
+        Ok(measured)
     }
 }
 
 pub(super) fn begin(recipe: &Recipe) -> Result<(Learner, State, Vec<String>)> {
+    let (model, warnings) = model(recipe, recipe.model.init()?)?;
+    let optimizer = Optimizer::new(&model.config, adamw_settings(recipe));
+    let learner = Learner::new(model, optimizer);
+    Ok((learner, State::default(), warnings))
+}
+
+/// Returns a model and what the user should know about its files.
+pub(super) fn model(recipe: &Recipe, init: Init<'_>) -> Result<(Model, Vec<String>)> {
     let precision = recipe.model.precision.into();
-    let (config, weights, warnings) = match recipe.model.init()? {
+    match init {
         Init::Checkpoint(path) => {
             let loaded = load(path, precision, KeepDtype::F32)?;
-            (loaded.config, loaded.weights, loaded.warnings)
+            Ok((Model::new(loaded.config, loaded.weights), loaded.warnings))
         }
         Init::Random(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-            let config = Config::from_json(&text)?;
+            let config = read_config(path)?;
             let weights = Weights::random(&config, recipe.model.seed, precision);
-            (config, weights, Vec::new())
+            Ok((Model::new(config, weights), Vec::new()))
         }
-    };
-    let optimizer = Optimizer::new(&config, adamw_settings(recipe));
-    let learner = Learner::new(Model::new(config, weights), optimizer);
-    Ok((learner, State::default(), warnings))
+    }
 }
 
 pub(super) fn go_on(recipe: &Recipe, dir: &Path) -> Result<(Learner, State, Vec<String>)> {
@@ -100,6 +123,19 @@ fn adamw_settings(recipe: &Recipe) -> AdamWSettings {
     }
 }
 
+/// Returns the configuration of the model that the recipe starts from, without its weights.
+pub(crate) fn config(recipe: &Recipe) -> Result<Config> {
+    match recipe.model.init()? {
+        Init::Checkpoint(path) => Ok(Config::from_dir(path)?),
+        Init::Random(path) => read_config(path),
+    }
+}
+
+fn read_config(path: &Path) -> Result<Config> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    Ok(Config::from_json(&text)?)
+}
+
 pub(crate) fn tokenizer(recipe: &Recipe, config: &Config) -> Result<Option<Tokenizer>> {
     let Some(dir) = recipe.model.tokenizer_dir() else {
         return Ok(None);
@@ -115,6 +151,7 @@ pub(crate) fn reader<'t>(
     tokenizer: Option<&'t Tokenizer>,
 ) -> Reader<'t> {
     Reader {
+        unit: unit(recipe),
         tokenizer,
         vocab_size: config.vocab_size,
         mask_token_id: config.mask_token_id,
@@ -134,13 +171,13 @@ pub(crate) fn validation_reader(reader: Reader<'_>) -> Reader<'_> {
     }
 }
 
-/// Returns the documents to train on, and how many there are in each source and its weight.
+/// Returns the documents to train on, and how much can be drawn from each source and its weight.
 pub(crate) fn corpus(recipe: &Recipe, reader: &Reader<'_>) -> Result<(Corpus, Vec<(usize, f64)>)> {
     let mut corpus = Corpus::default();
     let mut sources = Vec::new();
     for (paths, weight) in recipe.data.train.weighted()? {
         let source = reader.read(&paths)?;
-        sources.push((source.documents.len(), weight));
+        sources.push((source.documents.len() / reader.unit.size(), weight));
         corpus.append(source);
     }
     Ok((corpus, sources))
@@ -200,7 +237,7 @@ pub(super) fn validation(
     config: &Config,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<Option<Validation>> {
-    let paths = &recipe.data.valid.0;
+    let paths = &recipe.data.valid;
     let block_mode = |&size: &usize| {
         let mode = Mode::Block(BlockSize::new(size)?);
         Ok((format!("block_{size}"), mode))
@@ -210,15 +247,60 @@ pub(super) fn validation(
     if recipe.objective.kind == Objective::Ar {
         modes.push(("ar".into(), Mode::Ar));
     }
-    if paths.is_empty() || modes.is_empty() {
+    if paths.0.is_empty() || (modes.is_empty() && recipe.dpo.is_none()) {
         return Ok(None);
     }
     let reader = validation_reader(reader(recipe, config, tokenizer));
-    let mut documents = reader.read(paths)?.documents;
+    let mut documents = reader.read(&paths.0)?.documents;
+    let unit = reader.unit;
     if recipe.train.eval_documents > 0 {
-        documents.truncate(recipe.train.eval_documents);
+        documents.truncate(recipe.train.eval_documents.saturating_mul(unit.size()));
     }
-    Ok(Some(Validation { documents, modes }))
+    let pairs = match unit {
+        Unit::Pair => Some(fixed_batch(recipe, config, tokenizer, &documents)?),
+        Unit::Document => None,
+    };
+    Ok(Some(Validation {
+        documents: documents.into_iter().step_by(unit.size()).collect(), // of pairs, what is chosen
+        modes,
+        pairs,
+    }))
+}
+
+/// Returns the pairs of some documents in the last block size of the schedule, under the noise of
+/// seed and epoch 0.
+fn fixed_batch(
+    recipe: &Recipe,
+    config: &Config,
+    tokenizer: Option<&Tokenizer>,
+    documents: &[Document],
+) -> Result<Batch> {
+    let assembly = Assembly {
+        seed: 0,
+        ..assembly(recipe, config, tokenizer)?
+    };
+    let pair = |document| Drawn { epoch: 0, document };
+    let drawn = (0..documents.len() / assembly.unit.size())
+        .map(pair)
+        .collect();
+    let block_size = recipe.objective.blocks()?.at(u64::MAX, u64::MAX);
+    Ok(assembly.batch(documents, drawn, block_size))
+}
+
+/// Checks that validation measures what checkpoints are compared by.
+pub(super) fn require_metric(recipe: &Recipe, validation: Option<&Validation>) -> Result<()> {
+    let Some(metric) = &recipe.train.keep_best_metric else {
+        return Ok(());
+    };
+    let modes = validation.map_or(&[][..], |validation| &validation.modes);
+    let names: Vec<&str> = modes.iter().map(|(name, _)| name.as_str()).collect();
+    if names.contains(&metric.as_str()) {
+        return Ok(());
+    }
+    Err(Error::Setting {
+        key: "train.keep_best_metric",
+        problem: format!("must be what the run validates ({names:?}), found `{metric}`"),
+    })
 }
 
 pub(super) fn assembly(
@@ -234,13 +316,17 @@ pub(super) fn assembly(
         kind => Task::Diffusion(Diffusion {
             objective: kind,
             noise: objective.noise()?,
+            draws: recipe.dpo.as_ref().map_or(1, |dpo| dpo.draws),
+            group_blocks: objective.group_blocks,
             complementary: objective.complementary,
             fill: eos_token_id(config, tokenizer).filter(|_| objective.eos_fill),
+            editing: editing(recipe, config, tokenizer)?,
             reading: Reading::of(config)?,
         }),
     };
     Ok(Assembly {
         task,
+        unit: unit(recipe),
         normalisation: objective.normalisation,
         seed: recipe.train.seed,
         micro_batch_rows: recipe.train.micro_batch_rows,

@@ -63,6 +63,48 @@ impl Scene {
         Recipe::parse(&text, &changes).unwrap()
     }
 
+    /// Starts from random weights of a model that can insert and delete.
+    fn random_recipe(&self, changes: &[&str]) -> Recipe {
+        let parent = self.dir.path().join("parent");
+        let text = std::fs::read_to_string(parent.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["vocab_size"] = 34.into();
+        config["delete_token_id"] = 32.into();
+        config["split_token_id"] = 33.into();
+        let path = self.dir.path().join("config.json");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let text = self.recipe(&[]).to_toml();
+        let text = text.replace(
+            &format!("path = \"{}\"", parent.display()),
+            &format!(
+                "config = \"{}\"\ntokenizer = \"{}\"",
+                path.display(),
+                parent.display()
+            ),
+        );
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        Recipe::parse(&text, &changes).unwrap()
+    }
+
+    /// Puts preference pairs in place of the rows if the loss is about them.
+    fn write_pairs_for(&self, loss: &str) {
+        if !loss.starts_with("dpo") {
+            return;
+        }
+        let row = |(prompt, chosen, rejected)| {
+            format!(
+                "{{\"prompt\": \"{prompt}\", \"chosen\": \"{chosen}\", \"rejected\": \"{rejected}\"}}\n"
+            )
+        };
+        let rows = [
+            ("a cat", " sat down.", " dog dog dog dog."),
+            ("one and", " one is two.", " no."),
+            ("the sun", " is up.", ",,,,,,,,"),
+            ("go", " on!", " zzz"),
+        ];
+        std::fs::write(self.dir.path().join("rows.jsonl"), rows.map(row).concat()).unwrap();
+    }
+
     fn run(&self, recipe: &Recipe, name: &str, resume: Resume) -> Result<(Outcome, Vec<Metrics>)> {
         let mut metrics = Vec::new();
         let mut progress = |row: &Metrics| metrics.push(row.clone());
@@ -170,6 +212,124 @@ fn a_resumed_run_is_bit_equal_to_an_uninterrupted_one() {
 }
 
 #[test]
+fn a_resumed_run_of_every_loss_is_bit_equal_to_an_uninterrupted_one() {
+    let losses = [
+        "cap.lambda=0.5",
+        "dpo.beta=0.2",
+        "edit.turns=2",
+        "levenshtein.rate=0.3",
+        "oput.share=0.5",
+    ];
+    for loss in losses {
+        let scene = Scene::new();
+        let recipe = |steps: u64| {
+            let steps = format!("train.steps={steps}");
+            scene.random_recipe(&[
+                loss,
+                &steps,
+                "optimizer.schedule=constant",
+                "train.micro_batch_rows=40",
+            ])
+        };
+        scene.write_pairs_for(loss);
+        let (_, whole) = scene.run(&recipe(5), "whole", Resume::No).unwrap();
+        scene.run(&recipe(3), "parts", Resume::No).unwrap();
+        let (_, rest) = scene.run(&recipe(5), "parts", Resume::Yes).unwrap();
+        for (whole, resumed) in whole[3..].iter().zip(&rest) {
+            assert_eq!(whole.measures, resumed.measures, "{loss}");
+            assert!(!whole.measures.is_empty(), "{loss}");
+            assert_eq!(
+                (whole.loss, &whole.valid),
+                (resumed.loss, &resumed.valid),
+                "{loss}"
+            );
+        }
+        let weights = |run| scene.bytes(&format!("{run}/final/model.safetensors"));
+        assert!(
+            weights("whole") == weights("parts"),
+            "{loss}: weights differ"
+        );
+    }
+}
+
+#[test]
+fn preference_training_widens_the_margin_and_measures_held_out_pairs() {
+    let scene = Scene::new();
+    scene.write_pairs_for("dpo");
+    let recipe = scene.recipe(&["dpo.draws=2", "train.steps=30", "objective.eos_fill=false"]);
+    let (_, metrics) = scene.run(&recipe, "run", Resume::No).unwrap();
+    assert_eq!(
+        metrics[0].measures["dpo_margin"], 0.0,
+        "the policy is its reference"
+    );
+    assert!((metrics[0].loss - 2f64.ln()).abs() < 1e-6);
+    let last = &metrics[29];
+    assert!(
+        last.loss < 0.5 && last.measures["dpo_accuracy"] == 1.0,
+        "{last:?}"
+    );
+    assert!(
+        last.valid["dpo_margin"] > 1.0 && last.valid["block_4"] > 0.0,
+        "{last:?}"
+    );
+}
+
+#[test]
+fn a_reference_of_another_kind_is_refused() {
+    let scene = Scene::new();
+    scene.write_pairs_for("dpo");
+    let other = scene.dir.path().join("other");
+    let config = testing::config(LabelAlignment::Same);
+    let weights = Weights::random(&config, 1, Precision::F32);
+    save(&other, &config, &weights, &SaveOptions::default()).unwrap();
+    let recipe = scene.recipe(&[&format!("dpo.reference={}", other.display())]);
+    let error = scene.run(&recipe, "run", Resume::No).unwrap_err();
+    assert!(error.to_string().contains("label alignment"), "{error}");
+}
+
+#[test]
+fn cap_lowers_the_entropy_of_right_guesses() {
+    let scene = Scene::new();
+    let entropy = |lambda: &str| {
+        let recipe = scene.recipe(&[lambda, "train.steps=60", "train.batch_documents=6"]);
+        let (_, metrics) = scene.run(&recipe, &lambda[4..], Resume::No).unwrap();
+        let last = &metrics[50..];
+        last.iter().map(|m| m.measures["cap_entropy"]).sum::<f64>() / 10.0
+    };
+    let (measured, sharpened) = (entropy("cap.lambda=0.0"), entropy("cap.lambda=2.0"));
+    assert!(sharpened < 0.7 * measured, "{measured} -> {sharpened}");
+}
+
+#[test]
+fn a_model_learns_to_replace_and_to_insert_and_delete() {
+    for loss in ["edit.rate=0.3", "levenshtein.rate=0.3"] {
+        let scene = Scene::new();
+        let recipe = scene.random_recipe(&[
+            loss,
+            "train.steps=150",
+            "train.batch_documents=6",
+            "train.eval_block_sizes=[]",
+            "optimizer.weight_decay=0.0",
+        ]);
+        let (_, metrics) = scene.run(&recipe, "run", Resume::No).unwrap();
+        let mean = |metrics: &[Metrics]| {
+            let nll = metrics.iter().map(|m| m.measures["edit_nll"]);
+            nll.sum::<f64>() / metrics.len() as f64
+        };
+        let (first, last) = (mean(&metrics[..10]), mean(&metrics[140..]));
+        assert!(last < 0.6 * first, "{loss}: {first} -> {last}");
+    }
+}
+
+#[test]
+fn a_checkpoint_without_operations_cannot_learn_to_insert() {
+    let scene = Scene::new();
+    let recipe = scene.recipe(&["levenshtein.rate=0.3"]);
+    let error = scene.run(&recipe, "run", Resume::No).unwrap_err();
+    assert!(error.to_string().contains("`delete_token_id`"), "{error}");
+}
+
+#[test]
 fn every_objective_learns_one_batch_by_heart() {
     for changes in [
         &["objective.kind=bdlm", "objective.block_size=4"][..],
@@ -177,6 +337,11 @@ fn every_objective_learns_one_batch_by_heart() {
             "objective.kind=bdlm",
             "objective.block_size=4",
             "objective.complementary=true",
+        ],
+        &[
+            "objective.kind=bdlm",
+            "objective.block_size=2",
+            "objective.group_blocks=2",
         ],
         &["objective.kind=mdlm"],
         &["objective.kind=ar", "objective.loss_on_prompt=true"],
@@ -330,4 +495,62 @@ fn a_run_from_random_weights_needs_no_tokenizer_for_ids() {
     let recipe = Recipe::parse(&text, &changes).unwrap();
     let (outcome, _) = scene.run(&recipe, "run", Resume::No).unwrap();
     assert_eq!(outcome.ending, Ending::Finished);
+}
+
+#[test]
+fn the_best_checkpoints_outlive_newer_ones_and_can_be_merged() {
+    let scene = Scene::new();
+    let recipe = scene.recipe(&[
+        "train.eval_every=2",
+        "train.checkpoint_every=2",
+        "train.keep_last=1",
+        "train.keep_best=2",
+        "train.keep_best_metric=block_4",
+    ]);
+    let (_, metrics) = scene.run(&recipe, "run", Resume::No).unwrap();
+    let mut scores: Vec<_> = metrics
+        .iter()
+        .filter_map(|row| Some((*row.valid.get("block_4")?, row.step)))
+        .collect();
+    scores.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let run = scene.dir.path().join("run");
+    let best = crate::best_checkpoints(&run, "block_4", 2).unwrap();
+    let steps: Vec<_> = best.iter().map(|scored| scored.step).collect();
+    assert_eq!(steps, [scores[0].1, scores[1].1]);
+    let paths: Vec<_> = best.into_iter().map(|scored| scored.path).collect();
+    let out = scene.dir.path().join("merged");
+    crate::merge(&paths, &out, llada_model::StorageDtype::Bf16).unwrap();
+    load(&out, Precision::F32, KeepDtype::F32).unwrap();
+    assert!(out.join("tokenizer.json").exists());
+}
+
+#[test]
+fn a_merge_of_different_tokenizers_is_refused_and_leaves_nothing() {
+    let scene = Scene::new();
+    let recipe = scene.recipe(&["train.checkpoint_every=4"]);
+    scene.run(&recipe, "run", Resume::No).unwrap();
+    let checkpoints = ["step-000004", "step-000008"]
+        .map(|name| scene.dir.path().join("run/checkpoints").join(name));
+    std::fs::write(checkpoints[1].join("tokenizer_config.json"), "{}").unwrap();
+    let out = scene.dir.path().join("merged");
+    let error = crate::merge(&checkpoints, &out, llada_model::StorageDtype::Bf16).unwrap_err();
+    assert!(
+        error.to_string().contains("tokenizer_config.json"),
+        "{error}"
+    );
+    assert!(!out.exists() && !out.with_extension("partial").exists());
+}
+
+#[test]
+fn a_metric_that_is_not_validated_cannot_choose_checkpoints() {
+    let scene = Scene::new();
+    let recipe = scene.recipe(&[
+        "train.eval_every=2",
+        "train.checkpoint_every=2",
+        "train.keep_best=1",
+        "train.keep_best_metric=block_7",
+    ]);
+    let error = scene.run(&recipe, "run", Resume::No).unwrap_err();
+    assert!(error.to_string().contains("block_7"), "{error}");
+    assert!(!scene.dir.path().join("run").exists());
 }

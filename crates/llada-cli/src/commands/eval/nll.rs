@@ -5,7 +5,7 @@ use std::path::Path;
 use llada_diffusion::BlockSize;
 use llada_model::Model;
 use llada_text::Tokenizer;
-use llada_train::data::{Document, Overflow, Reader};
+use llada_train::data::{Document, Overflow, Reader, Unit};
 use llada_train::{Mode, nll};
 use serde_json::json;
 
@@ -59,6 +59,7 @@ pub(in crate::commands) fn documents(
 ) -> anyhow::Result<Vec<Document>> {
     tokenizer.check_vocab_size(model.config.vocab_size)?;
     let reader = Reader {
+        unit: Unit::Document,
         tokenizer: Some(tokenizer),
         vocab_size: model.config.vocab_size,
         mask_token_id: model.config.mask_token_id,

@@ -3,7 +3,7 @@ use std::path::Path;
 use llada_diffusion::BlockSize;
 use llada_text::{Role, Tokenizer};
 
-use crate::data::{Document, Overflow, Reader};
+use crate::data::{Document, Overflow, Reader, Unit};
 use crate::error::Result;
 
 /// Characters, the tokens of the built-in template and an end of text.
@@ -16,10 +16,20 @@ fn tokenizer() -> Tokenizer {
 }
 
 fn read(tokenizer: &Tokenizer, row: &str, max_len: usize) -> Result<Document> {
+    Ok(read_units(tokenizer, row, max_len, Unit::Document)?.remove(0))
+}
+
+fn read_units(
+    tokenizer: &Tokenizer,
+    row: &str,
+    max_len: usize,
+    unit: Unit,
+) -> Result<Vec<Document>> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("rows.jsonl");
     std::fs::write(&path, row).unwrap();
     let reader = Reader {
+        unit,
         tokenizer: Some(tokenizer),
         vocab_size: 100,
         mask_token_id: tokenizer.specials().mask,
@@ -28,7 +38,7 @@ fn read(tokenizer: &Tokenizer, row: &str, max_len: usize) -> Result<Document> {
         max_len,
         overflow: Overflow::Cut,
     };
-    Ok(reader.read(&[path])?.documents.remove(0))
+    Ok(reader.read(&[path])?.documents)
 }
 
 /// Returns the texts of the spans.
@@ -224,4 +234,21 @@ fn messages_need_a_checkpoint_with_a_chat_template() {
     let row = r#"{"messages": [{"role": "assistant", "content": "a"}]}"#;
     let message = read(&tokenizer, row, 500).unwrap_err().to_string();
     assert!(message.contains("need a chat template"), "{message}");
+}
+
+#[test]
+fn a_pair_after_a_conversation_learns_its_answers_only() {
+    let tokenizer = tokenizer();
+    let pair = TWO_TURNS.replace("]}", r#"], "chosen": "fine", "rejected": "no"}"#);
+    let pair = read_units(&tokenizer, &one_line(&pair), 500, Unit::Pair).unwrap();
+    assert_eq!(pair.len(), 2);
+    for (document, answer) in pair.iter().zip(["fine", "no"]) {
+        let whole = TWO_TURNS.replace(
+            "]}",
+            &format!(r#", {{"role": "assistant", "content": "{answer}"}}]}}"#),
+        );
+        let whole = read(&tokenizer, &one_line(&whole), 500).unwrap();
+        assert_eq!(document.ids, whole.ids);
+        assert_eq!(document.spans, whole.spans[2..]);
+    }
 }

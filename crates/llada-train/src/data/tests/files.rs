@@ -2,12 +2,13 @@ use std::io::Write;
 use std::path::Path;
 
 use super::ids;
-use crate::data::{Corpus, Overflow, Reader};
+use crate::data::{Corpus, Overflow, Reader, Unit};
 use crate::error::Result;
 
 /// Reads pre-tokenised rows.
 fn read(path: &Path) -> Result<Corpus> {
     let reader = Reader {
+        unit: Unit::Document,
         tokenizer: None,
         vocab_size: 11,
         mask_token_id: None,

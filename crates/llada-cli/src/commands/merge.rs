@@ -1,0 +1,42 @@
+//! `llada merge`: the mean of several checkpoints.
+
+use std::path::PathBuf;
+
+use llada_model::StorageDtype;
+use llada_train::{best_checkpoints, merge};
+
+use crate::args::{MergeArgs, PrecisionArg};
+use crate::ui;
+
+/// Checkpoints taken of a run if nobody says how many (`training.md` section 6.4).
+const BEST: usize = 5;
+
+pub(crate) fn run(args: &MergeArgs) -> anyhow::Result<()> {
+    let checkpoints = checkpoints(args)?;
+    let dtype = match args.dtype {
+        PrecisionArg::F32 => StorageDtype::F32,
+        PrecisionArg::Bf16 => StorageDtype::Bf16,
+    };
+    merge(&checkpoints, &args.out, dtype)?;
+    ui::say(format!(
+        "`{}`: the mean of {} checkpoints",
+        args.out.display(),
+        checkpoints.len()
+    ));
+    Ok(())
+}
+
+fn checkpoints(args: &MergeArgs) -> anyhow::Result<Vec<PathBuf>> {
+    let (Some(run), Some(metric)) = (&args.run, &args.metric) else {
+        return Ok(args.checkpoints.clone());
+    };
+    let count = args.best.map_or(BEST, |best| best.get());
+    let best = best_checkpoints(run, metric, count)?;
+    for scored in &best {
+        ui::say(format!(
+            "step {:>6}  {metric} {:.4}",
+            scored.step, scored.score
+        ));
+    }
+    Ok(best.into_iter().map(|scored| scored.path).collect())
+}

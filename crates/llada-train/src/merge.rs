@@ -1,0 +1,119 @@
+//! Top-k checkpoint merge (`training.md` section 6.4): the arithmetic mean of the best checkpoints of a
+//! run. It replaces the decay of the learning rate (WSM, arXiv:2507.17634); it is no moving average
+//! and knows no optimiser.
+
+use std::path::{Path, PathBuf};
+
+use llada_model::{PartialDir, SaveOptions, StorageDtype, write_mean};
+
+use crate::checkpoint::list_complete;
+use crate::error::{Error, Result};
+use crate::validations;
+
+/// Files that decide how text becomes ids.
+const TOKENIZER_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+
+/// A checkpoint of a run and what validation said of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its step.
+    pub step: u64,
+    /// Its validation, in nats per token.
+    pub score: f64,
+}
+
+/// Writes the mean of `checkpoints` to the new directory `out`, with the tokenizer they share.
+///
+/// Expert biases are averaged too and written in f32.
+///
+/// # Errors
+/// If a checkpoint cannot be read, configurations, tensors or tokenizers differ, or `out` exists or
+/// cannot be written; nothing is left behind then.
+pub fn merge(checkpoints: &[PathBuf], out: &Path, dtype: StorageDtype) -> Result<()> {
+    let options = SaveOptions {
+        dtype: Some(dtype),
+        ..SaveOptions::default()
+    };
+    let partial = PartialDir::create(out)?;
+    for name in TOKENIZER_FILES {
+        if let Some(contents) = shared_file(checkpoints, name)? {
+            let path = partial.path().join(name);
+            std::fs::write(&path, contents).map_err(Error::io("write", &path))?;
+        }
+    }
+    write_mean(partial.path(), checkpoints, &options)?;
+    Ok(partial.commit()?)
+}
+
+/// Returns a file that all checkpoints must have alike, `None` if all lack it.
+fn shared_file(checkpoints: &[PathBuf], name: &str) -> Result<Option<Vec<u8>>> {
+    let read = |dir: &PathBuf| -> Result<Option<Vec<u8>>> {
+        let path = dir.join(name);
+        path.exists()
+            .then(|| std::fs::read(&path).map_err(Error::io("read", &path)))
+            .transpose()
+    };
+    let Some((first, others)) = checkpoints.split_first() else {
+        return Ok(None);
+    };
+    let contents = read(first)?;
+    for other in others {
+        if read(other)? != contents {
+            let problem = format!(
+                "cannot be merged with `{}`: their `{name}` differ",
+                first.display()
+            );
+            return Err(Error::unsuitable(other, problem));
+        }
+    }
+    Ok(contents)
+}
+
+/// Finds the `count` checkpoints of a run with the lowest validation `metric`, best first.
+///
+/// # Errors
+/// If the run has no metrics or checkpoints, the metric was not measured, or too few of the
+/// checkpoints that are still there were validated.
+pub fn best_checkpoints(run: &Path, metric: &str, count: usize) -> Result<Vec<Scored>> {
+    let scores = validations::read(&run.join("metrics.jsonl"))?;
+    if !scores.names().contains(metric) {
+        let names: Vec<_> = scores.names().into_iter().collect();
+        let problem = format!("has no validation `{metric}`; it has {}", listed(&names));
+        return Err(Error::unsuitable(run, problem));
+    }
+    let kept = list_complete(&run.join("checkpoints"))?;
+    let best = scores.best(metric, kept.iter().map(|(step, _)| *step), count);
+    if best.len() < count {
+        let problem = format!(
+            "has {} checkpoints with `{metric}`, and {count} are wanted; ask for fewer, or train \
+             with `train.keep_best`",
+            best.len()
+        );
+        return Err(Error::unsuitable(run, problem));
+    }
+    let scored = |step| {
+        let (_, path) = kept.iter().find(|(kept, _)| *kept == step)?;
+        Some(Scored {
+            path: path.clone(),
+            step,
+            score: scores.get(step, metric)?,
+        })
+    };
+    Ok(best.into_iter().filter_map(scored).collect())
+}
+
+fn listed(names: &[&str]) -> String {
+    match names {
+        [] => "none".into(),
+        names => format!("`{}`", names.join("`, `")),
+    }
+}

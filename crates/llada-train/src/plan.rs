@@ -1,0 +1,245 @@
+//! What a run will need, from its recipe and `config.json` alone: nothing is loaded or allocated.
+//!
+//! The estimate counts what the code keeps: f32 weights, gradients and moments of every parameter; the
+//! activations of the largest forward pass; and the buffers of its backward pass. It does not count
+//! the documents, which are read whole.
+
+use llada_diffusion::Objective;
+use llada_model::{Config, MoeConfig};
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::recipe::{KeepActivations, Recipe};
+use crate::trainer::setup;
+
+/// Program, tokenizer, thread stacks and packed operands: measured on models of 0.2 to 26 M parameters.
+const PROGRAM_BYTES: u64 = 24 << 20;
+const F32: u64 = 4;
+/// Most rows whose logits the head holds at a time (`llada_tensor::head_rows`).
+const HEAD_ROWS: u64 = 256;
+
+/// What a run will need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// Memory.
+    pub bytes: Bytes,
+    /// Tokens of documents per optimiser step, at most.
+    pub tokens_per_step: u64,
+    /// Rows of one forward pass, at most.
+    pub rows_per_forward: u64,
+    /// Optimiser steps.
+    pub steps: u64,
+}
+
+/// Memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Bytes {
+    /// The weights, those of a reference model included.
+    pub weights: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// Both moments of the optimiser.
+    pub optimizer: u64,
+    /// The largest forward pass and the buffers of its backward pass.
+    pub activations: u64,
+    /// All of these and the program itself.
+    pub total: u64,
+}
+
+/// Plans a run.
+///
+/// # Errors
+/// If `config.json` cannot be read or is refused, or lacks what the objective needs.
+pub fn plan(recipe: &Recipe) -> Result<Plan> {
+    let config = setup::config(recipe)?;
+    if recipe.objective.kind != Objective::Ar {
+        crate::batch::Reading::of(&config)?;
+    }
+    let parameters = config.parameter_counts().total;
+    let models = 1 + u64::from(recipe.dpo.is_some()); // the reference has weights only
+    let weights = models * parameters * F32;
+    let (gradients, optimizer) = (parameters * F32, parameters * 2 * F32);
+    let rows = Rows::of(recipe);
+    let activations = activations(&config, &rows, recipe.train.activations) * F32;
+    Ok(Plan {
+        parameters,
+        bytes: Bytes {
+            weights,
+            gradients,
+            optimizer,
+            activations,
+            total: weights + gradients + optimizer + activations + PROGRAM_BYTES,
+        },
+        tokens_per_step: tokens_per_step(recipe),
+        rows_per_forward: rows.all,
+        steps: recipe.train.steps,
+    })
+}
+
+fn tokens_per_step(recipe: &Recipe) -> u64 {
+    let (train, longest) = (&recipe.train, recipe.data.max_len as u64);
+    match (train.batch_documents, train.batch_tokens) {
+        (Some(units), _) => (units * setup::unit(recipe).size()) as u64 * longest,
+        (None, tokens) => tokens.unwrap_or(0) as u64 + longest - 1, // the last document may exceed it
+    }
+}
+
+/// Rows of the largest forward pass.
+struct Rows {
+    all: u64,
+    /// Those whose last layer and logits are wanted.
+    scored: u64,
+}
+
+impl Rows {
+    /// A micro-batch is filled by the rows that its documents have at most: a clean half, and a noisy
+    /// one per copy. Causal and whole-document passes have only one of them.
+    fn of(recipe: &Recipe) -> Self {
+        let objective = &recipe.objective;
+        let draws = recipe.dpo.as_ref().map_or(1, |dpo| dpo.draws as u64);
+        let copies = draws * (1 + u64::from(objective.complementary));
+        let of_document = recipe.data.max_len as u64 * (1 + copies);
+        let of_unit = of_document * setup::unit(recipe).size() as u64;
+        let budget = (recipe.train.micro_batch_rows as u64).max(of_unit);
+        let rows = budget.min(tokens_per_step(recipe) * (1 + copies));
+        let [lo, hi] = objective.mask_ratio_band.map(f64::from);
+        let noisy = rows * copies / (1 + copies);
+        let masked = (noisy as f64 * (lo + hi) / 2.0) as u64;
+        match objective.kind {
+            Objective::Ar => Self {
+                all: noisy,
+                scored: noisy,
+            },
+            Objective::Mdlm => Self {
+                all: noisy,
+                scored: masked,
+            },
+            Objective::Bdlm => Self {
+                all: rows,
+                scored: masked,
+            },
+        }
+    }
+}
+
+/// Returns the numbers held at the peak: what the tape keeps, and the larger of the two backward passes
+/// that come on top, that of the head or that of the last layer.
+fn activations(config: &Config, rows: &Rows, keep: KeepActivations) -> u64 {
+    let width = config.hidden_size as u64;
+    let layers = config.num_hidden_layers;
+    let saved = |layer: usize| {
+        let scored = if layer + 1 == layers {
+            rows.scored
+        } else {
+            rows.all
+        };
+        layer_saved(config, layer, rows.all, scored)
+    };
+    let inputs = layers as u64 * rows.all * width + rows.scored * width;
+    let tape = match keep {
+        KeepActivations::Keep => inputs + (0..layers).map(saved).sum::<u64>(),
+        KeepActivations::Recompute => inputs,
+    };
+    let recomputed = match keep {
+        KeepActivations::Keep => 0,
+        KeepActivations::Recompute => (0..layers).map(saved).max().unwrap_or(0),
+    };
+    let layer = recomputed + layer_transient(config, rows.all);
+    tape + layer.max(head_transient(config, rows.scored))
+}
+
+/// What the backward of a layer needs: queries before and after their norm, keys, values, the attention's
+/// output with its log-sum-exp, the stream after it, and the feed-forward part.
+fn layer_saved(config: &Config, layer: usize, rows: u64, scored: u64) -> u64 {
+    let queries = (config.num_attention_heads * config.head_dim) as u64;
+    let keys = (config.num_key_value_heads * config.head_dim) as u64;
+    let norms = if config.use_qk_norm { 2 } else { 1 };
+    let heads = config.num_attention_heads as u64;
+    let attention = norms * (scored * queries + rows * keys) + rows * keys;
+    let attended = scored * (queries + heads);
+    attention + attended + scored * config.hidden_size as u64 + mlp_saved(config, layer, scored)
+}
+
+fn mlp_saved(config: &Config, layer: usize, rows: u64) -> u64 {
+    match config.moe.as_ref().filter(|_| config.is_moe_layer(layer)) {
+        None => rows * 2 * config.intermediate_size as u64,
+        Some(moe) => {
+            let slots = rows * moe.num_experts_per_tok as u64;
+            let routed = slots * (2 * expert_width(moe) + config.hidden_size as u64 + 4);
+            let shared = rows * 2 * moe.shared_intermediate_size as u64;
+            routed + shared + rows * moe.num_experts as u64
+        }
+    }
+}
+
+fn expert_width(moe: &MoeConfig) -> u64 {
+    moe.moe_intermediate_size as u64
+}
+
+/// Buffers of a layer's backward: gradients of the stream, of the fused projection and of the inner rows.
+fn layer_transient(config: &Config, rows: u64) -> u64 {
+    let fused =
+        ((config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim) as u64;
+    let inner = match &config.moe {
+        Some(moe) => {
+            let slot = expert_width(moe) + 2 * config.hidden_size as u64;
+            moe.num_experts_per_tok as u64 * slot
+        }
+        None => config.intermediate_size as u64,
+    };
+    rows * (4 * config.hidden_size as u64 + (2 * fused).max(inner))
+}
+
+/// Buffers of the head: logits of a chunk of rows, hidden rows and their gradient.
+fn head_transient(config: &Config, scored: u64) -> u64 {
+    let logits = scored.min(HEAD_ROWS) * config.vocab_size as u64;
+    logits + 3 * scored * config.hidden_size as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(config: &str, changes: &[&str]) -> Recipe {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../llada-model/testdata/hub");
+        let text = format!(
+            "[model]\nconfig = \"{dir}/{config}\"\n[data]\ntrain = \"rows.jsonl\"\n\
+             [objective]\nkind = \"ar\"\n[optimizer]\nlr = 1e-5\n\
+             [train]\nsteps = 8\nbatch_tokens = 4096\n"
+        );
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        Recipe::parse(&text, &changes).unwrap()
+    }
+
+    #[test]
+    fn the_published_models_need_sixteen_bytes_per_parameter_and_their_activations() {
+        for (file, parameters) in [
+            ("llada2_mini.json", 16_255_643_392),
+            ("dfactory_flash.json", 102_889_705_216),
+        ] {
+            let plan = plan(&recipe(file, &[])).unwrap();
+            assert_eq!(plan.parameters, parameters);
+            let states = plan.bytes.weights + plan.bytes.gradients + plan.bytes.optimizer;
+            assert_eq!(states, 16 * parameters);
+            assert!(plan.bytes.total > states + plan.bytes.activations);
+        }
+    }
+
+    #[test]
+    fn recomputing_and_smaller_forward_passes_need_less() {
+        let bytes = |changes: &[&str]| plan(&recipe("llada2_mini.json", changes)).unwrap().bytes;
+        let kept = bytes(&[]).activations;
+        assert!(bytes(&["train.activations=recompute"]).activations < kept / 2);
+        assert!(bytes(&["train.micro_batch_rows=1024"]).activations < kept);
+    }
+
+    #[test]
+    fn a_diffusion_objective_needs_a_diffusion_model() {
+        let parent = "../../../../assets/tinystories-656k/config.json";
+        let changes = ["objective.kind=bdlm", "objective.block_size=32"];
+        let error = plan(&recipe(parent, &changes)).unwrap_err();
+        assert!(matches!(error, crate::Error::NotDiffusion(_)), "{error}");
+    }
+}

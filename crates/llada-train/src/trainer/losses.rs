@@ -1,0 +1,137 @@
+//! What a recipe's `[cap]`, `[dpo]`, `[edit]`, `[levenshtein]` and `[oput]` make of a run.
+
+use llada_diffusion::{LevenshteinNoise, Operations, ReplaceNoise, Replacements};
+use llada_model::Config;
+use llada_text::Tokenizer;
+
+use super::setup;
+use crate::batch::{DraftNoise, EditWeights, Editing, Reading};
+use crate::data::Unit;
+use crate::error::{Error, Result};
+use crate::objective::{Loss, OnPolicy, Preference, Turns};
+use crate::recipe::{Dpo, Init, Recipe};
+
+/// Returns what is drawn together.
+pub(crate) fn unit(recipe: &Recipe) -> Unit {
+    match recipe.dpo {
+        Some(_) => Unit::Pair,
+        None => Unit::Document,
+    }
+}
+
+/// Returns what batches are scored by; for preference training with its frozen model, read anew.
+pub(super) fn loss(recipe: &Recipe, config: &Config) -> Result<Loss> {
+    if let Some(cap) = &recipe.cap {
+        return Ok(Loss::Cap { lambda: cap.lambda });
+    }
+    if let Some(dpo) = &recipe.dpo {
+        return preference(recipe, dpo, config);
+    }
+    if let Some(oput) = &recipe.oput {
+        let (share, seed) = (oput.share, recipe.train.seed);
+        return Ok(Loss::OnPolicy(OnPolicy { share, seed }));
+    }
+    let Some(weights) = weights(recipe) else {
+        return Ok(Loss::Likelihood);
+    };
+    let (num, threshold) = match &recipe.edit {
+        Some(edit) => (edit.turns, edit.threshold),
+        None => (1, 1.0),
+    };
+    Ok(Loss::Edit(Turns {
+        num,
+        threshold,
+        weights,
+    }))
+}
+
+fn preference(recipe: &Recipe, dpo: &Dpo, config: &Config) -> Result<Loss> {
+    let init = match &dpo.reference {
+        Some(path) => Init::Checkpoint(path),
+        None => recipe.model.init()?,
+    };
+    let reference = setup::model(recipe, init)?.0;
+    let is_alike = reference.config.vocab_size == config.vocab_size
+        && Reading::of(&reference.config)? == Reading::of(config)?;
+    if let (false, Some(path)) = (is_alike, &dpo.reference) {
+        let problem = "differs from the trained model in vocabulary, MASK id or label alignment; \
+                       name another `dpo.reference`";
+        return Err(Error::unsuitable(path, problem));
+    }
+    let beta = dpo.beta;
+    Ok(Loss::Dpo(Box::new(Preference { reference, beta })))
+}
+
+/// Returns how drafts are made, if the recipe wants any.
+pub(super) fn editing(
+    recipe: &Recipe,
+    config: &Config,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Option<Editing>> {
+    let Some(weights) = weights(recipe) else {
+        return Ok(None);
+    };
+    let noise = match (&recipe.edit, &recipe.levenshtein) {
+        (Some(edit), _) => DraftNoise::Replace(ReplaceNoise {
+            rate: edit.rate,
+            keep_rate: edit.keep_rate,
+        }),
+        (None, Some(levenshtein)) => {
+            let noise = LevenshteinNoise {
+                share: levenshtein.share,
+                rate: levenshtein.rate,
+            };
+            DraftNoise::Levenshtein(noise, operations(config)?)
+        }
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Editing {
+        noise,
+        replacements: replacements(config, tokenizer)?,
+        weights,
+    }))
+}
+
+fn weights(recipe: &Recipe) -> Option<EditWeights> {
+    let edit = recipe
+        .edit
+        .as_ref()
+        .map(|edit| (edit.weight, edit.keep_weight));
+    let levenshtein = recipe.levenshtein.as_ref();
+    let levenshtein = levenshtein.map(|given| (given.weight, given.keep_weight));
+    let (wrong, right) = edit.or(levenshtein)?;
+    Some(EditWeights { wrong, right })
+}
+
+fn operations(config: &Config) -> Result<Operations> {
+    let missing = |key| move || Error::NoEditToken(key);
+    Ok(Operations {
+        mask: Reading::of(config)?.mask_token_id,
+        delete: config
+            .delete_token_id
+            .ok_or_else(missing("delete_token_id"))?,
+        insert: config
+            .split_token_id
+            .ok_or_else(missing("split_token_id"))?,
+    })
+}
+
+/// Returns the tokens that text consists of: none with a meaning of its own, none without a text.
+fn replacements(config: &Config, tokenizer: Option<&Tokenizer>) -> Result<Replacements> {
+    let special = [
+        config.mask_token_id,
+        config.delete_token_id,
+        config.split_token_id,
+        config.bos_token_id,
+        config.pad_token_id,
+    ];
+    let is_text = |&id: &u32| {
+        let is_special = special.contains(&Some(id)) || config.eos_token_ids.contains(&id);
+        let is_known = |tokenizer: &Tokenizer| {
+            id <= tokenizer.largest_id() && !tokenizer.specials().contains(id)
+        };
+        !is_special && tokenizer.is_none_or(is_known)
+    };
+    let vocab_size = u32::try_from(config.vocab_size).unwrap_or(u32::MAX);
+    Ok(Replacements::new((0..vocab_size).filter(is_text))?)
+}
