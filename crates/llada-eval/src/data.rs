@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_put_beside_their_items_in_the_datas_order() {
+    fn answers_are_put_beside_their_items_in_the_order_of_the_data() {
         let data = items(
             "gsm8k",
             "a",

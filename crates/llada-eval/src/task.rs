@@ -284,11 +284,9 @@ mod tests {
 
     #[test]
     fn an_unknown_field_of_a_task_file_is_refused_by_name() {
-        let text = BUILT_IN[5]
-            .1
-            .replace("[prompt]", "[prompt]\ntemprature = 1");
+        let text = BUILT_IN[5].1.replace("[prompt]", "[prompt]\nwarmth = 1");
         let error = Task::parse("x", &text).unwrap_err().to_string();
-        assert!(error.contains("temprature"), "{error}");
+        assert!(error.contains("warmth"), "{error}");
     }
 
     #[test]

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_of_another_name_is_known_under_the_entrys() {
+    fn a_function_of_another_name_is_known_under_that_of_the_entry() {
         let code = extracted("```python\ndef plus(a, b):\n    return a + b\n```");
         assert!(code.ends_with("\nadd = plus\n"), "{code}");
     }

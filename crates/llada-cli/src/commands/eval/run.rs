@@ -20,7 +20,6 @@ use super::score::{programs_at_once, sandbox, usage};
 use super::settings::{Setting, settings};
 use crate::args::EvalRunArgs;
 use crate::{failure, ui};
-use llada_request::AnswerText;
 
 pub(super) fn run(args: &EvalRunArgs) -> anyhow::Result<()> {
     let tasks = tasks(args)?;
