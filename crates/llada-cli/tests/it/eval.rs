@@ -415,7 +415,7 @@ fn what_cannot_be_run_is_refused_by_name() {
         (&["sums"][..], "there is no task `sums`"),
         (&["gsm8k"], "`question`"),
         (&["worked_sums,worked_sums"], "asked for twice"),
-        (&["worked_sums", "--sweep", "treshold=0.5"], "treshold"),
+        (&["worked_sums", "--sweep", "hurdle=0.5"], "hurdle"),
         (&["worked_sums", "--sweep", "threshold"], "NAME=VALUE"),
         (&["worked_sums", "--trace"], "trace"),
         (&["worked_sums", "--samples", "2"], "--temperature"),

@@ -30,7 +30,7 @@ fn a_server_that_cannot_serve_does_not_start() {
         assert!(message.contains(word), "{args:?}: {message}");
     }
     let (code, message) = failure(&["serve", "no-such-model"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(message.contains("no-such-model"), "{message}");
 }
 

@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn an_unknown_or_repeated_setting_is_refused_by_name() {
         for (sweeps, says) in [
-            (&["treshold=0.5"][..], "treshold"),
+            (&["hurdle=0.5"][..], "hurdle"),
             (&["seed=1", "seed=2"], "twice"),
         ] {
             let error = names(sweeps).unwrap_err().to_string();
