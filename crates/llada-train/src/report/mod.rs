@@ -1,6 +1,6 @@
 //! `report.html`: the curves of one or more runs, in one page that loads nothing.
 //!
-//! Whatever number `metrics.jsonl` holds is drawn: [`CHARTS`] gives the known keys a title and an
+//! Whatever number `metrics.jsonl` holds is drawn: `CHARTS` gives the known keys a title and an
 //! order, other keys follow under their own names. With one run, the parts of a nested key (block
 //! sizes, mask ratios, experts) share a chart; with several, each part has a chart that compares them.
 
