@@ -109,10 +109,6 @@ fn product(
         Right::Packed(b) => assert_eq!(b.precision(), precision, "precision of packed panels"),
         Right::Plain(_) => {}
     }
-    let tasks = match rayon::current_num_threads() {
-        1 => 1,
-        threads => threads * TASKS_PER_THREAD,
-    };
     let block = Block {
         isa,
         precision,
@@ -121,7 +117,15 @@ fn product(
         first_column: 0,
         c: Target::new(c, [m, n], start),
     };
-    divide(block, tasks);
+    divide(block, most_tasks());
+}
+
+/// Returns into how many tasks a product may be divided.
+fn most_tasks() -> usize {
+    match rayon::current_num_threads() {
+        1 => 1,
+        threads => threads * TASKS_PER_THREAD,
+    }
 }
 
 /// Halves the larger side of C until the parts are few or small, and computes them in parallel.

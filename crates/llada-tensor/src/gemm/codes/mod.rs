@@ -25,7 +25,7 @@ pub use panels::Codes;
 
 use super::matrix::{Matrix, Target};
 use super::pack::PANEL;
-use super::{Start, TASK, TASKS_PER_THREAD};
+use super::{Start, TASK, most_tasks};
 use crate::Isa;
 use crate::simd::dispatch;
 use kernel::Sweep;
@@ -41,17 +41,13 @@ pub(crate) const BLOCK: usize = 32;
 pub(super) fn product(isa: Isa, a: Matrix<'_>, b: &CodePanels, start: Start, c: &mut [f32]) {
     let ([rows, k], [_, n]) = (a.shape(), b.shape());
     let a = &CodeRows::new(isa, b.codes(), a.f32_rows(), k);
-    let tasks = match rayon::current_num_threads() {
-        1 => 1,
-        threads => threads * TASKS_PER_THREAD,
-    };
     let sweep = Sweep {
         a,
         b,
         first_panel: 0,
         c: Target::new(c, [rows, n], start),
     };
-    divide(isa, sweep, tasks);
+    divide(isa, sweep, most_tasks());
 }
 
 /// Halves the columns until the parts are few or small, and computes them in parallel.
