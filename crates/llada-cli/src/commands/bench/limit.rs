@@ -6,7 +6,7 @@
 
 use llada_engine::{Method, Request};
 use llada_model::{KvStore, Mlp, Model, ParamKind, Weights};
-use llada_tensor::{Precision, Weight, product_rate, read_rate};
+use llada_tensor::{DType, Precision, Weight, product_rate, read_rate};
 use serde::Serialize;
 
 use super::serve::Run;
@@ -186,6 +186,9 @@ fn expert_bytes(model: &Model) -> f64 {
 
 /// Returns the bytes of a matrix in the layout that products read.
 fn packed_bytes(weight: &Weight) -> f64 {
+    if matches!(weight.values().dtype(), DType::Codes(_)) {
+        return weight.values().num_bytes() as f64;
+    }
     let size = match weight.precision() {
         Precision::F32 => 4,
         Precision::Bf16 => 2,
