@@ -17,6 +17,11 @@ const PYTHON: [&str; 5] = ["", "python", "py", "python3", "python 3"];
 static DEFINITION: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?m)^(?:async )?def +([A-Za-z_]\w*)").expect("a constant pattern")
 });
+const ASSIGNMENT: &str =
+    r"[\w.]+(?:\[.*\])?(?:\s*,\s*[\w.]+)*\s*(?::\s*[\w\[\], .]+)?(?:[-+*/%|&]|//|\*\*)?=(?:[^=]|$)";
+/// Unindented lines that may stand above the first opening.
+static CONSTANT: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(&format!("^(?:#|{ASSIGNMENT})")).expect("a constant pattern"));
 /// Lines with which a program begins.
 static OPENING: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"^(?:async )?(?:def \w+\s*\(|class \w+\s*[:(]|import \w|from [\w.]+ import\b|@\w+)")
@@ -32,7 +37,7 @@ static STATEMENT: LazyLock<Regex> = LazyLock::new(|| {
         r"(?:if|elif|for|while|with|try|else|except|finally)\b.*:\s*(?:#.*)?$",
         r"(?:assert|return|raise|del|global) ",
         r"pass$",
-        r"[\w.]+(?:\[.*\])?(?:\s*,\s*[\w.]+)*\s*(?::\s*[\w\[\], .]+)?(?:[-+*/%|&]|//|\*\*)?=(?:[^=]|$)",
+        ASSIGNMENT,
         r"[\w.]+\(",
     ];
     Regex::new(&format!("^(?:{})", forms.join("|"))).expect("constant patterns")
@@ -152,9 +157,11 @@ fn unfenced(answer: &str) -> String {
     {
         return answer.to_owned();
     }
+    let is_above = |line: &&&str| line.trim().is_empty() || CONSTANT.is_match(line);
+    let above = lines[..start].iter().rev().take_while(is_above).count();
     let mut quote = None;
     let mut code = String::new();
-    for line in &lines[start..] {
+    for line in &lines[start - above..] {
         let is_code = quote.is_some()
             || line.trim().is_empty()
             || line.starts_with([' ', '\t'])
@@ -166,7 +173,7 @@ fn unfenced(answer: &str) -> String {
         quote = after_line(quote, line);
         code += &format!("{line}\n");
     }
-    code
+    code.trim_start_matches('\n').to_owned()
 }
 
 /// Returns the triple quote that is open after a line.
@@ -329,6 +336,14 @@ mod tests {
     fn constants_and_docstrings_at_the_margin_belong_to_a_program() {
         let code = "import os\nLIMIT = 3\ndef add(a, b):\n    \"\"\"Adds\nboth numbers.\n\"\"\"\n    return a + b\n";
         assert_eq!(extracted(code), whole(code));
+    }
+
+    #[test]
+    fn constants_above_the_first_function_belong_to_a_program() {
+        let code = "# as in the book\nLIMIT = 3\nx, y = [0] * LIMIT, {}\n\ndef add(a, b):\n    return a + b\n";
+        for prose in ["", "The function is\n\n", "Here:\n"] {
+            assert_eq!(extracted(&format!("{prose}{code}")), whole(code), "{prose}");
+        }
     }
 
     #[test]
