@@ -1,6 +1,6 @@
 """Load on a running server: many clients that stream, cancel, err and dawdle, every answer checked.
 
-Usage: load.py URL MODEL [--clients 64] [--seconds 300] [--pid PID]
+Usage: load.py URL MODEL [--clients 64] [--seconds 300] [--pid PID] [--only stream] [--set block_length=4]
 
 Every finished answer must equal that of the same request alone, which is asked before the load. At
 the end nothing may be left: no client in the engine, all pages free, and with --pid (Linux) about as
@@ -20,7 +20,7 @@ PROMPTS = ["Once upon a time", "Lily had a", "The dog ran to", "One day, a boy n
 KINDS = ["stream"] * 12 + ["whole"] * 3 + ["cancel"] * 2 + ["bad"] * 2 + ["slow"]
 
 
-def requests(count=40):
+def requests(more, count=40):
     """Requests of random lengths and settings; the same ones in every run."""
     draw = random.Random(1)
     for _ in range(count):
@@ -28,7 +28,7 @@ def requests(count=40):
         body["threshold"] = draw.choice([0.5, 0.7, 0.9])
         if draw.random() < 0.4:
             body |= {"temperature": 0.9, "seed": draw.randint(0, 99)}
-        yield body
+        yield body | more
 
 
 class Server:
@@ -66,8 +66,8 @@ class Server:
 
 
 class Load:
-    def __init__(self, server, jobs, end):
-        self.server, self.jobs, self.end = server, jobs, end
+    def __init__(self, server, jobs, kinds, end):
+        self.server, self.jobs, self.kinds, self.end = server, jobs, kinds, end
         self.first, self.between, self.counts, self.wrong, self.tokens = [], [], {}, [], 0
 
     def count(self, kind):
@@ -77,7 +77,7 @@ class Load:
         draw = random.Random(number)
         while time.monotonic() < self.end:
             body, expected = draw.choice(self.jobs)
-            kind = draw.choice(KINDS)
+            kind = draw.choice(self.kinds)
             try:
                 await asyncio.wait_for(self.one(kind, body, expected, draw), 120)
             except Exception as error:  # whatever it is, it is a finding
@@ -149,12 +149,15 @@ async def main():
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--pid", type=int)
+    parser.add_argument("--only", choices=sorted(set(KINDS)), help="requests of one kind, for throughput")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=JSON", help="fields of every request")
     args = parser.parse_args()
     server = Server(args.url, args.model)
+    more = {field: json.loads(value) for field, value in (pair.split("=", 1) for pair in args.set)}
     all_pages = await server.metric("llada_free_pages")
-    jobs = [(body, await server.answer(body)) for body in requests()]
+    jobs = [(body, await server.answer(body)) for body in requests(more)]
     begin, busy = time.monotonic(), await server.metric("llada_engine_busy_seconds_total")
-    load = Load(server, jobs, begin + args.seconds)
+    load = Load(server, jobs, [args.only] if args.only else KINDS, begin + args.seconds)
     clients = [asyncio.create_task(load.client(number)) for number in range(args.clients)]
     await asyncio.sleep(args.seconds / 10)
     early = held(args.pid) if args.pid else None
@@ -171,7 +174,7 @@ async def main():
         "seconds": round(elapsed, 1),
         "requests": load.counts,
         "tokens_per_second": round(load.tokens / elapsed, 1),
-        "engine_busy_share": round(busy / elapsed, 3),
+        "engine_busy_share": round(busy / elapsed, 4),
         "first_text": percentiles(load.first),
         "between_texts": percentiles(load.between),
         "held_early": early,
