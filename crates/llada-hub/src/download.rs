@@ -7,7 +7,7 @@ use std::thread;
 use hf_hub::api::sync::{ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use crate::check::difference;
+use crate::check::{Difference, difference};
 use crate::error::{Error, Result};
 use crate::remote::{Remote, RemoteFile};
 use crate::{Hub, HubId};
@@ -99,29 +99,23 @@ impl<'a> Download<'a> {
     /// Fetches a file that is not there, and compares it; what is wrong is removed.
     fn file(&mut self, file: &RemoteFile, before: u64, total: u64) -> Result<()> {
         let path = self.dir().join(&file.name);
+        let blob = self.blob(file);
+        let failed = |source| self.hub.cache_error(source, file.size);
         if !path.exists() {
             // What is left of a file whose content somebody has removed would be in the way.
             let _ = std::fs::remove_file(&path);
-            self.transfer(file, before, total)?;
+            doubt(&blob).map_err(failed)?;
+            self.transfer(file, &blob, before, total)?;
         }
-        let mut done = 0;
-        let watch = &mut self.watch;
-        let mut hashed = |bytes: u64| {
-            done += bytes;
-            watch(Progress {
-                file: &file.name,
-                action: Action::Check,
-                done,
-                before,
-                total,
-            });
+        if !is_doubtful(&blob) {
+            return Ok(()); // compared when it came
+        }
+        let differs = self.compare(file, &path, before, total);
+        let failed = |source| self.hub.cache_error(source, 0);
+        let Some(differs) = differs.map_err(failed)? else {
+            return std::fs::remove_file(mark(&blob)).map_err(failed);
         };
-        let differs = difference(file, &path, &mut hashed);
-        let differs = differs.map_err(|source| self.hub.cache_error(source, 0))?;
-        let Some(differs) = differs else {
-            return Ok(());
-        };
-        remove(&path).map_err(|source| self.hub.cache_error(source, 0))?;
+        remove(&path).map_err(failed)?;
         Err(Error::Damaged {
             id: self.id.to_string(),
             file: file.name.clone(),
@@ -130,11 +124,35 @@ impl<'a> Download<'a> {
         })
     }
 
-    /// Fetches a file, going on after a pause where it breaks off.
-    fn transfer(&mut self, file: &RemoteFile, before: u64, total: u64) -> Result<()> {
+    fn blob(&self, file: &RemoteFile) -> PathBuf {
         let cache = Cache::new(self.hub.cache.clone());
         let repo = cache.repo(self.hub.repo(self.id, self.kind));
-        let part = repo.blob_path(&file.blob).with_extension("part");
+        repo.blob_path(&file.blob)
+    }
+
+    fn compare(
+        &mut self,
+        file: &RemoteFile,
+        path: &Path,
+        before: u64,
+        total: u64,
+    ) -> std::io::Result<Option<Difference>> {
+        let mut done = 0;
+        difference(file, path, &mut |bytes| {
+            done += bytes;
+            (self.watch)(Progress {
+                file: &file.name,
+                action: Action::Check,
+                done,
+                before,
+                total,
+            });
+        })
+    }
+
+    /// Fetches a file, going on after a pause where it breaks off.
+    fn transfer(&mut self, file: &RemoteFile, blob: &Path, before: u64, total: u64) -> Result<()> {
+        let part = blob.with_extension("part");
         let (mut failures, mut reached) = (0, len(&part));
         loop {
             if len(&part) >= file.size {
@@ -168,6 +186,28 @@ impl<'a> Download<'a> {
 /// Returns the bytes of a file, 0 if there is none.
 fn len(path: &Path) -> u64 {
     path.metadata().map_or(0, |metadata| metadata.len())
+}
+
+/// Returns the file that stands beside a content that has not been compared.
+fn mark(blob: &Path) -> PathBuf {
+    blob.with_extension("unchecked")
+}
+
+/// Marks a content as not compared, before the transfer names it.
+fn doubt(blob: &Path) -> std::io::Result<()> {
+    if let Some(dir) = blob.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    std::fs::write(mark(blob), "")
+}
+
+fn is_doubtful(blob: &Path) -> bool {
+    mark(blob).exists()
+}
+
+/// Returns whether a snapshot has a file, compared if it was fetched by this crate.
+pub(crate) fn is_kept(path: &Path) -> bool {
+    path.canonicalize().is_ok_and(|blob| !is_doubtful(&blob))
 }
 
 /// Removes a file of a snapshot and the content that it points to.

@@ -7,8 +7,9 @@
 //!
 //! Files lie where other tools of the Hub keep them (`models--org--name/{blobs,refs,snapshots}`), so
 //! that what one has fetched, all have. A revision is listed once and all its files are taken from
-//! the commit that it then named. `config.json` comes last, after the weights, and the name of the
-//! revision after that: a snapshot that can be found is whole. What is whole is never asked for again.
+//! the commit that it then named; the revision gets its commit in the cache when all are there. A file
+//! that has not been compared is marked and counts as missing. What is whole is never asked for again,
+//! so a branch stays where it was.
 //!
 //! The transfers are those of `hf-hub`; this crate decides which files, tries again what broke off,
 //! compares sizes and SHA-256, and says what went wrong. It draws no progress bars and reads no weights.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Repo, RepoType};
 use serde::Deserialize;
 
-use crate::download::{Download, Progress};
+use crate::download::{Download, Progress, is_kept};
 use crate::error::{Error, Result};
 use crate::remote::{Remote, RemoteFile};
 use crate::{Hub, HubId};
@@ -16,13 +16,12 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// How the names of files begin that say how texts become tokens and how they are decoded. Code and
 /// weights in formats that can hold code are never fetched.
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 9] = [
     "added_tokens.json",
     "chat_template.",
     "encoder.json",
     "generation_config.json",
     "merges.txt",
-    INDEX,
     "special_tokens_map.json",
     "tokenizer",
     "vocab.bpe",
@@ -80,6 +79,7 @@ impl Hub {
         let mut download = Download::new(self, id, kind, &remote, watch)?;
         download.files(&texts(&remote))?;
         if part == Part::Whole {
+            download.files(&remote.file(INDEX).into_iter().collect::<Vec<_>>())?;
             download.files(&weights(id, &remote, &download.dir())?)?;
         }
         download.files(&[config])?;
@@ -141,10 +141,10 @@ fn data_files(dir: PathBuf, found: &[Vec<&str>]) -> (Snapshot, Vec<Vec<PathBuf>>
     (Snapshot::new(dir), files)
 }
 
-/// The configuration comes last, so that nothing is missing where it is; but it may have been fetched
+/// The configuration comes last, so that no text is missing where it is; but it may have been fetched
 /// without the weights.
 fn has_model(dir: &Path, part: Part) -> bool {
-    let has = |name: &str| dir.join(name).exists();
+    let has = |name: &str| is_kept(&dir.join(name));
     let has_weights = || match std::fs::read_to_string(dir.join(INDEX)) {
         Ok(index) => shards(&index).is_ok_and(|shards| shards.iter().all(|name| has(name))),
         Err(_) => has(SINGLE),
@@ -240,7 +240,7 @@ fn names_below(dir: &Path) -> Vec<String> {
         if path.is_dir() {
             let below = names_below(&path);
             names.extend(below.into_iter().map(|rest| format!("{name}/{rest}")));
-        } else if path.exists() {
+        } else if is_kept(&path) {
             names.push(name);
         }
     }

@@ -195,6 +195,25 @@ fn what_a_killed_process_left_is_continued_and_never_taken_for_whole() {
 }
 
 #[test]
+fn a_file_that_was_not_compared_is_compared_before_it_counts() {
+    let scene = scene();
+    let shard = whole(&scene.hub).unwrap().dir.join(SHARDS[0]);
+    let blob = shard.canonicalize().unwrap();
+    // As if the process had been killed between the last byte, which was wrong, and the comparison.
+    std::fs::write(blob.with_extension("unchecked"), "").unwrap();
+    std::fs::write(&blob, bytes(7, 1_000_000)).unwrap();
+    let offline = Hub {
+        offline: true,
+        ..scene.hub.clone()
+    };
+    assert!(matches!(whole(&offline), Err(Error::Offline { .. })));
+    assert!(matches!(whole(&scene.hub), Err(Error::Damaged { .. })));
+    whole(&scene.hub).unwrap();
+    assert_eq!(read(&shard), bytes(0, 1_000_000));
+    assert!(whole(&offline).is_ok() && !blob.with_extension("unchecked").exists());
+}
+
+#[test]
 fn a_file_with_another_hash_is_removed_and_refused() {
     let scene = scene();
     scene.mock.misbehave(Fault::Spoil(SHARDS[1]));
