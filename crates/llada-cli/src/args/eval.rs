@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use llada_request::Settings;
 
-use super::{ModelArgs, PrecisionArg};
+use super::{ModelArgs, PrecisionArg, QuantArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -56,8 +56,10 @@ pub(crate) enum EvalCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct NllArgs {
-    /// Checkpoint directory.
+    /// Checkpoint directory, GGUF file or Hub id.
     pub model: PathBuf,
+    #[command(flatten)]
+    pub weights: QuantArgs,
     /// Documents, one JSON object per line with `text` or `input_ids`.
     #[arg(long)]
     pub data: PathBuf,
@@ -81,7 +83,7 @@ pub(crate) struct NllArgs {
 /// An AR parent and its diffusion child on the same engine.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    /// AR parent.
+    /// AR parent: a checkpoint directory, GGUF file or Hub id.
     pub parent: PathBuf,
     /// Its diffusion child.
     pub child: PathBuf,
@@ -133,6 +135,8 @@ pub(crate) struct EvalTextArgs {
 pub(crate) struct EvalRunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub weights: QuantArgs,
     /// Names of tasks, or task files ending in .toml, separated by commas.
     #[arg(long, value_delimiter = ',', required = true)]
     pub tasks: Vec<String>,

@@ -19,6 +19,7 @@ use super::record::{Slot, answered, chosen, cost, perplexity, questions, slots};
 use super::score::{programs_at_once, sandbox, usage};
 use super::settings::{Setting, settings};
 use crate::args::EvalRunArgs;
+use crate::commands::{models, quantised};
 use crate::{failure, ui};
 
 pub(super) fn run(args: &EvalRunArgs) -> anyhow::Result<()> {
@@ -26,7 +27,9 @@ pub(super) fn run(args: &EvalRunArgs) -> anyhow::Result<()> {
     let settings = settings(&args.sweep, &args.decoding)?;
     refuse_equal_samples(args, &settings)?;
     let sandbox = sandbox(tasks.iter().map(|(task, _)| task), args.unsafe_exec)?;
-    let asked = asked(args, &tasks)?;
+    let model = quantised::open(&args.model.dir, args.weights.quant)?;
+    let baseline = args.baseline.as_deref().map(models::whole).transpose()?;
+    let asked = asked(args, &model, baseline.as_deref(), &tasks)?;
     let results = Results::open(&args.out, &asked).map_err(usage)?;
     let mut session = Session {
         args,
@@ -34,8 +37,8 @@ pub(super) fn run(args: &EvalRunArgs) -> anyhow::Result<()> {
         sandbox: sandbox.as_ref(),
         results,
     };
-    session.evaluate(&Contestant::new(args, settings)?)?;
-    if let Some(parent) = &args.baseline {
+    session.evaluate(&Contestant::new(args, &model, settings)?)?;
+    if let Some(parent) = &baseline {
         session.evaluate(&Contestant::baseline(args, parent)?)?;
     }
     let title = args.model.dir.display().to_string();
