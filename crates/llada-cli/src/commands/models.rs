@@ -34,7 +34,10 @@ pub(super) fn hub_id(given: &Path) -> Option<HubId> {
 
 /// Returns a model of the Hub.
 pub(super) fn fetch(id: &HubId, part: Part) -> anyhow::Result<Snapshot> {
-    with_bar(id, &mut |hub, watch| hub.model(id, part, watch))
+    let model = with_bar(id, &mut |hub, watch| hub.model(id, part, watch));
+    model.with_context(|| {
+        format!("`{id}` is no directory or file here, and cannot be had as a Hub id")
+    })
 }
 
 /// What a download is told.
@@ -55,9 +58,7 @@ pub(super) fn with_bar<T>(
         show(&bar, progress);
     });
     bar.finish_and_clear();
-    done.with_context(|| {
-        format!("`{id}` is no directory or file here, and cannot be had as a Hub id")
-    })
+    Ok(done?)
 }
 
 fn show(bar: &indicatif::ProgressBar, progress: Progress<'_>) {

@@ -1,5 +1,6 @@
 //! Models by Hub id and their quantised copies, against a Hub on the loopback.
 
+mod data;
 #[path = "../../../llada-hub/tests/it/mock.rs"]
 mod mock;
 
@@ -11,14 +12,14 @@ use self::mock::{COMMIT, Fault, MockHub};
 use crate::{GENERATE_GOLDEN, json, root};
 
 /// A Hub, and caches of nobody's.
-pub(crate) struct Scene {
-    pub(crate) mock: MockHub,
-    pub(crate) dir: tempfile::TempDir,
+struct Scene {
+    mock: MockHub,
+    dir: tempfile::TempDir,
 }
 
 impl Scene {
     /// Starts a Hub that has the golden model and the stories.
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         let mock = MockHub::start();
         for (repo, dir) in [
             ("org/golden", "testdata/golden/model"),
@@ -49,12 +50,12 @@ impl Scene {
         command
     }
 
-    pub(crate) fn run(&self, args: &[&str]) -> Output {
+    fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
     /// Returns stdout and stderr of a command that must succeed.
-    pub(crate) fn succeeds(&self, args: &[&str]) -> (String, String) {
+    fn succeeds(&self, args: &[&str]) -> (String, String) {
         let output = self.run(args);
         let [out, err] =
             [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
@@ -63,7 +64,7 @@ impl Scene {
     }
 
     /// Returns exit code and stderr of a command that must fail.
-    pub(crate) fn fails(&self, args: &[&str]) -> (i32, String) {
+    fn fails(&self, args: &[&str]) -> (i32, String) {
         let output = self.run(args);
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use llada_eval::{Item, Task, data_files};
+use llada_eval::data_files;
 use serde_json::{Map, Value, json};
 
+use super::run::Subject;
 use crate::args::EvalRunArgs;
 use crate::commands::states;
 
@@ -17,7 +18,7 @@ pub(super) fn asked(
     args: &EvalRunArgs,
     model: &Path,
     baseline: Option<&Path>,
-    tasks: &[(Task, Vec<Item>)],
+    subjects: &[Subject],
 ) -> anyhow::Result<Value> {
     let mut paths = vec![model.to_owned()];
     paths.extend(baseline.map(Path::to_owned));
@@ -27,8 +28,8 @@ pub(super) fn asked(
             .filter(|name| name.ends_with(".toml"))
             .map(PathBuf::from),
     );
-    for (task, _) in tasks {
-        paths.extend(data_files(task, &args.data)?);
+    for subject in subjects {
+        paths.extend(data_files(&subject.task, &subject.data)?);
     }
     let mut files = Map::new();
     for path in paths {
