@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use hf_hub::api::sync::{ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::check::{Difference, difference};
 use crate::error::{Error, Result};
@@ -71,9 +71,7 @@ impl<'a> Download<'a> {
 
     /// Returns the directory of the snapshot.
     pub(crate) fn dir(&self) -> PathBuf {
-        let cache = Cache::new(self.hub.cache.clone());
-        let repo = cache.repo(self.hub.repo(self.id, self.kind));
-        repo.pointer_path(&self.commit)
+        self.cached().pointer_path(&self.commit)
     }
 
     /// Fetches files that belong together.
@@ -89,17 +87,15 @@ impl<'a> Download<'a> {
 
     /// Gives the revision its commit: from now on the snapshot is found.
     pub(crate) fn finish(self) -> Result<PathBuf> {
-        let cache = Cache::new(self.hub.cache.clone());
-        let repo = cache.repo(self.hub.repo(self.id, self.kind));
-        repo.create_ref(&self.commit)
-            .map_err(|source| self.hub.cache_error(source, 0))?;
+        let named = self.cached().create_ref(&self.commit);
+        named.map_err(|source| self.hub.cache_error(source, 0))?;
         Ok(self.dir())
     }
 
     /// Fetches a file that is not there, and compares it; what is wrong is removed.
     fn file(&mut self, file: &RemoteFile, before: u64, total: u64) -> Result<()> {
         let path = self.dir().join(&file.name);
-        let blob = self.blob(file);
+        let blob = self.cached().blob_path(&file.blob);
         let failed = |source| self.hub.cache_error(source, file.size);
         if !path.exists() {
             // What is left of a file whose content somebody has removed would be in the way.
@@ -124,10 +120,10 @@ impl<'a> Download<'a> {
         })
     }
 
-    fn blob(&self, file: &RemoteFile) -> PathBuf {
+    /// Returns the places of the repository in the cache.
+    fn cached(&self) -> CacheRepo {
         let cache = Cache::new(self.hub.cache.clone());
-        let repo = cache.repo(self.hub.repo(self.id, self.kind));
-        repo.blob_path(&file.blob)
+        cache.repo(self.hub.repo(self.id, self.kind))
     }
 
     fn compare(
@@ -262,22 +258,18 @@ fn may_pass(error: &ApiError) -> bool {
 
 /// Returns whether an error is one of files and not of sockets.
 fn is_of_disk(kind: ErrorKind) -> bool {
-    use ErrorKind::{
-        AlreadyExists, FileTooLarge, IsADirectory, NotADirectory, NotFound, PermissionDenied,
-        QuotaExceeded, ReadOnlyFilesystem, StorageFull,
-    };
-    let disk = [
-        AlreadyExists,
-        FileTooLarge,
-        IsADirectory,
-        NotADirectory,
-        NotFound,
-        PermissionDenied,
-        QuotaExceeded,
-        ReadOnlyFilesystem,
-        StorageFull,
-    ];
-    disk.contains(&kind)
+    matches!(
+        kind,
+        ErrorKind::AlreadyExists
+            | ErrorKind::FileTooLarge
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::StorageFull
+    )
 }
 
 impl Hub {

@@ -38,9 +38,8 @@ struct Answer {
 #[derive(Deserialize)]
 struct Sibling {
     rfilename: String,
-    #[serde(default)]
     size: u64,
-    #[serde(rename = "blobId", default)]
+    #[serde(rename = "blobId")]
     blob_id: String,
     lfs: Option<Lfs>,
 }
