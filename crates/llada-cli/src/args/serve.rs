@@ -14,8 +14,9 @@ use super::{IdArgs, PrecisionArg, QuantArgs};
 #[command(
     long_about = "Answers over HTTP: /v1/chat/completions, /v1/completions, /v1/models, /generate, \
                   /tokenize, /detokenize, /health, /ready, /metrics, /openapi.json, and a page at /. It \
-                  listens as soon as all models are at hand, and answers 503 until one is loaded. A checkpoint that names a \
-                  MASK token is decoded by block diffusion, any other one token by token.",
+                  listens as soon as all models are at hand, and answers 503 until one is loaded. A \
+                  checkpoint that names a MASK token is decoded by block diffusion, any other one token \
+                  by token.",
     after_help = "Examples:\n  llada serve assets/stories-child --port 8080\n  llada serve assets/stories-child:story assets/tinystories-656k:parent --port 8080\n  llada serve inclusionAI/LLaDA2.0-mini:mini --quant q4_0\n  curl localhost:8080/v1/completions --json '{\"model\": \"story\", \"prompt\": \"Once upon a time\"}'"
 )]
 pub(crate) struct ServeArgs {

@@ -323,3 +323,30 @@ fn commands_fetch_what_they_read() {
     // The size, and the content, each by way of the other address.
     assert_eq!(weights.count(), 2, "{requests:?}");
 }
+
+#[test]
+fn a_server_calls_a_model_as_its_repository() {
+    use std::io::{Read, Write};
+    let scene = Scene::new();
+    let port_file = scene.dir.path().join("port");
+    let model = format!("org/stories@{COMMIT}");
+    let mut server = scene
+        .command(&["serve", &model, "--quant", "q8_0", "--port", "0"])
+        .arg("--port-file")
+        .arg(&port_file)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let port = crate::clients::eventually(|| std::fs::read_to_string(&port_file).ok());
+    let address = format!("127.0.0.1:{}", port.trim());
+    crate::clients::eventually(|| crate::clients::is_ready(&address).then_some(()));
+    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    let request = "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(answer.contains("\"stories\""), "{answer}");
+    assert_eq!(scene.copies().len(), 1);
+}
