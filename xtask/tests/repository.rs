@@ -36,6 +36,7 @@ fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
 const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("diffusion", &[]),
+    ("hub", &[]),
     ("text", &[]),
     ("model", &["tensor", "diffusion"]),
     ("train", &["tensor", "model", "diffusion", "text"]),
@@ -53,6 +54,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "train",
             "engine",
             "eval",
+            "hub",
             "request",
             "server",
         ],

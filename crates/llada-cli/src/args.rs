@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llada_diffusion::LabelAlignment;
+use llada_model::BlockFormat;
 use llada_request::Settings;
 
 pub(crate) use bench::{BenchArgs, ServingArgs, ShapeArgs};
@@ -18,6 +19,7 @@ pub(crate) use eval::{
     EvalTasksArgs, EvalTextArgs, NllArgs, Sweep,
 };
 pub(crate) use quantize::QuantizeArgs;
+use quantize::quant;
 pub(crate) use serve::{LogFormat, ModelName, ServeArgs};
 
 /// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
@@ -91,7 +93,7 @@ pub(crate) struct DemoArgs {
     after_help = "Example:\n  llada convert assets/tinystories-656k runs/child --block-size 8 --label-alignment shifted"
 )]
 pub(crate) struct ConvertArgs {
-    /// Directory of the AR parent.
+    /// AR parent: a checkpoint directory or a Hub id.
     pub parent: PathBuf,
     /// Directory to create.
     pub out: PathBuf,
@@ -142,7 +144,7 @@ pub(crate) struct TrainArgs {
     after_help = "Examples:\n  llada merge runs/a/final runs/b/final --out runs/merged\n  llada merge --run runs/cpt --metric block_32 --best 5 --out runs/merged"
 )]
 pub(crate) struct MergeArgs {
-    /// Checkpoint directories.
+    /// Checkpoint directories or Hub ids.
     #[arg(required_unless_present = "run", conflicts_with = "run")]
     pub checkpoints: Vec<PathBuf>,
     /// Directory to create.
@@ -203,11 +205,13 @@ pub(crate) struct DataCheckArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  llada generate assets/stories-child --prompt \"Once upon a time\" --threshold 0.7\n  llada generate assets/tinystories-656k --ar --prompt \"Once upon a time\" --json\n  llada generate assets/worked-sums/child --prompt 12+34= --regex '[^;]*;[0-9]+'\n  llada generate assets/stories-child --requests requests.jsonl --json --concurrency 16"
+    after_help = "Examples:\n  llada generate assets/stories-child --prompt \"Once upon a time\" --threshold 0.7\n  llada generate assets/tinystories-656k --ar --prompt \"Once upon a time\" --json\n  llada generate assets/worked-sums/child --prompt 12+34= --regex '[^;]*;[0-9]+'\n  llada generate assets/stories-child --requests requests.jsonl --json --concurrency 16\n  llada generate inclusionAI/LLaDA2.0-mini --quant q4_0 --prompt \"Once upon a time\""
 )]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub weights: QuantArgs,
     #[command(flatten)]
     pub source: PromptArgs,
     /// One JSON object per request on stdout, in the order of the requests.
@@ -226,7 +230,7 @@ pub(crate) struct GenerateArgs {
 /// A checkpoint to decode with, and what it does not say itself.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Checkpoint directory.
+    /// Checkpoint directory, GGUF file, or Hub id: org/name or org/name@revision.
     #[arg(value_name = "MODEL")]
     pub dir: PathBuf,
     /// Token by token with a causal model.
@@ -256,15 +260,25 @@ pub(crate) struct IdArgs {
     pub split_id: Option<u32>,
 }
 
+/// Types of weights other than the checkpoint's.
+#[derive(Debug, Args)]
+pub(crate) struct QuantArgs {
+    /// Quantises the weights: q4_0, q8_0, q4_k, q6_k or bf16. The copy is kept for the next start.
+    #[arg(long, value_name = "TYPE", value_parser = quant)]
+    pub quant: Option<BlockFormat>,
+}
+
 #[derive(Debug, Args)]
 #[command(
     long_about = "Talks with a model in the terminal. Lines come from stdin, answers go to stdout. A \
                   checkpoint without a chat template continues the text instead.",
-    after_help = "Commands: /help /reset /system TEXT /set NAME VALUE /quit. Ctrl-C ends an answer.\n\nExamples:\n  llada chat runs/sft/final --mode q\n  llada chat assets/stories-child --max-new-tokens 60"
+    after_help = "Commands: /help /reset /system TEXT /set NAME VALUE /quit. Ctrl-C ends an answer.\n\nExamples:\n  llada chat runs/sft/final --mode q\n  llada chat assets/stories-child --max-new-tokens 60\n  llada chat inclusionAI/LLaDA2.0-mini --quant q4_0"
 )]
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub weights: QuantArgs,
     /// System message.
     #[arg(long)]
     pub system: Option<String>,
@@ -289,7 +303,7 @@ pub(crate) enum TraceCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct TraceShowArgs {
-    /// Checkpoint directory.
+    /// Checkpoint directory, GGUF file or Hub id.
     pub model: PathBuf,
     /// What `generate --json --trace` printed.
     pub file: PathBuf,
@@ -335,7 +349,7 @@ impl From<PrecisionArg> for llada_tensor::Precision {
     after_help = "Examples:\n  llada inspect assets/tinystories-656k --json\n  llada inspect logits assets/tinystories-656k --ids 1,80,147 --visibility causal --out logits.safetensors"
 )]
 pub(crate) struct InspectArgs {
-    /// A config.json, a checkpoint directory or a GGUF file.
+    /// A config.json, a checkpoint directory, a GGUF file or a Hub id, of which no weights are fetched.
     pub path: Option<PathBuf>,
     /// JSON on stdout.
     #[arg(long)]
@@ -354,7 +368,7 @@ pub(crate) enum InspectCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogitsArgs {
-    /// Checkpoint directory.
+    /// Checkpoint directory, GGUF file or Hub id.
     pub model: PathBuf,
     /// Token ids, separated by commas.
     #[arg(long, value_delimiter = ',', required = true)]

@@ -1,5 +1,7 @@
 //! Progress bars, tables and threads.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 
 /// Builds the pool in which the program runs.
@@ -88,6 +90,23 @@ pub(crate) fn bar(len: u64, unit: &str) -> indicatif::ProgressBar {
     let style = indicatif::ProgressStyle::with_template(&template)
         .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
     indicatif::ProgressBar::new(len).with_style(style)
+}
+
+/// Starts a progress bar of bytes, the number of which is not known yet.
+pub(crate) fn byte_bar() -> indicatif::ProgressBar {
+    let template = "{bar:40} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left  {msg}";
+    let style = indicatif::ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    indicatif::ProgressBar::new(0).with_style(style)
+}
+
+/// Returns the directory for what can be made again: `LLADA_CACHE`, or `llada` in the caches of the
+/// system.
+pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
+    let named = std::env::var_os("LLADA_CACHE").filter(|dir| !dir.is_empty());
+    let dir = named.map(PathBuf::from);
+    let dir = dir.or_else(|| Some(dirs::cache_dir()?.join("llada")));
+    dir.context("there is no cache directory; set LLADA_CACHE to one")
 }
 
 /// Returns a way to draw text that changes, if stdout is a terminal.

@@ -41,4 +41,4 @@ pub use score::{Judge, Judgement};
 pub use serve::{Ask, Served, answer_in_order};
 pub use shots::{add_shots, shots_file};
 pub use summary::{Quality, Summary, score_so_far, shares_right};
-pub use task::{DataSpec, Extraction, Normalisation, PromptSpec, Scorer, ShotsSpec, Task};
+pub use task::{DataSpec, Extraction, HubSpec, Normalisation, PromptSpec, Scorer, ShotsSpec, Task};

@@ -34,6 +34,8 @@ pub struct Task {
     pub source: String,
     /// The data file.
     pub data: DataSpec,
+    /// The same rows on the Hub, for whoever has no file.
+    pub hub: Option<HubSpec>,
     /// Solved examples that stand before the question.
     pub shots: Option<ShotsSpec>,
     /// The question; `None` if the task only asks for likelihoods.
@@ -60,6 +62,19 @@ pub struct DataSpec {
     /// Makes a choice between the true continuation and those of the next three rows' texts.
     #[serde(default)]
     pub cloze: bool,
+}
+
+/// Where the Hub has the rows. A file is a path in the repository, with at most one `*`; several files
+/// that fit are one, in the order of their names.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HubSpec {
+    /// Id of the data set, `org/name`.
+    pub id: String,
+    /// The rows that are asked about.
+    pub data: String,
+    /// The rows of solved examples, if there are some.
+    pub shots: Option<String>,
 }
 
 /// Solved examples before each question, for templates to put where they want as `shots`.
@@ -234,6 +249,13 @@ impl Task {
             message,
         };
         let task: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        if let Some(hub) = &task.hub
+            && hub.shots.is_some() != task.shots.is_some()
+        {
+            return Err(wrong(
+                "`hub.shots` and `[shots]` belong together; give both or none".to_owned(),
+            ));
+        }
         match (&task.prompt, task.needs_likelihood()) {
             (None, false) => Err(wrong("`prompt` is missing".to_owned())),
             (Some(_), true) => Err(wrong(
@@ -287,6 +309,15 @@ mod tests {
         let text = BUILT_IN[5].1.replace("[prompt]", "[prompt]\nwarmth = 1");
         let error = Task::parse("x", &text).unwrap_err().to_string();
         assert!(error.contains("warmth"), "{error}");
+    }
+
+    #[test]
+    fn examples_on_the_hub_and_in_the_task_belong_together() {
+        let text = BUILT_IN[5].1;
+        let without = text.replace("shots = \"main/train-*.parquet\"\n", "");
+        assert_ne!(without, text);
+        let error = Task::parse("x", &without).unwrap_err().to_string();
+        assert!(error.contains("hub.shots"), "{error}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use llada_request::Settings;
 
-use super::{ModelArgs, PrecisionArg};
+use super::{ModelArgs, PrecisionArg, QuantArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -36,7 +36,7 @@ pub(crate) enum EvalCommand {
     Text(EvalTextArgs),
     /// Runs tasks with a model: scores, speed, and a report of both; goes on where it was stopped.
     #[command(
-        after_help = "Examples:\n  llada sums write --seed 2 --count 200 --out data/sums.jsonl\n  llada eval run assets/worked-sums/child --tasks worked_sums --data data --baseline assets/worked-sums/parent --sweep threshold=0.5,0.7,0.9 --out runs/sums"
+        after_help = "Examples:\n  llada sums write --seed 2 --count 200 --out data/sums.jsonl\n  llada eval run assets/worked-sums/child --tasks worked_sums --data data --baseline assets/worked-sums/parent --sweep threshold=0.5,0.7,0.9 --out runs/sums\n  llada eval run inclusionAI/LLaDA2.0-mini --quant q8_0 --tasks gsm8k --limit 100 --out runs/gsm8k"
     )]
     Run(Box<EvalRunArgs>),
     /// Joins the runs of several directories in one page.
@@ -49,15 +49,17 @@ pub(crate) enum EvalCommand {
         after_help = "Example:\n  llada eval score --task gsm8k --data gsm8k/test.jsonl --answers answers.jsonl --out runs/scored --json"
     )]
     Score(EvalScoreArgs),
-    /// Lists the tasks and the data that each needs.
+    /// Lists the tasks, the data that each needs and where the Hub has them.
     #[command(after_help = "Example:\n  llada eval tasks --json")]
     Tasks(EvalTasksArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct NllArgs {
-    /// Checkpoint directory.
+    /// Checkpoint directory, GGUF file or Hub id.
     pub model: PathBuf,
+    #[command(flatten)]
+    pub weights: QuantArgs,
     /// Documents, one JSON object per line with `text` or `input_ids`.
     #[arg(long)]
     pub data: PathBuf,
@@ -81,7 +83,7 @@ pub(crate) struct NllArgs {
 /// An AR parent and its diffusion child on the same engine.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    /// AR parent.
+    /// AR parent: a checkpoint directory, GGUF file or Hub id.
     pub parent: PathBuf,
     /// Its diffusion child.
     pub child: PathBuf,
@@ -133,12 +135,15 @@ pub(crate) struct EvalTextArgs {
 pub(crate) struct EvalRunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub weights: QuantArgs,
     /// Names of tasks, or task files ending in .toml, separated by commas.
     #[arg(long, value_delimiter = ',', required = true)]
     pub tasks: Vec<String>,
-    /// Directory in which each task finds its file (`eval tasks` says where), or one data file.
+    /// Directory in which each task finds its file (`eval tasks` says where), one data file, or the
+    /// Hub id of a copy of the tasks' data set [default: what the task names on the Hub].
     #[arg(long)]
-    pub data: PathBuf,
+    pub data: Option<PathBuf>,
     /// First items of each task only.
     #[arg(long)]
     pub limit: Option<NonZeroUsize>,
@@ -195,9 +200,9 @@ pub(crate) struct EvalScoreArgs {
     /// Name of a task, or a task file ending in .toml.
     #[arg(long)]
     pub task: String,
-    /// The task's data file, or a directory in which it lies.
+    /// The task's data file, a directory in which it lies, or a Hub id, as for `eval run`.
     #[arg(long)]
-    pub data: PathBuf,
+    pub data: Option<PathBuf>,
     /// Rows with `id` (the data's own, else the row number from 0) and `answer`.
     #[arg(long)]
     pub answers: PathBuf,

@@ -10,7 +10,7 @@ use llada_model::{BlockFormat, TensorGroup};
     after_help = "Example:\n  llada quantize assets/stories-child child.gguf --type q8_0 --keep head=bf16 --text assets/stories/valid.jsonl"
 )]
 pub(crate) struct QuantizeArgs {
-    /// Checkpoint directory or GGUF file.
+    /// Checkpoint directory, GGUF file or Hub id.
     pub input: PathBuf,
     /// File to create.
     pub out: PathBuf,
@@ -36,13 +36,28 @@ pub(crate) struct Keep {
     pub format: Option<BlockFormat>,
 }
 
+/// Formats that `--quant` takes.
+const QUANT: [BlockFormat; 5] = [
+    BlockFormat::Q4_0,
+    BlockFormat::Q8_0,
+    BlockFormat::Q4K,
+    BlockFormat::Q6K,
+    BlockFormat::Bf16,
+];
+
+pub(super) fn quant(text: &str) -> Result<BlockFormat, String> {
+    one_of(&QUANT, text)
+}
+
 fn format(text: &str) -> Result<BlockFormat, String> {
-    let found = BlockFormat::ALL
-        .into_iter()
-        .find(|format| format.name() == text);
-    found.ok_or_else(|| {
-        let known = BlockFormat::ALL.map(BlockFormat::name).join(", ");
-        format!("expected one of {known}, found `{text}`")
+    one_of(&BlockFormat::ALL, text)
+}
+
+fn one_of(formats: &[BlockFormat], text: &str) -> Result<BlockFormat, String> {
+    let found = formats.iter().find(|format| format.name() == text);
+    found.copied().ok_or_else(|| {
+        let known: Vec<_> = formats.iter().map(|format| format.name()).collect();
+        format!("expected one of {}, found `{text}`", known.join(", "))
     })
 }
 

@@ -6,19 +6,22 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use llada_hub::HubId;
 
-use super::{IdArgs, PrecisionArg};
+use super::{IdArgs, PrecisionArg, QuantArgs};
 
 #[derive(Debug, Args)]
 #[command(
     long_about = "Answers over HTTP: /v1/chat/completions, /v1/completions, /v1/models, /generate, \
                   /tokenize, /detokenize, /health, /ready, /metrics, /openapi.json, and a page at /. It \
-                  listens at once and answers 503 until a model is loaded. A checkpoint that names a \
-                  MASK token is decoded by block diffusion, any other one token by token.",
-    after_help = "Examples:\n  llada serve assets/stories-child --port 8080\n  llada serve assets/stories-child:story assets/tinystories-656k:parent --port 8080\n  curl localhost:8080/v1/completions --json '{\"model\": \"story\", \"prompt\": \"Once upon a time\"}'"
+                  listens as soon as all models are at hand, and answers 503 until one is loaded. A \
+                  checkpoint that names a MASK token is decoded by block diffusion, any other one token \
+                  by token.",
+    after_help = "Examples:\n  llada serve assets/stories-child --port 8080\n  llada serve assets/stories-child:story assets/tinystories-656k:parent --port 8080\n  llada serve inclusionAI/LLaDA2.0-mini:mini --quant q4_0\n  curl localhost:8080/v1/completions --json '{\"model\": \"story\", \"prompt\": \"Once upon a time\"}'"
 )]
 pub(crate) struct ServeArgs {
-    /// Checkpoint directories, each with the name that requests call it [default: the directory's].
+    /// Checkpoint directories, GGUF files or Hub ids, each with the name that requests call it
+    /// [default: that of the directory or repository].
     #[arg(value_name = "MODEL[:NAME]", required = true)]
     pub models: Vec<ModelName>,
     /// Address to listen on. Others than the loopback let the network in.
@@ -59,6 +62,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value = "f32")]
     pub precision: PrecisionArg,
     #[command(flatten)]
+    pub weights: QuantArgs,
+    #[command(flatten)]
     pub ids: IdArgs,
 }
 
@@ -92,6 +97,8 @@ impl FromStr for ModelName {
 }
 
 fn directory_name(dir: &str) -> Result<String, String> {
+    let repo = dir.parse::<HubId>().map(|id| id.repo().to_owned());
+    let dir = repo.as_deref().unwrap_or(dir); // a revision is no part of the name
     let name = Path::new(dir).file_name().and_then(|name| name.to_str());
     let name = name.map(str::to_owned);
     name.ok_or_else(|| format!("`{dir}` has no name of its own; give one, as {dir}:NAME"))
@@ -145,6 +152,8 @@ mod tests {
         assert_eq!(parse("a/b/"), named("a/b/", "b"));
         assert_eq!(parse("a/b:c"), named("a/b", "c"));
         assert_eq!(parse("a:b/c"), named("a:b/c", "c"));
+        assert_eq!(parse("a/b@v1"), named("a/b@v1", "b"));
+        assert_eq!(parse("a/b@v1:c"), named("a/b@v1", "c"));
         for wrong in ["a/b:", "a/..", "a/b:c d", "/"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -16,7 +16,7 @@ use self::limit::Limit;
 use self::report::Report;
 use self::serve::{Run, serve};
 use super::decoding::{self, Job, Row};
-use super::load_model;
+use super::{load_model, models};
 use crate::args::{BenchArgs, ServingArgs};
 use crate::{failure, ui};
 use llada_request::Checkpoint;
@@ -30,7 +30,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 /// Serves the requests at every concurrency and prints a row each.
 fn compare(args: &ServingArgs) -> anyhow::Result<()> {
-    let checkpoint = decoding::open(&args.model.dir, &args.model.ids, args.model.ar)?;
+    let dir = models::whole(&args.model.dir)?;
+    let checkpoint = decoding::open(&dir, &args.model.ids, args.model.ar)?;
     let requests = Row::read_all(&args.requests)?;
     // Every run needs its own jobs, for their hooks follow a text.
     let jobs = || jobs(args, &checkpoint, &requests);
@@ -39,10 +40,11 @@ fn compare(args: &ServingArgs) -> anyhow::Result<()> {
         let message = format!("`{path}`: expected at least one request, found none");
         return Err(failure::usage(message));
     }
-    let model = load_model(&args.model.dir, args.model.precision.into())?;
+    let model = load_model(&dir, args.model.precision.into())?;
     let baseline = args.baseline.as_ref().map(|dir| {
-        let checkpoint = decoding::open(dir, &args.model.ids, true)?;
-        anyhow::Ok((load_model(dir, args.model.precision.into())?, checkpoint))
+        let dir = models::whole(dir)?;
+        let checkpoint = decoding::open(&dir, &args.model.ids, true)?;
+        anyhow::Ok((load_model(&dir, args.model.precision.into())?, checkpoint))
     });
     let baseline = baseline.transpose()?;
     let mut rows = Vec::new();

@@ -17,7 +17,7 @@ pub(super) use self::dialogue::Dialogue;
 use self::input::Input;
 use self::view::View;
 use super::decoding::{Prompt, Row, Speller, job, open};
-use super::load_model;
+use super::{load_model, quantised};
 use crate::args::ChatArgs;
 use crate::{failure, ui};
 use llada_request::{Checkpoint, Settings};
@@ -31,13 +31,14 @@ const HELP: &str = "\
 /quit             leave; so do Ctrl-D and, while no answer is written, Ctrl-C";
 
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let checkpoint = open(&args.model.dir, &args.model.ids, args.model.ar)?;
+    let dir = quantised::open(&args.model.dir, args.weights.quant)?;
+    let checkpoint = open(&dir, &args.model.ids, args.model.ar)?;
     let mut dialogue = Dialogue::new(&checkpoint)?;
     if let Some(system) = &args.system {
         dialogue.set_system(system)?;
     }
     check(&checkpoint, &args.decoding)?;
-    let model = load_model(&args.model.dir, args.model.precision.into())?;
+    let model = load_model(&dir, args.model.precision.into())?;
     let engine = Engine::new(&model, checkpoint.options(1, None)).map_err(failure::usage)?;
     if dialogue.is_plain_text() {
         ui::say("this checkpoint has no chat template: it continues the text that you write");

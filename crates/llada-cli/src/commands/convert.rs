@@ -3,6 +3,7 @@
 use llada_diffusion::BlockSize;
 use llada_train::{ConvertOptions, MaskChoice, convert};
 
+use super::models;
 use crate::args::ConvertArgs;
 use crate::{failure, ui};
 
@@ -17,7 +18,7 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
         block_size: BlockSize::new(args.block_size).map_err(failure::usage)?,
         label_alignment: args.label_alignment,
     };
-    let converted = convert(&args.parent, &args.out, &options)?;
+    let converted = convert(&models::whole(&args.parent)?, &args.out, &options)?;
     for warning in &converted.warnings {
         ui::say(format!("warning: {warning}"));
     }

@@ -3,6 +3,7 @@
 use anyhow::bail;
 use llada_train::{Lengths, SetReport, check_data};
 
+use super::models;
 use crate::args::{DataArgs, DataCheckArgs, DataCommand};
 use crate::ui;
 
@@ -13,7 +14,8 @@ pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
 }
 
 fn check(args: &DataCheckArgs) -> anyhow::Result<()> {
-    let report = check_data(&super::recipe(&args.recipe, &args.overrides)?)?;
+    let recipe = super::recipe(&args.recipe, &args.overrides)?;
+    let report = check_data(&super::with_models(recipe, models::texts)?)?;
     if args.json {
         ui::line(serde_json::to_string(&report)?)?;
     } else {

@@ -3,6 +3,7 @@
 mod asked;
 mod compare;
 mod contestant;
+mod data;
 mod nll;
 mod pages;
 mod record;

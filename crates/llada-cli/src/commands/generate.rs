@@ -9,7 +9,7 @@ use llada_text::Tokenizer;
 use serde_json::json;
 
 use super::decoding::{self, Job, Prompt, Row, to_json};
-use super::load_model;
+use super::{load_model, quantised};
 use crate::args::GenerateArgs;
 use crate::failure::{self, at};
 use crate::ui;
@@ -17,14 +17,15 @@ use llada_request::{AnswerText, Checkpoint, joint};
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let rows = rows(args)?;
-    let checkpoint = decoding::open(&args.model.dir, &args.model.ids, args.model.ar)?;
+    let dir = quantised::open(&args.model.dir, args.weights.quant)?;
+    let checkpoint = decoding::open(&dir, &args.model.ids, args.model.ar)?;
     let jobs = rows.into_iter().map(|row| {
         let job = decoding::job(&checkpoint, row, &args.decoding)?;
         let place = job.place.clone();
         at(place.as_deref(), check_shown(args, job))
     });
     let jobs = jobs.collect::<anyhow::Result<Vec<_>>>()?;
-    let model = load_model(&args.model.dir, args.model.precision.into())?;
+    let model = load_model(&dir, args.model.precision.into())?;
     let pages = args.page_budget.map(Into::into);
     let options = checkpoint.options(args.concurrency.get(), pages);
     let mut engine = Engine::new(&model, options).map_err(failure::usage)?;

@@ -10,7 +10,7 @@ use llada_tensor::{KeyRanges, Precision};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use super::load_model;
+use super::{load_model, models};
 use crate::args::{InspectArgs, InspectCommand, LogitsArgs, ParityArgs};
 use crate::{failure, ui};
 
@@ -21,9 +21,9 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     match (&args.what, &args.path) {
         (Some(InspectCommand::Logits(args)), _) => logits(args),
         (Some(InspectCommand::Parity(args)), _) => parity(args),
-        (None, Some(path)) => describe(path, args.json),
+        (None, Some(path)) => describe(&models::texts(path)?, args.json),
         (None, None) => Err(failure::usage(
-            "expected a config.json, a checkpoint directory or a GGUF file\n\nhint: llada inspect assets/tinystories-656k",
+            "expected a config.json, a checkpoint directory, a GGUF file or a Hub id\n\nhint: llada inspect assets/tinystories-656k",
         )),
     }
 }
@@ -164,7 +164,7 @@ fn description(config: &Config, has_weights: bool) -> Value {
 
 /// Writes the logits of every row.
 fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
-    let model = load_model(&args.model, Precision::F32)?;
+    let model = load_model(&models::whole(&args.model)?, Precision::F32)?;
     let vocab_size = model.config.vocab_size;
     if let Some(id) = args.ids.iter().find(|id| **id as usize >= vocab_size) {
         return Err(failure::usage(format!(

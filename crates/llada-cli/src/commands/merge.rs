@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use llada_model::StorageDtype;
 use llada_train::{best_checkpoints, merge};
 
+use super::models;
 use crate::args::{MergeArgs, PrecisionArg};
 use crate::ui;
 
@@ -28,7 +29,11 @@ pub(crate) fn run(args: &MergeArgs) -> anyhow::Result<()> {
 
 fn checkpoints(args: &MergeArgs) -> anyhow::Result<Vec<PathBuf>> {
     let (Some(run), Some(metric)) = (&args.run, &args.metric) else {
-        return Ok(args.checkpoints.clone());
+        return args
+            .checkpoints
+            .iter()
+            .map(|given| models::whole(given))
+            .collect();
     };
     let count = args.best.map_or(BEST, |best| best.get());
     let best = best_checkpoints(run, metric, count)?;

@@ -11,15 +11,18 @@ pub(crate) mod generate;
 mod gguf;
 pub(crate) mod inspect;
 pub(crate) mod merge;
+mod models;
+mod quantised;
 pub(crate) mod quantize;
 pub(crate) mod report;
 pub(crate) mod sandbox_exec;
 pub(crate) mod serve;
+mod states;
 pub(crate) mod sums;
 pub(crate) mod trace;
 pub(crate) mod train;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use llada_model::{KeepDtype, Model};
@@ -34,6 +37,22 @@ fn recipe(path: &Path, overrides: &[String]) -> anyhow::Result<Recipe> {
         .with_context(|| format!("cannot read `{}`", path.display()))?;
     Recipe::parse(&text, overrides)
         .map_err(|error| failure::usage(format!("{}: {error}", path.display())))
+}
+
+/// Replaces the Hub ids of a recipe by the directories in which the models lie.
+fn with_models(
+    mut recipe: Recipe,
+    of: fn(&Path) -> anyhow::Result<PathBuf>,
+) -> anyhow::Result<Recipe> {
+    let reference = recipe.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
+    let named = [recipe.model.path.as_mut(), reference];
+    for path in named.into_iter().flatten() {
+        *path = of(path)?;
+    }
+    if let Some(path) = &mut recipe.model.tokenizer {
+        *path = models::texts(path)?;
+    }
+    Ok(recipe)
 }
 
 /// Loads a checkpoint for decoding or evaluation and prints its warnings.

@@ -12,7 +12,7 @@ use llada_train::{Mode, nll};
 use serde_json::{Value, json};
 
 use super::gguf::{load_tokenizer, tokenizer_keys};
-use super::{decoding, eval, load_model};
+use super::{decoding, eval, load_model, models};
 use crate::args::QuantizeArgs;
 use crate::{failure, ui};
 
@@ -23,31 +23,41 @@ const DRAWS: usize = 8;
 const MAX_LEN: usize = 512;
 
 pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
-    let config = Config::of_checkpoint(&args.input)?;
-    let tokenizer = decoding::tokenizer(&args.input)?;
+    let input = models::whole(&args.input)?;
+    let config = Config::of_checkpoint(&input)?;
+    let mut groups: BTreeMap<Group, Sums> = BTreeMap::new();
+    let choice = choice(args, &config);
+    write(&input, &args.out, &config, &choice, &mut |tensor| {
+        let group = (tensor.group, tensor.format);
+        groups.entry(group).or_default().add(tensor);
+    })?;
+    let both = |text: &PathBuf| -> anyhow::Result<[f64; 2]> {
+        Ok([likelihood(&input, text)?, likelihood(&args.out, text)?])
+    };
+    let likelihood = args.text.as_ref().map(both).transpose()?;
+    report(args, &groups, likelihood)
+}
+
+/// Writes a checkpoint as a GGUF file, with its tokenizer, and tells of every tensor.
+pub(super) fn write(
+    input: &Path,
+    out: &Path,
+    config: &Config,
+    choice: &FormatChoice,
+    told: &mut dyn FnMut(&WrittenTensor),
+) -> anyhow::Result<()> {
+    let tokenizer = decoding::tokenizer(input)?;
     let keys = tokenizer_keys(tokenizer.as_ref(), config.vocab_size)?;
     let bar = ui::bar(config.parameter_counts().total, "weights");
-    let mut groups: BTreeMap<Group, Sums> = BTreeMap::new();
-    let written = write_gguf(
-        &args.input,
-        &args.out,
-        &choice(args, &config),
-        &keys,
-        &mut |tensor| {
-            bar.inc(tensor.num_values as u64);
-            let group = (tensor.group, tensor.format);
-            groups.entry(group).or_default().add(tensor);
-        },
-    );
+    let written = write_gguf(input, out, choice, &keys, &mut |tensor| {
+        bar.inc(tensor.num_values as u64);
+        told(tensor);
+    });
     bar.finish_and_clear();
     for warning in written? {
         ui::say(format!("warning: {warning}"));
     }
-    let both = |text: &PathBuf| -> anyhow::Result<[f64; 2]> {
-        Ok([likelihood(&args.input, text)?, likelihood(&args.out, text)?])
-    };
-    let likelihood = args.text.as_ref().map(both).transpose()?;
-    report(args, &groups, likelihood)
+    Ok(())
 }
 
 fn choice(args: &QuantizeArgs, config: &Config) -> FormatChoice {

@@ -4,7 +4,7 @@
 //! `llada-server`.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,7 +14,7 @@ use llada_server::{ApiKeys, Model, Seat, Served, Server};
 use tokio::net::TcpListener;
 use tokio::signal;
 
-use super::{decoding, load_model};
+use super::{decoding, load_model, quantised};
 use crate::args::{LogFormat, ModelName, ServeArgs};
 use crate::{failure, ui};
 
@@ -105,7 +105,8 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 
 /// How a model is loaded.
 struct Setup {
-    name: ModelName,
+    name: String,
+    dir: PathBuf,
     served: Served,
     options: Options,
     pool: rayon::ThreadPool,
@@ -115,9 +116,11 @@ struct Setup {
 impl Setup {
     /// Reads what is quick to read, so that mistakes end the program at once.
     fn read(args: &ServeArgs, name: &ModelName, threads: Option<usize>) -> anyhow::Result<Self> {
-        let config = Config::of_checkpoint(&name.dir)?;
+        let pool = ui::thread_pool(threads)?;
+        let dir = pool.install(|| quantised::open(&name.dir, args.weights.quant))?;
+        let config = Config::of_checkpoint(&dir)?;
         let is_causal = args.ids.mask_id.or(config.mask_token_id).is_none();
-        let checkpoint = decoding::open(&name.dir, &args.ids, is_causal)?;
+        let checkpoint = decoding::open(&dir, &args.ids, is_causal)?;
         checkpoint
             .tokenizer_for("a server")
             .map_err(failure::usage)?;
@@ -132,20 +135,21 @@ impl Setup {
         let pages = args.kv_memory.map(|memory| pages(memory.0, &config));
         let options = checkpoint.options(args.max_concurrent.get(), pages);
         Ok(Self {
-            name: name.clone(),
+            name: name.name.clone(),
+            dir,
             served: Served {
                 checkpoint,
                 context,
             },
             options,
-            pool: ui::thread_pool(threads)?,
+            pool,
             precision: args.precision.into(),
         })
     }
 
     fn into_model(self) -> Model {
         Model {
-            name: self.name.name.clone(),
+            name: self.name.clone(),
             run: Box::new(move |seat| self.serve(seat)),
         }
     }
@@ -153,15 +157,16 @@ impl Setup {
     fn serve(self, seat: Seat) -> Result<(), String> {
         seat.say("reading weights");
         let Self {
-            name,
+            dir,
             served,
             options,
             pool,
             precision,
+            ..
         } = self;
         // Kernels run inside the pool, so the whole loop does.
         pool.install(move || {
-            let model = load_model(&name.dir, precision);
+            let model = load_model(&dir, precision);
             let model = model.map_err(|error| failure::message(&error))?;
             seat.serve(served, || Engine::new(&model, options.clone()))
         })

@@ -9,6 +9,7 @@ use llada_model::Config;
 use serde::Deserialize;
 
 use super::decoding::{Slots, Speller, open};
+use super::models;
 use crate::args::{IdArgs, TraceArgs, TraceCommand, TraceShowArgs};
 use crate::live::Live;
 use crate::{failure, ui};
@@ -48,11 +49,10 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<()> {
 }
 
 fn show(args: &TraceShowArgs) -> anyhow::Result<()> {
-    let checkpoint = open(&args.model, &IdArgs::default(), false)?;
+    let dir = models::texts(&args.model)?;
+    let checkpoint = open(&dir, &IdArgs::default(), false)?;
     let speller = Speller(checkpoint.tokenizer.as_ref());
-    let mask_id = args
-        .mask_id
-        .or(Config::of_checkpoint(&args.model)?.mask_token_id);
+    let mask_id = args.mask_id.or(Config::of_checkpoint(&dir)?.mask_token_id);
     for recorded in read(&args.file)? {
         let replay = Replay {
             recorded,

@@ -10,6 +10,7 @@ use indicatif::{HumanDuration, ProgressBar};
 use llada_train::plan::{Plan, plan};
 use llada_train::{Ending, Error, Metrics, Recipe, Resume, train};
 
+use super::models;
 use crate::args::TrainArgs;
 use crate::{failure, ui};
 
@@ -20,8 +21,10 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let path = args.recipe.as_deref().context("no recipe is given")?;
     let recipe = super::recipe(path, &args.overrides)?;
     if args.plan {
+        let recipe = super::with_models(recipe, models::texts)?;
         return show_plan(&plan(&recipe).map_err(refused)?, args.json);
     }
+    let recipe = super::with_models(recipe, models::whole)?;
     let stop = StopOnCtrlC::new()?;
     let bar = ui::bar(recipe.train.steps, "steps");
     let resume = if args.resume { Resume::Yes } else { Resume::No };

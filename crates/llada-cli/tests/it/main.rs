@@ -6,6 +6,7 @@ mod clients;
 mod commands;
 mod data;
 mod eval;
+mod hub;
 mod quantize;
 mod readme;
 mod refusals;
@@ -33,6 +34,7 @@ fn llada_in(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_llada"))
         .current_dir(dir)
         .args(args)
+        .env("HF_HUB_OFFLINE", "1")
         .output()
         .unwrap()
 }

@@ -51,6 +51,23 @@ fn list(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+/// Returns the rows of a data file: JSONL, plain or packed, or Parquet.
+///
+/// # Errors
+/// If the file cannot be read or unpacked, or a row is no object.
+pub fn read_rows(path: &Path) -> Result<Vec<Map<String, Value>>> {
+    let mut rows = Vec::new();
+    for_each_row(path, &mut |line, row| {
+        rows.push(row.map_err(|problem| Error::Row {
+            path: path.into(),
+            line,
+            problem,
+        })?);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
 /// Calls `visit` with the number, from 1, and the content of every row of a file.
 ///
 /// # Errors

@@ -42,5 +42,6 @@ mod rows;
 mod tests;
 
 pub use self::document::{Document, Span, Turn};
+pub use self::files::read_rows;
 pub use self::order::{Cursor, Drawn, Mix, Unit};
 pub use self::rows::{Corpus, Overflow, Reader};

@@ -1,35 +1,39 @@
 //! What a run was asked for, so that the results of two runs never mix.
 
-use std::fs::Metadata;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
-use llada_eval::{Item, Task, data_files};
+use llada_eval::data_files;
 use serde_json::{Map, Value, json};
 
+use super::run::Subject;
 use crate::args::EvalRunArgs;
+use crate::commands::states;
 
 /// Flags that change neither answers nor what is asked.
 const FREE_FLAGS: [&str; 3] = ["--concurrency", "--out", "--threads"];
 
 /// Returns the arguments, and the sizes and times of all files that decide an answer.
-pub(super) fn asked(args: &EvalRunArgs, tasks: &[(Task, Vec<Item>)]) -> anyhow::Result<Value> {
-    let mut paths = vec![args.model.dir.clone()];
-    paths.extend(args.baseline.clone());
+pub(super) fn asked(
+    args: &EvalRunArgs,
+    model: &Path,
+    baseline: Option<&Path>,
+    subjects: &[Subject],
+) -> anyhow::Result<Value> {
+    let mut paths = vec![model.to_owned()];
+    paths.extend(baseline.map(Path::to_owned));
     paths.extend(
         args.tasks
             .iter()
             .filter(|name| name.ends_with(".toml"))
             .map(PathBuf::from),
     );
-    for (task, _) in tasks {
-        paths.extend(data_files(task, &args.data)?);
+    for subject in subjects {
+        paths.extend(data_files(&subject.task, &subject.data)?);
     }
     let mut files = Map::new();
     for path in paths {
-        let found = add(&path, &mut files);
+        let found = states::add(&path, &mut files);
         found.with_context(|| format!("cannot look at `{}`", path.display()))?;
     }
     Ok(json!({
@@ -37,33 +41,6 @@ pub(super) fn asked(args: &EvalRunArgs, tasks: &[(Task, Vec<Item>)]) -> anyhow::
         "arguments": arguments(std::env::args().skip(1)),
         "files": files,
     }))
-}
-
-/// Adds a file, or those of a directory; one that is missing is refused where it is read.
-fn add(path: &Path, files: &mut Map<String, Value>) -> io::Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let metadata = std::fs::metadata(path)?;
-    if !metadata.is_dir() {
-        files.insert(path.display().to_string(), state(&metadata)?);
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(path)? {
-        let path = entry?.path();
-        let metadata = std::fs::metadata(&path)?;
-        if metadata.is_file() {
-            files.insert(path.display().to_string(), state(&metadata)?);
-        }
-    }
-    Ok(())
-}
-
-/// Size in bytes and time of the last change in nanoseconds: a checkpoint is too large to be hashed.
-fn state(metadata: &Metadata) -> io::Result<Value> {
-    let changed = metadata.modified()?.duration_since(UNIX_EPOCH);
-    let nanoseconds = u64::try_from(changed.unwrap_or_default().as_nanos());
-    Ok(json!([metadata.len(), nanoseconds.unwrap_or(u64::MAX)]))
 }
 
 /// Returns the arguments that say what is run.

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::nll::documents;
 use crate::args::{CompareArgs, EvalSumsArgs, EvalTextArgs};
 use crate::commands::gguf::load_tokenizer;
-use crate::commands::load_model;
+use crate::commands::{load_model, models};
 use crate::worked_sums::{Sum, unseen};
 use crate::{failure, ui};
 
@@ -39,7 +39,7 @@ struct Outcome {
 }
 
 pub(super) fn sums(args: &EvalSumsArgs) -> anyhow::Result<()> {
-    let tokenizer = load_tokenizer(&args.compare.parent)?;
+    let tokenizer = load_tokenizer(&models::whole(&args.compare.parent)?)?;
     let problems: Vec<Sum> = unseen(args.seed).take(args.count).collect();
     let prompts = problems.iter().map(|sum| tokenizer.encode(&sum.prompt()));
     let task = Task {
@@ -56,7 +56,7 @@ pub(super) fn sums(args: &EvalSumsArgs) -> anyhow::Result<()> {
 }
 
 pub(super) fn text(args: &EvalTextArgs) -> anyhow::Result<()> {
-    let tokenizer = load_tokenizer(&args.compare.parent)?;
+    let tokenizer = load_tokenizer(&models::whole(&args.compare.parent)?)?;
     let (parent, child) = load_pair(&args.compare)?;
     let documents = documents(
         &args.data,
@@ -89,8 +89,8 @@ pub(super) fn text(args: &EvalTextArgs) -> anyhow::Result<()> {
 fn load_pair(args: &CompareArgs) -> anyhow::Result<(Model, Model)> {
     let precision = args.precision.into();
     Ok((
-        load_model(&args.parent, precision)?,
-        load_model(&args.child, precision)?,
+        load_model(&models::whole(&args.parent)?, precision)?,
+        load_model(&models::whole(&args.child)?, precision)?,
     ))
 }
 

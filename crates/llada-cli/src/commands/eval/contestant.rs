@@ -31,10 +31,14 @@ pub(super) struct Contestant {
 }
 
 impl Contestant {
-    pub(super) fn new(args: &EvalRunArgs, settings: Vec<Setting>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        args: &EvalRunArgs,
+        dir: &Path,
+        settings: Vec<Setting>,
+    ) -> anyhow::Result<Self> {
         let default = if args.model.ar { "ar" } else { "block:1" };
         let likelihood = args.likelihood.as_deref().unwrap_or(default);
-        Self::open(args, &args.model.dir, args.model.ar, settings, likelihood)
+        Self::open(args, dir, args.model.ar, settings, likelihood)
     }
 
     /// Opens a parent, which writes token by token.

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::args::NllArgs;
 use crate::commands::gguf::load_tokenizer;
-use crate::commands::load_model;
+use crate::commands::{load_model, quantised};
 use crate::{failure, ui};
 
 pub(super) fn run(args: &NllArgs) -> anyhow::Result<()> {
@@ -19,8 +19,9 @@ pub(super) fn run(args: &NllArgs) -> anyhow::Result<()> {
     if args.draws == 0 {
         return Err(failure::usage("--draws must be at least 1, found 0"));
     }
-    let model = load_model(&args.model, args.precision.into())?;
-    let tokenizer = load_tokenizer(&args.model)?;
+    let dir = quantised::open(&args.model, args.weights.quant)?;
+    let model = load_model(&dir, args.precision.into())?;
+    let tokenizer = load_tokenizer(&dir)?;
     let documents = documents(&args.data, &tokenizer, &model, args.max_len)?;
     let result = nll(&model, &documents, mode, args.draws)?;
     if args.json {

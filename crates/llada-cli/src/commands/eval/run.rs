@@ -1,5 +1,6 @@
 //! `llada eval run`: tasks, settings and models in turn, every finished item kept.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::ensure;
@@ -15,27 +16,34 @@ use serde_json::Value;
 
 use super::asked::asked;
 use super::contestant::{Contestant, text_of};
+use super::data;
 use super::record::{Slot, answered, chosen, cost, perplexity, questions, slots};
 use super::score::{programs_at_once, sandbox, usage};
 use super::settings::{Setting, settings};
 use crate::args::EvalRunArgs;
+use crate::commands::{models, quantised};
 use crate::{failure, ui};
 
 pub(super) fn run(args: &EvalRunArgs) -> anyhow::Result<()> {
-    let tasks = tasks(args)?;
+    let subjects = subjects(args)?;
     let settings = settings(&args.sweep, &args.decoding)?;
     refuse_equal_samples(args, &settings)?;
-    let sandbox = sandbox(tasks.iter().map(|(task, _)| task), args.unsafe_exec)?;
-    let asked = asked(args, &tasks)?;
+    let sandbox = sandbox(
+        subjects.iter().map(|subject| &subject.task),
+        args.unsafe_exec,
+    )?;
+    let model = quantised::open(&args.model.dir, args.weights.quant)?;
+    let baseline = args.baseline.as_deref().map(models::whole).transpose()?;
+    let asked = asked(args, &model, baseline.as_deref(), &subjects)?;
     let results = Results::open(&args.out, &asked).map_err(usage)?;
     let mut session = Session {
         args,
-        tasks: &tasks,
+        subjects: &subjects,
         sandbox: sandbox.as_ref(),
         results,
     };
-    session.evaluate(&Contestant::new(args, settings)?)?;
-    if let Some(parent) = &args.baseline {
+    session.evaluate(&Contestant::new(args, &model, settings)?)?;
+    if let Some(parent) = &baseline {
         session.evaluate(&Contestant::baseline(args, parent)?)?;
     }
     let title = args.model.dir.display().to_string();
@@ -47,31 +55,37 @@ pub(super) fn run(args: &EvalRunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A task and what is asked.
+pub(super) struct Subject {
+    pub(super) task: Task,
+    /// Its data file, or the directory in which it lies.
+    pub(super) data: PathBuf,
+    items: Vec<Item>,
+}
+
 /// Reads the tasks and their items.
-fn tasks(args: &EvalRunArgs) -> anyhow::Result<Vec<(Task, Vec<Item>)>> {
+fn subjects(args: &EvalRunArgs) -> anyhow::Result<Vec<Subject>> {
     let read = |name: &String| {
         let mut task = Task::find(name).map_err(usage)?;
         if let (Some(count), Some(shots)) = (args.shots, &mut task.shots) {
             shots.count = count;
         }
-        let mut items = read_items(&task, &args.data).map_err(usage)?;
+        let data = data::locate(&mut task, args.data.as_deref())?;
+        let mut items = read_items(&task, &data).map_err(usage)?;
         items.truncate(args.limit.map_or(usize::MAX, Into::into));
-        Ok((task, items))
+        Ok(Subject { task, data, items })
     };
-    let tasks: Vec<(Task, Vec<Item>)> =
-        args.tasks.iter().map(read).collect::<anyhow::Result<_>>()?;
-    for (index, (task, _)) in tasks.iter().enumerate() {
-        if tasks[..index]
-            .iter()
-            .any(|(before, _)| before.name == task.name)
-        {
+    let subjects: Vec<Subject> = args.tasks.iter().map(read).collect::<anyhow::Result<_>>()?;
+    for (index, Subject { task, .. }) in subjects.iter().enumerate() {
+        let mut before = subjects[..index].iter();
+        if before.any(|before| before.task.name == task.name) {
             return Err(failure::usage(format!(
                 "--tasks: `{}` is asked for twice",
                 task.name
             )));
         }
     }
-    Ok(tasks)
+    Ok(subjects)
 }
 
 /// Refuses several answers per item where all would be the same.
@@ -112,7 +126,7 @@ pub(super) fn print_table(run: &Run) -> anyhow::Result<()> {
 /// All that stays the same from model to model.
 struct Session<'a> {
     args: &'a EvalRunArgs,
-    tasks: &'a [(Task, Vec<Item>)],
+    subjects: &'a [Subject],
     sandbox: Option<&'a Sandbox>,
     results: Results,
 }
@@ -120,8 +134,9 @@ struct Session<'a> {
 impl Session<'_> {
     /// Finishes every task under every setting of a model.
     fn evaluate(&mut self, contestant: &Contestant) -> anyhow::Result<()> {
-        for (task, items) in self.tasks {
-            let items = self.with_shots(task, items, contestant.is_chat())?;
+        for subject in self.subjects {
+            let task = &subject.task;
+            let items = with_shots(subject, contestant.is_chat())?;
             if task.needs_likelihood() {
                 let name = contestant.likelihood.as_str();
                 let (rest, bar) = self.rest(task, name, slots(&items, 1))?;
@@ -135,15 +150,6 @@ impl Session<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Returns the items with the examples that the task puts before them.
-    fn with_shots(&self, task: &Task, items: &[Item], is_chat: bool) -> anyhow::Result<Vec<Item>> {
-        let mut items = items.to_vec();
-        if task.uses_shots(is_chat) {
-            add_shots(task, &self.args.data, &mut items).map_err(usage)?;
-        }
-        Ok(items)
     }
 
     /// Returns the answers that are missing, and a bar that shows those that are there.
@@ -245,6 +251,15 @@ impl Session<'_> {
         bar.set_message(format!("  score {:.3}", so_far));
         Ok(())
     }
+}
+
+/// Returns the items with the examples that the task puts before them.
+fn with_shots(subject: &Subject, is_chat: bool) -> anyhow::Result<Vec<Item>> {
+    let mut items = subject.items.clone();
+    if subject.task.uses_shots(is_chat) {
+        add_shots(&subject.task, &subject.data, &mut items).map_err(usage)?;
+    }
+    Ok(items)
 }
 
 /// Why a run stops: through the library, or while an answer is read.

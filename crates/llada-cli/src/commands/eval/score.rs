@@ -10,6 +10,7 @@ use llada_eval::{
 };
 use serde_json::json;
 
+use super::data;
 use crate::args::{EvalScoreArgs, EvalTasksArgs};
 use crate::commands::sandbox_exec;
 use crate::{failure, ui};
@@ -18,8 +19,10 @@ use crate::{failure, ui};
 const WAVE: usize = 16;
 
 pub(super) fn run(args: &EvalScoreArgs) -> anyhow::Result<()> {
-    let task = Task::find(&args.task).map_err(usage)?;
-    let items = read_items(&task, &args.data).map_err(usage)?;
+    let mut task = Task::find(&args.task).map_err(usage)?;
+    task.shots = None; // answers are there already
+    let data = data::locate(&mut task, args.data.as_deref())?;
+    let items = read_items(&task, &data).map_err(usage)?;
     let answers = read_answers(&args.answers, &items).map_err(usage)?;
     let sandbox = sandbox([&task], args.unsafe_exec)?;
     let judge = Judge::new(&task, sandbox.as_ref(), programs_at_once()).map_err(usage)?;
@@ -99,6 +102,7 @@ pub(super) fn list(args: &EvalTasksArgs) -> anyhow::Result<()> {
                 "about": task.about,
                 "source": task.source,
                 "files": task.data.files,
+                "hub": task.hub,
                 "fields": task.data.needs,
                 "id": task.data.id,
                 "by_likelihood": task.needs_likelihood(),
@@ -111,6 +115,9 @@ pub(super) fn list(args: &EvalTasksArgs) -> anyhow::Result<()> {
     for task in tasks {
         ui::line(format!("{}: {}", task.name, task.about))?;
         ui::line(format!("    data: {}", task.data.files.join(" or ")))?;
+        if let Some(hub) = &task.hub {
+            ui::line(format!("    hub:  {}, {}", hub.id, hub.data))?;
+        }
         ui::line(format!("    from: {}", task.source))?;
     }
     Ok(())
