@@ -63,13 +63,17 @@ pub fn experts(
     let [mut gate, mut up, mut down] =
         [ffn, ffn, hidden].map(|width| Tensor::zeros(&[plan.rows.len(), width]));
     let sorted = gather_rows(x, &plan.rows); // [S, D]
-    plan.multiply(isa, &sorted, |e| forward(experts[e].gate), &mut gate);
-    plan.multiply(isa, &sorted, |e| forward(experts[e].up), &mut up);
+    plan.multiply(
+        isa,
+        &sorted,
+        |e| [experts[e].gate, experts[e].up].map(forward),
+        [&mut gate, &mut up],
+    );
     plan.multiply(
         isa,
         &swiglu(&gate, &up),
-        |e| forward(experts[e].down),
-        &mut down,
+        |e| [forward(experts[e].down)],
+        [&mut down],
     );
     let y = combine(isa, &plan, routing.top_k, &down, &routing.weights);
     (
@@ -106,7 +110,7 @@ pub fn experts_backward(
     drop(down);
     let ddown = spread(&plan, routing, dy); // [S, D]
     let mut dhidden = Tensor::zeros(gate.shape()); // [S, F]
-    plan.multiply(isa, &ddown, |e| backward(experts[e].down), &mut dhidden);
+    plan.multiply(isa, &ddown, |e| [backward(experts[e].down)], [&mut dhidden]);
     let SwigluGrads {
         gate: dgate,
         up: dup,
@@ -114,8 +118,8 @@ pub fn experts_backward(
     } = swiglu_backward(gate, up, dhidden); // [S, F] each
     let sorted = gather_rows(x, &plan.rows); // [S, D]
     let mut dsorted = Tensor::zeros(sorted.shape());
-    plan.multiply(isa, &dgate, |e| backward(experts[e].gate), &mut dsorted);
-    plan.multiply(isa, &dup, |e| backward(experts[e].up), &mut dsorted);
+    plan.multiply(isa, &dgate, |e| [backward(experts[e].gate)], [&mut dsorted]);
+    plan.multiply(isa, &dup, |e| [backward(experts[e].up)], [&mut dsorted]);
 
     let dw = grads.iter_mut().map(|grads| &mut *grads.gate).collect();
     plan.multiply_transposed(isa, &dgate, &sorted, |e| experts[e].gate.precision(), dw);

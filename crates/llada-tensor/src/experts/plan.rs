@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Matrix, Right, gemm};
+use crate::gemm::{Matrix, PartProduct, Right, gemm, gemm_parts};
 use crate::parallel::rows_per_task;
 use crate::{Isa, Precision, Routing, Tensor};
 
@@ -73,23 +73,31 @@ impl Plan {
         (0..self.starts.len() - 1).map(&mut cut).collect()
     }
 
-    /// Adds to the rows of every expert in `y` the product of its rows in `x` and its matrix.
-    /// # Shapes: x [S, I], matrices [I, O], y [S, O].
-    pub(super) fn multiply<'w>(
+    /// Adds to the rows of every expert in each `y` the product of its rows in `x` and its matrix.
+    /// # Shapes: x [S, I], matrices [I, O], y [S, O] each.
+    pub(super) fn multiply<'w, const K: usize>(
         &self,
         isa: Isa,
         x: &Tensor,
-        matrix: impl Fn(usize) -> (Right<'w>, Precision) + Sync,
-        y: &mut Tensor,
+        matrices: impl Fn(usize) -> [(Right<'w>, Precision); K],
+        ys: [&mut Tensor; K],
     ) {
-        let task = self.experts_per_task(x, y.dims2()[1]);
-        let parts = self.parts(y).into_par_iter().enumerate().with_min_len(task);
-        parts
-            .filter(|(_, y)| !y.is_empty())
-            .for_each(|(expert, y)| {
-                let (right, precision) = matrix(expert);
-                gemm(isa, precision, self.part(x, expert), right, y);
-            });
+        let mut targets = ys.map(|y| self.parts(y).into_iter());
+        let mut products = Vec::with_capacity(K * self.starts.len());
+        for expert in 0..self.starts.len() - 1 {
+            let (rows, matrices) = (self.range(expert), matrices(expert));
+            for ((right, precision), targets) in matrices.into_iter().zip(&mut targets) {
+                if let Some(c) = targets.next().filter(|c| !c.is_empty()) {
+                    products.push(PartProduct {
+                        rows: rows.clone(),
+                        precision,
+                        right,
+                        c,
+                    });
+                }
+            }
+        }
+        gemm_parts(isa, Matrix::of(x), products);
     }
 
     /// Adds to every expert's gradient the product of its rows in `dy` and `x`.

@@ -14,6 +14,10 @@ mod kernel;
 mod matrix;
 mod pack;
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 pub(crate) use codes::CodePanels;
 pub use codes::Codes;
 pub(crate) use matrix::Matrix;
@@ -24,6 +28,7 @@ use matrix::Target;
 use pack::PANEL;
 
 use crate::Isa;
+use crate::parallel::rows_per_task;
 use crate::simd::dispatch;
 
 /// Element type to which the operands of a matrix product are rounded. Accumulation is always `f32`.
@@ -38,6 +43,8 @@ pub enum Precision {
 
 /// Multiply-add pairs below which a product is not divided among threads.
 const TASK: usize = 1 << 18;
+/// Multiply-adds of a product that cost as much as one element operation.
+const MULTIPLY_ADDS_PER_OP: usize = 16;
 /// Tasks per thread: some more than one, so that a thread that other work delays does less.
 const TASKS_PER_THREAD: usize = 2;
 
@@ -82,6 +89,54 @@ pub(crate) fn gemm_over(
         c.fill(0.0); // there is no first step that would
     }
     product(isa, precision, a, b, Start::Zero, c);
+}
+
+/// A product of some of the rows that several products share.
+pub(crate) struct PartProduct<'a> {
+    pub(crate) rows: Range<usize>,
+    pub(crate) precision: Precision,
+    pub(crate) right: Right<'a>,
+    /// Receives the sums, [rows, N].
+    pub(crate) c: &'a mut [f32],
+}
+
+impl PartProduct<'_> {
+    /// Returns the multiply-adds.
+    fn cost(&self) -> usize {
+        let [k, n] = self.right.shape();
+        self.rows.len() * k * n
+    }
+}
+
+/// Adds to every target the product of its rows of `a`. Products of the same rows follow each other,
+/// and together they cover the rows in their order.
+///
+/// # Panics
+/// As [`gemm`].
+pub(crate) fn gemm_parts(isa: Isa, a: Matrix<'_>, products: Vec<PartProduct<'_>>) {
+    if let Some(codes) = common_codes(&products) {
+        return codes::parts(isa, codes, a, products);
+    }
+    let cost: usize = products.iter().map(PartProduct::cost).sum();
+    let task = rows_per_task(
+        products.len(),
+        cost / products.len().max(1) / MULTIPLY_ADDS_PER_OP,
+    );
+    let products = products.into_par_iter().with_min_len(task);
+    products.for_each(|part| {
+        let a = a.block(part.rows, 0..a.shape()[1]);
+        gemm(isa, part.precision, a, part.right, part.c);
+    });
+}
+
+/// Returns the codes of all operands if they are of one kind.
+fn common_codes(products: &[PartProduct<'_>]) -> Option<Codes> {
+    let mut kinds = products.iter().map(|part| match part.right {
+        Right::Codes(panels) => Some(panels.codes()),
+        _ => None,
+    });
+    let first = kinds.next()??;
+    kinds.all(|kind| kind == Some(first)).then_some(first)
 }
 
 /// What the additions of a product start from.

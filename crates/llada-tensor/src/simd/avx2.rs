@@ -71,6 +71,7 @@ unsafe fn unpack_pairs(pairs: __m256) -> [__m256; 2] {
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {

@@ -51,6 +51,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type V: Copy;
     /// Elements of a vector; divides 16.
     const LANES: usize;
+    /// Vectors that can be held at a time.
+    const REGISTERS: usize;
 
     /// Returns a vector with every lane `x`.
     fn splat(self, x: f32) -> Self::V;

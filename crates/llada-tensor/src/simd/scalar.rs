@@ -24,6 +24,7 @@ fn pow2(n: i32) -> f32 {
 impl Simd for Scalar {
     type V = V;
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {

@@ -1,19 +1,20 @@
-//! One thread's part of a product with codes: a panel at a time, as many rows as registers hold.
+//! One thread's part of a product with codes: two vectors of columns at a time, as many rows as
+//! registers hold.
 
 use half::f16;
 
 use super::BLOCK;
 use super::panels::{CodePanels, Codes};
-use super::rows::{CodeRows, RowBlock};
+use super::rows::{Part, RowBlock};
 use crate::gemm::Start;
 use crate::gemm::matrix::Target;
 use crate::gemm::pack::{Line, PANEL};
 use crate::simd::{Kernel, Simd};
 
-/// Rows whose dot products advance together, so that none waits for its own last step.
-const ABREAST: usize = 4;
 /// Rows up to which memory is slower than the products with what it brings.
-const MEMORY_BOUND_ROWS: usize = 8;
+const MEMORY_BOUND_ROWS: usize = 4;
+/// Rows whose products take as long as reading the codes.
+const CODES_COST_ROWS: usize = 4;
 /// How far ahead of the codes in use others are asked for.
 const AHEAD_BYTES: usize = 4096;
 /// Vectors of codes of a block.
@@ -21,13 +22,39 @@ const QUADS: usize = BLOCK / 4;
 
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {
-    pub(super) a: &'a CodeRows,
-    pub(super) b: &'a CodePanels,
-    pub(super) first_panel: usize,
-    pub(super) c: Target<'a>,
+    a: Part<'a>,
+    b: &'a CodePanels,
+    first_panel: usize,
+    c: Target<'a>,
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
+    /// The product of rows and all columns. # Panics if a target of this shape has another size.
+    pub(super) fn new(a: Part<'a>, b: &'a CodePanels, start: Start, c: &'a mut [f32]) -> Self {
+        let [k, n] = b.shape();
+        assert_eq!(k, a.width(), "elements of rows and columns");
+        let c = Target::new(c, [a.rows(), n], start);
+        Self {
+            a,
+            b,
+            first_panel: 0,
+            c,
+        }
+    }
+
+    /// Returns about how long the sweep takes, in multiply-adds.
+    pub(super) fn cost(&self) -> usize {
+        let [m, n] = self.c.shape();
+        n * self.a.width() * m.max(CODES_COST_ROWS)
+    }
+
+    /// Returns how many columns, in whole panels, take about this long.
+    pub(super) fn columns_for(&self, cost: usize) -> usize {
+        let [_, n] = self.c.shape();
+        let panels = n * cost / self.cost().max(1) / PANEL;
+        (panels * PANEL).min(n)
+    }
+
     /// Cuts before column `at`, a multiple of a panel or the end.
     pub(super) fn split(self, at: usize) -> [Self; 2] {
         let [left, right] = self.c.split_columns(at);
@@ -56,10 +83,14 @@ impl Kernel for Sweep<'_> {
 
 /// How the codes of a block lie in lines.
 trait Format {
+    /// Lines of a block.
     const LINES: usize;
+    /// Fours of codes that a line holds for a column: those of part p are the block's from
+    /// `p * LINES` on.
+    const PARTS: usize = QUADS / Self::LINES;
 
-    /// Returns the codes of the columns from `lane` on, four elements of k per column and vector.
-    fn unpack<S: Simd>(s: S, lines: &[Line], lane: usize) -> [S::V; QUADS];
+    /// Returns a part of what was loaded from a line.
+    fn part<S: Simd>(s: S, line: S::V, part: usize) -> S::V;
 }
 
 struct Nibbles;
@@ -68,14 +99,11 @@ impl Format for Nibbles {
     const LINES: usize = 4;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, lines: &[Line], lane: usize) -> [S::V; QUADS] {
-        let mut codes = [s.splat(0.0); QUADS];
-        for i in 0..QUADS / 2 {
-            let pairs = s.load(&lines[i].0[lane..]);
-            codes[i] = s.low_nibbles(pairs);
-            codes[i + QUADS / 2] = s.high_nibbles(pairs);
+    fn part<S: Simd>(s: S, line: S::V, part: usize) -> S::V {
+        match part {
+            0 => s.low_nibbles(line),
+            _ => s.high_nibbles(line),
         }
-        codes
     }
 }
 
@@ -85,100 +113,114 @@ impl Format for Bytes {
     const LINES: usize = 8;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, lines: &[Line], lane: usize) -> [S::V; QUADS] {
-        let mut codes = [s.splat(0.0); QUADS];
-        for i in 0..QUADS {
-            codes[i] = s.load(&lines[i].0[lane..]);
-        }
-        codes
+    fn part<S: Simd>(_: S, line: S::V, _: usize) -> S::V {
+        line
     }
 }
 
 #[inline(always)]
-fn sweep<S: Simd, F: Format>(s: S, sweep: Sweep<'_>) {
-    let Sweep {
-        a,
-        b,
-        first_panel,
-        mut c,
-    } = sweep;
-    let [m, n] = c.shape();
-    for (index, first) in (0..n).step_by(PANEL).enumerate() {
-        let panel = b.panel(first_panel + index);
-        for lane in (0..PANEL.min(n - first)).step_by(S::LANES) {
-            let mut done = 0;
-            while done < m {
-                let height = tile_rows(m - done);
-                let a = a.blocks(done..done + height);
-                let column = first + lane;
-                let c = c.block(done..done + height, column..n.min(column + S::LANES));
-                match height {
-                    16 => tile::<S, F, 16>(s, a, panel, lane, c),
-                    8 => tile::<S, F, 8>(s, a, panel, lane, c),
-                    4 => tile::<S, F, 4>(s, a, panel, lane, c),
-                    2 => tile::<S, F, 2>(s, a, panel, lane, c),
-                    _ => tile::<S, F, 1>(s, a, panel, lane, c),
-                }
-                done += height;
+fn sweep<S: Simd, F: Format>(s: S, mut sweep: Sweep<'_>) {
+    let [_, n] = sweep.c.shape();
+    for column in (0..n).step_by(S::LANES) {
+        strip::<S, F>(s, &mut sweep, column);
+    }
+}
+
+/// Computes a vector of columns for all rows.
+#[inline(always)]
+fn strip<S: Simd, F: Format>(s: S, sweep: &mut Sweep<'_>, column: usize) {
+    let [_, n] = sweep.c.shape();
+    let (scales, lines) = sweep.b.panel(sweep.first_panel + column / PANEL);
+    let b = Strip {
+        scales,
+        lines,
+        lane: if S::LANES == PANEL { 0 } else { column % PANEL },
+    };
+    let columns = column..n.min(column + S::LANES);
+    for (rows, blocks) in sweep.a.tiles() {
+        let (height, mut done) = (rows.len(), 0);
+        while done < height {
+            let now = (height - done).min(S::REGISTERS / 4);
+            let first = rows.start + done;
+            let a = Rows {
+                blocks,
+                height,
+                first: done,
+            };
+            let c = sweep.c.block(first..first + now, columns.clone());
+            match now {
+                8 => tile::<S, F, 8>(s, a, b, c),
+                7 => tile::<S, F, 7>(s, a, b, c),
+                6 => tile::<S, F, 6>(s, a, b, c),
+                5 => tile::<S, F, 5>(s, a, b, c),
+                4 => tile::<S, F, 4>(s, a, b, c),
+                3 => tile::<S, F, 3>(s, a, b, c),
+                2 => tile::<S, F, 2>(s, a, b, c),
+                _ => tile::<S, F, 1>(s, a, b, c),
             }
+            done += now;
         }
     }
 }
 
-/// Returns the rows of the next tile.
-#[inline(always)]
-fn tile_rows(rest: usize) -> usize {
-    [16, 8, 4, 2, 1]
-        .into_iter()
-        .find(|&rows| rows <= rest)
-        .unwrap_or(1)
+/// Some rows of a tile.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    /// The blocks of the whole tile.
+    blocks: &'a [RowBlock],
+    /// Rows of the whole tile.
+    height: usize,
+    first: usize,
 }
 
-/// Computes one vector of columns of some rows in registers.
+/// The codes of a vector of columns.
+#[derive(Clone, Copy)]
+struct Strip<'a> {
+    /// Of the whole panel, as the lines.
+    scales: &'a [f16],
+    lines: &'a [Line],
+    /// The first of the columns among those of the panel.
+    lane: usize,
+}
+
+/// Computes a vector of columns of some rows in registers.
 #[expect(
     clippy::needless_range_loop,
     reason = "iterators of vectors are not always compiled into this function"
 )]
 #[inline(always)]
-fn tile<S: Simd, F: Format, const ROWS: usize>(
-    s: S,
-    a: &[RowBlock],
-    (scales, lines): (&[f16], &[Line]),
-    lane: usize,
-    mut c: Target<'_>,
-) {
-    let blocks = a.len() / ROWS;
-    let (scales, lines) = (&scales[..blocks * PANEL], &lines[..blocks * F::LINES]);
+fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, mut c: Target<'_>) {
+    let blocks = a.blocks.chunks_exact(a.height);
     let mut acc = [s.splat(0.0); ROWS];
     if c.start() == Start::Sum {
         for i in 0..ROWS {
             acc[i] = s.load_or(c.row_from(i, 0), 0.0);
         }
     }
-    for block in 0..blocks {
-        let lines = &lines[block * F::LINES..][..F::LINES];
-        if ROWS <= MEMORY_BOUND_ROWS {
-            for i in 0..F::LINES {
-                s.prefetch(&lines[i], AHEAD_BYTES);
-            }
+    for (block, rows) in blocks.enumerate() {
+        let rows = &rows[a.first..][..ROWS];
+        let lines = &b.lines[block * F::LINES..][..F::LINES];
+        let scale = s.load_f16(&b.scales[block * PANEL + b.lane..]);
+        let mut dots = [s.splat(0.0); ROWS];
+        for i in 0..ROWS {
+            dots[i] = s.splat(rows[i].offset);
         }
-        let codes = F::unpack(s, lines, lane);
-        let scale = s.load_f16(&scales[block * PANEL + lane..]);
-        for first in (0..ROWS).step_by(ABREAST) {
-            let mut dots = [s.splat(0.0); ABREAST];
-            for i in 0..ABREAST.min(ROWS) {
-                dots[i] = s.splat(a[(first + i) * blocks + block].offset);
+        for line in 0..F::LINES {
+            if ROWS <= MEMORY_BOUND_ROWS {
+                s.prefetch(&lines[line], AHEAD_BYTES);
             }
-            for quad in 0..QUADS {
-                for i in 0..ABREAST.min(ROWS) {
-                    let a = s.splat(a[(first + i) * blocks + block].quads[quad]);
-                    dots[i] = s.dot_bytes(codes[quad], a, dots[i]);
+            let codes = s.load(&lines[line].0[b.lane..]);
+            for part in 0..F::PARTS {
+                let codes = F::part(s, codes, part);
+                for i in 0..ROWS {
+                    let a = s.splat(rows[i].quads[part * F::LINES + line]);
+                    dots[i] = s.dot_bytes(codes, a, dots[i]);
                 }
             }
-            for i in 0..ABREAST.min(ROWS) {
-                let scale = s.mul(scale, s.splat(a[(first + i) * blocks + block].scale));
-                acc[first + i] = s.fma(s.int_to_f32(dots[i]), scale, acc[first + i]);
-            }
+        }
+        for i in 0..ROWS {
+            let scale = s.mul(scale, s.splat(rows[i].scale));
+            acc[i] = s.fma(s.int_to_f32(dots[i]), scale, acc[i]);
         }
     }
     for i in 0..ROWS {

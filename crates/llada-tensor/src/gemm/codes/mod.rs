@@ -20,12 +20,13 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 pub(crate) use panels::CodePanels;
 pub use panels::Codes;
 
-use super::matrix::{Matrix, Target};
-use super::pack::PANEL;
-use super::{Start, TASK, most_tasks};
+use super::matrix::Matrix;
+use super::{PartProduct, Right, Start, TASK, most_tasks};
 use crate::Isa;
 use crate::simd::dispatch;
 use kernel::Sweep;
@@ -39,26 +40,56 @@ pub(crate) const BLOCK: usize = 32;
 /// # Panics
 /// If `a` is not row-major `f32`: weights of codes have no gradients.
 pub(super) fn product(isa: Isa, a: Matrix<'_>, b: &CodePanels, start: Start, c: &mut [f32]) {
-    let ([rows, k], [_, n]) = (a.shape(), b.shape());
-    let a = &CodeRows::new(isa, b.codes(), a.f32_rows(), k);
-    let sweep = Sweep {
-        a,
-        b,
-        first_panel: 0,
-        c: Target::new(c, [rows, n], start),
-    };
-    divide(isa, sweep, most_tasks());
+    let all = 0..a.shape()[0];
+    let rounded = CodeRows::new(isa, b.codes(), a, std::slice::from_ref(&all));
+    let sweep = Sweep::new(rounded.part(all), b, start, c);
+    divide(isa, vec![sweep], most_tasks());
 }
 
-/// Halves the columns until the parts are few or small, and computes them in parallel.
-fn divide(isa: Isa, sweep: Sweep<'_>, tasks: usize) {
-    let [m, n] = sweep.c.shape();
-    if tasks <= 1 || n <= PANEL || m * n * sweep.a.width() < 2 * TASK {
-        return dispatch(isa, sweep);
+/// Adds the products of parts of `a`, which cover it in their order; equal ones follow each other.
+///
+/// # Panics
+/// As [`product`], or if an operand is not of these codes.
+pub(super) fn parts(isa: Isa, codes: Codes, a: Matrix<'_>, products: Vec<PartProduct<'_>>) {
+    let mut rows: Vec<Range<usize>> = products.iter().map(|part| part.rows.clone()).collect();
+    rows.dedup();
+    let rounded = CodeRows::new(isa, codes, a, &rows);
+    let sweeps = products.into_iter().map(|part| match part.right {
+        Right::Codes(b) if b.codes() == codes => {
+            Sweep::new(rounded.part(part.rows), b, Start::Sum, part.c)
+        }
+        _ => panic!("expected operands of {codes:?}"),
+    });
+    divide(isa, sweeps.collect(), most_tasks());
+}
+
+/// Halves the work until it is in few or small shares, and computes these in parallel.
+fn divide(isa: Isa, mut sweeps: Vec<Sweep<'_>>, tasks: usize) {
+    let cost: usize = sweeps.iter().map(Sweep::cost).sum();
+    if tasks <= 1 || cost < 2 * TASK {
+        return sweeps.into_iter().for_each(|sweep| dispatch(isa, sweep));
     }
-    let [left, right] = sweep.split((n / 2).next_multiple_of(PANEL));
+    let others = split_off(&mut sweeps, cost / 2);
     rayon::join(
-        || divide(isa, left, tasks / 2),
-        || divide(isa, right, tasks / 2),
+        || divide(isa, sweeps, tasks / 2),
+        || divide(isa, others, tasks / 2),
     );
+}
+
+/// Leaves work of about the given cost, and returns the rest.
+fn split_off<'a>(sweeps: &mut Vec<Sweep<'a>>, mut cost: usize) -> Vec<Sweep<'a>> {
+    let mut whole = 0;
+    while whole < sweeps.len() && sweeps[whole].cost() <= cost {
+        cost -= sweeps[whole].cost();
+        whole += 1;
+    }
+    let mut others = sweeps.split_off(whole);
+    if whole == 0 || cost > 0 && !others.is_empty() {
+        let sweep = others.remove(0);
+        let at = sweep.columns_for(cost);
+        let [left, right] = sweep.split(at);
+        sweeps.push(left);
+        others.insert(0, right);
+    }
+    others
 }

@@ -1,4 +1,4 @@
-//! Rows rounded to signed bytes, a scale per block of 32.
+//! Rows rounded to signed bytes, a scale per block of 32, in the order in which the kernel reads them.
 
 use std::ops::Range;
 
@@ -6,6 +6,8 @@ use rayon::prelude::*;
 
 use super::{BLOCK, Codes};
 use crate::Isa;
+use crate::buffer::Buffer;
+use crate::gemm::Matrix;
 use crate::parallel::rows_per_task;
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -15,6 +17,7 @@ const LARGEST: f32 = 127.0;
 const UNITS: f32 = 12_582_912.0;
 
 /// 32 elements of a row.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowBlock {
     /// Four signed bytes each, as the bits of an `f32` so that they can be splatted like one.
@@ -25,55 +28,124 @@ pub(super) struct RowBlock {
     pub(super) offset: f32,
 }
 
-impl RowBlock {
-    const ZERO: Self = Self {
-        quads: [0.0; BLOCK / 4],
-        scale: 0.0,
-        offset: 0.0,
-    };
-}
+/// `f32`s of a block.
+const WORDS: usize = size_of::<RowBlock>() / size_of::<f32>();
 
-/// Rows [M, K] rounded for products with codes of one kind.
+// SAFETY: it consists of `f32`s alone, without padding.
+unsafe impl bytemuck::Zeroable for RowBlock {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for RowBlock {}
+
+/// Most rows of a tile.
+const TALL: usize = 8;
+/// Element operations that rounding an element costs.
+const OPS: usize = 4;
+
+/// Rows [M, K] rounded for products with codes of one kind, in parts that have operands of their own.
+///
+/// A part's rows are divided into as few tiles as there can be, of about equal heights. The blocks of
+/// a tile lie as the kernel reads them: the first of every row, the second of every row, and so on.
 #[derive(Clone, Debug)]
 pub(super) struct CodeRows {
-    blocks: Vec<RowBlock>,
-    width: usize,
+    blocks: Buffer,
+    blocks_per_row: usize,
 }
 
 impl CodeRows {
     /// Rounds every block of 32 elements to 255 levels that reach its largest magnitude.
     ///
     /// # Panics
-    /// If the width is not a multiple of 32.
-    pub(super) fn new(isa: Isa, codes: Codes, x: &[f32], width: usize) -> Self {
+    /// If the width is not a multiple of 32, or the parts do not follow each other over all rows.
+    pub(super) fn new(isa: Isa, codes: Codes, x: Matrix<'_>, parts: &[Range<usize>]) -> Self {
+        let ([rows, width], x) = (x.shape(), x.f32_rows());
         assert!(
             width.is_multiple_of(BLOCK),
             "{width} elements in blocks of {BLOCK}"
         );
-        let task = rows_per_task(x.len() / BLOCK, BLOCK) * BLOCK;
-        let mut blocks = vec![RowBlock::ZERO; x.len() / BLOCK];
-        let parts = blocks.par_chunks_mut(task / BLOCK).zip(x.par_chunks(task));
-        parts.for_each(|(blocks, x)| dispatch(isa, Round { codes, x, blocks }));
-        Self { blocks, width }
+        let blocks_per_row = width / BLOCK;
+        let mut blocks = Buffer::scratch(rows * blocks_per_row * WORDS);
+        let (mut rest, mut done) = (bytemuck::cast_slice_mut(&mut blocks), 0);
+        let mut work = Vec::new();
+        for rows in parts.iter().flat_map(tiles) {
+            assert_eq!(rows.start, done, "parts of rows");
+            done = rows.end;
+            let (blocks, others) =
+                std::mem::take(&mut rest).split_at_mut(rows.len() * blocks_per_row);
+            rest = others;
+            work.push(Round {
+                codes,
+                x: &x[rows.start * width..rows.end * width],
+                blocks_per_row,
+                blocks,
+            });
+        }
+        assert_eq!(done, rows, "parts of rows");
+        let task = rows_per_task(work.len(), TALL * width * OPS);
+        let work = work.into_par_iter().with_min_len(task);
+        work.for_each(|round| dispatch(isa, round));
+        Self {
+            blocks,
+            blocks_per_row,
+        }
+    }
+
+    /// Returns a part.
+    pub(super) fn part(&self, rows: Range<usize>) -> Part<'_> {
+        let blocks = rows.start * self.blocks_per_row..rows.end * self.blocks_per_row;
+        Part {
+            rows: rows.len(),
+            blocks: &bytemuck::cast_slice(&self.blocks)[blocks],
+            blocks_per_row: self.blocks_per_row,
+        }
+    }
+}
+
+/// The rows of a part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part<'a> {
+    rows: usize,
+    blocks: &'a [RowBlock],
+    blocks_per_row: usize,
+}
+
+impl<'a> Part<'a> {
+    /// Returns the number of rows.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Returns the elements of a row.
     pub(super) fn width(&self) -> usize {
-        self.width
+        self.blocks_per_row * BLOCK
     }
 
-    /// Returns the blocks of some rows, row by row.
+    /// Returns the rows of every tile, counted from the part's first, and its blocks.
     #[inline(always)]
-    pub(super) fn blocks(&self, rows: Range<usize>) -> &[RowBlock] {
-        let per_row = self.width / BLOCK;
-        &self.blocks[rows.start * per_row..rows.end * per_row]
+    pub(super) fn tiles(self) -> impl Iterator<Item = (Range<usize>, &'a [RowBlock])> {
+        let all = self.blocks;
+        tiles(&(0..self.rows)).map(move |rows| {
+            let blocks = rows.start * self.blocks_per_row..rows.end * self.blocks_per_row;
+            (rows, &all[blocks])
+        })
     }
 }
 
-/// Rounds whole blocks.
+/// Divides the rows of a part into tiles.
+#[inline(always)]
+fn tiles(part: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (first, len) = (part.start, part.len());
+    let count = len.div_ceil(TALL);
+    let cut = move |tile| first + tile * len / count;
+    (0..count).map(move |tile| cut(tile)..cut(tile + 1))
+}
+
+/// Rounds the rows of a tile.
 struct Round<'a> {
     codes: Codes,
+    /// Row by row.
     x: &'a [f32],
+    blocks_per_row: usize,
+    /// In the order of the tile.
     blocks: &'a mut [RowBlock],
 }
 
@@ -82,8 +154,11 @@ impl Kernel for Round<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (block, x) in self.blocks.iter_mut().zip(self.x.as_chunks().0) {
-            *block = round(s, self.codes, x);
+        let (x, _) = self.x.as_chunks();
+        let height = x.len().checked_div(self.blocks_per_row).unwrap_or(0);
+        for (index, x) in x.iter().enumerate() {
+            let (row, block) = (index / self.blocks_per_row, index % self.blocks_per_row);
+            self.blocks[block * height + row] = round(s, self.codes, x);
         }
     }
 }

@@ -101,6 +101,63 @@ fn a_row_does_not_depend_on_the_others_bit_by_bit() {
 }
 
 #[test]
+fn products_of_parts_are_those_of_each_row_alone() {
+    let (n, k) = (48, 64);
+    let (x, wide) = (inputs(30, k), n + 7);
+    for codes in [Codes::Q4_0, Codes::Q8_0] {
+        let matrices = [n, wide].map(|n| (n, weights(codes, n, k).0));
+        let panels = [0, 1].map(|i| CodePanels::new(codes, [matrices[i].0, k], &matrices[i].1));
+        let ranges = [0..1, 1..3, 3..3, 3..20, 20..30];
+        for isa in Isa::available() {
+            let mut sums: Vec<Vec<f32>> = Vec::new();
+            for rows in &ranges {
+                sums.extend(
+                    panels
+                        .each_ref()
+                        .map(|b| vec![0.0; rows.len() * b.shape()[1]]),
+                );
+            }
+            let products = sums.iter_mut().enumerate().map(|(index, c)| PartProduct {
+                rows: ranges[index / 2].clone(),
+                precision: crate::Precision::F32,
+                right: Right::Codes(&panels[index % 2]),
+                c,
+            });
+            parts(isa, codes, Matrix::new(&x, k), products.collect());
+            for (index, c) in sums.iter().enumerate() {
+                let (rows, (n, bytes)) = (&ranges[index / 2], &matrices[index % 2]);
+                let x = x[rows.start * k..rows.end * k].chunks_exact(k);
+                for (x, row) in x.zip(c.chunks_exact(*n)) {
+                    assert_eq!(multiply(isa, codes, x, bytes, [*n, k]), row);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn work_is_cut_at_panels_where_the_cost_is_reached() {
+    let (bytes, _) = weights(Codes::Q4_0, 80, 32);
+    let panels = CodePanels::new(Codes::Q4_0, [80, 32], &bytes);
+    let (x, isa) = (inputs(9, 32), Isa::active());
+    let rows = [0..1, 1..9];
+    let rounded = CodeRows::new(isa, Codes::Q4_0, Matrix::new(&x, 32), &rows);
+    let mut c = [vec![0.0; 80], vec![0.0; 640]];
+    let [first, second] = &mut c;
+    let mut sweeps: Vec<Sweep<'_>> = [(0, first), (1, second)]
+        .map(|(i, c)| Sweep::new(rounded.part(rows[i].clone()), &panels, Start::Zero, c))
+        .into();
+    let costs: Vec<usize> = sweeps.iter().map(Sweep::cost).collect();
+    let others = split_off(&mut sweeps, costs[0] + costs[1] / 2);
+    let left: Vec<usize> = sweeps.iter().map(Sweep::cost).collect();
+    assert_eq!(left, [costs[0], costs[1] / 5 * 2]);
+    assert_eq!(
+        others.iter().map(Sweep::cost).sum::<usize>(),
+        costs[1] / 5 * 3
+    );
+}
+
+#[test]
 fn sums_start_from_what_is_there() {
     let (n, k) = (20, 32);
     let (bytes, _) = weights(Codes::Q4_0, n, k);
