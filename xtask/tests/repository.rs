@@ -205,6 +205,19 @@ fn only_the_tensor_crate_has_unsafe_code() {
 }
 
 #[test]
+fn no_text_has_the_marks_of_an_unfinished_merge() {
+    let kinds = ["md", "rs", "toml", "sh", "py", "js", "html", "yml", "yaml"];
+    let marks = ["<<<<<<< ", ">>>>>>> "];
+    for file in kinds.iter().flat_map(|kind| files(root(), kind)) {
+        let text = fs::read_to_string(&file).unwrap();
+        let marked = text
+            .lines()
+            .position(|line| marks.iter().any(|mark| line.starts_with(mark)));
+        assert_eq!(marked, None, "{}, a line counted from 0", file.display());
+    }
+}
+
+#[test]
 fn unsafe_code_is_told_from_words_like_it() {
     assert!(is_unsafe("let x = unsafe { f() };"));
     assert!(!is_unsafe("#![forbid(unsafe_code)] // no unsafe here"));
