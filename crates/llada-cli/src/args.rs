@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Says what the data of a recipe are, before a run.
     Data(DataArgs),
-    /// Averages checkpoints: those named, or the best of a run.
+    /// Averages checkpoints, those named or the best of a run; or merges an adapter into its base.
     Merge(MergeArgs),
     /// Draws the curves of runs side by side, in one page without external parts.
     Report(ReportArgs),
@@ -141,12 +141,15 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  llada merge runs/a/final runs/b/final --out runs/merged\n  llada merge --run runs/cpt --metric block_32 --best 5 --out runs/merged"
+    after_help = "Examples:\n  llada merge runs/a/final runs/b/final --out runs/merged\n  llada merge --run runs/cpt --metric block_32 --best 5 --out runs/merged\n  llada merge runs/sft/final --adapter runs/lora/final/adapter --out runs/merged"
 )]
 pub(crate) struct MergeArgs {
-    /// Checkpoint directories or Hub ids.
+    /// Checkpoint directories or Hub ids; with --adapter its base.
     #[arg(required_unless_present = "run", conflicts_with = "run")]
     pub checkpoints: Vec<PathBuf>,
+    /// Directory of an adapter (LoRA, in the layout of PEFT) to merge into one checkpoint.
+    #[arg(long, value_name = "DIR", conflicts_with = "run")]
+    pub adapter: Option<PathBuf>,
     /// Directory to create.
     #[arg(long)]
     pub out: PathBuf,
@@ -159,9 +162,9 @@ pub(crate) struct MergeArgs {
     /// How many to take [default: 5].
     #[arg(long, value_name = "K", requires = "run")]
     pub best: Option<NonZeroUsize>,
-    /// Element type to write.
-    #[arg(long, default_value = "bf16")]
-    pub dtype: PrecisionArg,
+    /// Element type to write [default: bf16; with --adapter that of the base].
+    #[arg(long)]
+    pub dtype: Option<PrecisionArg>,
 }
 
 #[derive(Debug, Args)]

@@ -53,6 +53,10 @@ pub enum Stream {
     ReplacementToken,
     /// Choices among data sources, and synthetic data.
     Data,
+    /// Initial factors of an adapter.
+    Adapter,
+    /// What an adapter does not see of its inputs.
+    Dropout,
 }
 
 /// Random numbers addressed by (epoch, document, position); see the module documentation.

@@ -385,6 +385,7 @@ impl Oracle<'_> {
             positions: &positions,
             ranges: &ranges,
             outputs: &outputs,
+            dropout: None,
         })
     }
 }

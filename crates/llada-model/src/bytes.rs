@@ -20,6 +20,14 @@ fn elements<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     bytes.as_chunks::<N>().0.iter().copied()
 }
 
+/// Returns elements `range` of `tensor` as `f32`.
+pub(crate) fn f32s(tensor: &Tensor, range: std::ops::Range<usize>) -> Vec<f32> {
+    match tensor.dtype() {
+        DType::Bf16 => tensor.bf16s()[range].iter().map(|v| v.to_f32()).collect(),
+        _ => tensor.f32s()[range].to_vec(),
+    }
+}
+
 /// Returns the bytes of elements `range` of `tensor` as `dtype`, borrowed when nothing changes.
 pub(crate) fn encode(
     tensor: &Tensor,
@@ -28,9 +36,9 @@ pub(crate) fn encode(
 ) -> Cow<'_, [u8]> {
     match (tensor.dtype(), dtype) {
         (DType::Bf16, StorageDtype::Bf16) => bytemuck::cast_slice(&tensor.bf16s()[range]).into(),
-        (DType::Bf16, StorageDtype::F32) => tensor.bf16s()[range]
+        (DType::Bf16, StorageDtype::F32) => f32s(tensor, range)
             .iter()
-            .flat_map(|v| v.to_f32().to_le_bytes())
+            .flat_map(|v| v.to_le_bytes())
             .collect(),
         (_, StorageDtype::F32) => bytemuck::cast_slice(&tensor.f32s()[range]).into(),
         (_, StorageDtype::Bf16) => tensor.f32s()[range]

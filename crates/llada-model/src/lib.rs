@@ -6,11 +6,13 @@
 //!
 //! The crate does not know ranks, text, optimisers or cache policy.
 
+mod adapter;
 mod bytes;
 mod config;
 mod count;
 mod error;
 mod gguf;
+mod group;
 mod init;
 mod kv_store;
 mod load;
@@ -21,17 +23,18 @@ mod parity;
 mod published_tests;
 mod save;
 mod shards;
+mod trained;
 mod transformer;
 mod weights;
 
+pub use adapter::{Adapter, AdapterConfig, AdapterPlan, merge_adapter, write_adapter};
 pub use config::{
     BlockRouting, Config, Family, Llama3, MoeConfig, RopeConfig, RopeScaling, StorageDtype, Yarn,
 };
 pub use count::ParameterCounts;
 pub use error::Error;
-pub use gguf::{
-    FormatChoice, GgufFile, GgufTensor, Metadata, TensorGroup, Value, WrittenTensor, write_gguf,
-};
+pub use gguf::{FormatChoice, GgufFile, GgufTensor, Metadata, Value, WrittenTensor, write_gguf};
+pub use group::TensorGroup;
 pub use kv_store::KvStore;
 pub use llada_tensor::{BlockFormat, RowGroup};
 pub use load::{KeepDtype, Loaded, load};
@@ -39,6 +42,6 @@ pub use merge::write_mean;
 pub use parity::forward_parity;
 pub use save::{ExpertLayout, PartialDir, SaveOptions, save, write_model};
 pub use transformer::{
-    Activations, CachedInput, CachedOutput, Gradients, Input, Model, RouterStats, Tape,
+    Activations, CachedInput, CachedOutput, Dropout, Gradients, Input, Model, RouterStats, Tape,
 };
 pub use weights::{LayerWeights, Mlp, Moe, ParamKind, ParamSpec, Swiglu, Weights};

@@ -31,8 +31,11 @@ pub struct Loaded {
 pub enum KeepDtype {
     /// `f32`: masters for training.
     F32,
-    /// bf16 where the file has bf16 and products are computed in bf16, else `f32`.
+    /// bf16 where the file has bf16 and products are computed in bf16, else `f32`; codes stay codes.
     AsStored,
+    /// The same, but codes are read as the numbers they stand for: a frozen model whose inputs have
+    /// gradients.
+    Numbers,
 }
 
 /// Loads a checkpoint: a directory, or a GGUF file. Matrix products with its weights will use `precision`.
@@ -364,11 +367,14 @@ impl<'a> Plan<'a> {
 
 fn read(spec: &ParamSpec, source: &Source<'_>, precision: Precision, keep: KeepDtype) -> Weight {
     let always_f32 = spec.kind.is_always_f32();
-    let as_stored = keep == KeepDtype::AsStored && !always_f32;
     let values = match source {
         Source::Zeros => Tensor::zeros(&spec.shape),
-        Source::Rows(pieces) if as_stored => read_as_stored(spec, pieces, precision),
-        Source::Rows(pieces) => read_f32(spec, pieces),
+        Source::Rows(pieces) if always_f32 => read_f32(spec, pieces),
+        Source::Rows(pieces) => match keep {
+            KeepDtype::F32 => read_f32(spec, pieces),
+            KeepDtype::Numbers => read_numbers(spec, pieces, precision),
+            KeepDtype::AsStored => read_as_stored(spec, pieces, precision),
+        },
     };
     let precision = if always_f32 {
         Precision::F32
@@ -378,16 +384,11 @@ fn read(spec: &ParamSpec, source: &Source<'_>, precision: Precision, keep: KeepD
     Weight::new(values, precision)
 }
 
-/// Keeps codes that products read as they are, and bf16 where products round to it; formats of codes
-/// without a kernel are rounded to bf16 then, too.
+/// Keeps codes that products read as they are, and numbers as [`read_numbers`] does.
 fn read_as_stored(spec: &ParamSpec, pieces: &Pieces<'_>, precision: Precision) -> Tensor {
-    let all =
-        |wanted: &dyn Fn(BlockFormat) -> bool| pieces.iter().all(|(format, _)| wanted(*format));
-    let first = pieces
-        .first()
-        .map_or(BlockFormat::F32, |(format, _)| *format);
+    let first = first_format(pieces);
     if let (Some(codes), [rows, columns]) = (first.codes(), &spec.shape[..])
-        && all(&|format| format == first)
+        && pieces.iter().all(|(format, _)| *format == first)
     {
         return match pieces[..] {
             [(_, bytes)] => Tensor::from_codes(codes, [*rows, *columns], bytes),
@@ -397,11 +398,25 @@ fn read_as_stored(spec: &ParamSpec, pieces: &Pieces<'_>, precision: Precision) -
             }
         };
     }
+    read_numbers(spec, pieces, precision)
+}
+
+/// Keeps bf16 where products round to it; codes are rounded to bf16 then, too.
+fn read_numbers(spec: &ParamSpec, pieces: &Pieces<'_>, precision: Precision) -> Tensor {
+    let is_bf16 = pieces
+        .iter()
+        .all(|(format, _)| *format == BlockFormat::Bf16);
     match precision {
-        Precision::Bf16 if all(&|format| format == BlockFormat::Bf16) => read_bf16(spec, pieces),
-        Precision::Bf16 if first.is_quantised() => read_f32(spec, pieces).to_bf16(),
+        Precision::Bf16 if is_bf16 => read_bf16(spec, pieces),
+        Precision::Bf16 if first_format(pieces).is_quantised() => read_f32(spec, pieces).to_bf16(),
         _ => read_f32(spec, pieces),
     }
+}
+
+fn first_format(pieces: &Pieces<'_>) -> BlockFormat {
+    pieces
+        .first()
+        .map_or(BlockFormat::F32, |(format, _)| *format)
 }
 
 fn read_bf16(spec: &ParamSpec, pieces: &Pieces<'_>) -> Tensor {

@@ -119,7 +119,7 @@ impl Mean<'_> {
 }
 
 /// Returns some elements of a parameter; those of one that no file has are zero.
-fn values(source: &Source<'_>, range: Range<usize>) -> Vec<f32> {
+pub(crate) fn values(source: &Source<'_>, range: Range<usize>) -> Vec<f32> {
     let mut values = Vec::with_capacity(range.len());
     match source {
         Source::Zeros => values.resize(range.len(), 0.0),

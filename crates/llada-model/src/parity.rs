@@ -64,6 +64,7 @@ fn case(model: &Model, file: &SafeTensors<'_>, name: &str) -> Result<f32, String
         positions: &positions,
         ranges: &ranges,
         outputs: &outputs,
+        dropout: None,
     };
     let logits = model.logits(&model.forward(&input));
     Ok(max_difference(&logits, &tensor("logits")?))

@@ -11,7 +11,7 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use llada_tensor::Weight;
+use llada_tensor::{LowRank, Tensor, Weight};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
@@ -65,7 +65,8 @@ pub fn save(
     partial.commit()
 }
 
-/// Writes `config.json` and the weights into an existing directory, usually a [`PartialDir`].
+/// Writes `config.json` and the weights into an existing directory, usually a [`PartialDir`]. Low-rank
+/// parts are merged into the values.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -86,8 +87,31 @@ pub(crate) trait Encode {
 
 impl Encode for Weight {
     fn encode(&self, range: Range<usize>, dtype: StorageDtype) -> Cow<'_, [u8]> {
-        bytes::encode(self.values(), range, dtype)
+        match self.low_rank() {
+            None => bytes::encode(self.values(), range, dtype),
+            Some(low_rank) => encode_merged(
+                bytes::f32s(self.values(), range.clone()),
+                low_rank,
+                range,
+                dtype,
+            ),
+        }
     }
+}
+
+/// Encodes elements `range` of a weight, whole rows of it, with its low-rank part added in f32.
+pub(crate) fn encode_merged(
+    mut values: Vec<f32>,
+    low_rank: &LowRank,
+    range: Range<usize>,
+    dtype: StorageDtype,
+) -> Cow<'static, [u8]> {
+    let [_, width] = low_rank.a.dims2();
+    low_rank.add_rows(range.start / width..range.end / width, &mut values);
+    let merged = Tensor::from_f32(&[values.len()], values);
+    bytes::encode(&merged, 0..merged.len(), dtype)
+        .into_owned()
+        .into()
 }
 
 /// As [`write_model`], with parameters that may be computed when their turn comes.
@@ -334,7 +358,7 @@ fn header<T: Encode>(shard: &[Entry<'_, T>]) -> Vec<u8> {
     header
 }
 
-fn write_file(path: &Path, contents: &[u8]) -> Result<(), Error> {
+pub(crate) fn write_file(path: &Path, contents: &[u8]) -> Result<(), Error> {
     let write = || -> std::io::Result<()> {
         let mut file = File::create(path)?;
         file.write_all(contents)?;

@@ -110,6 +110,7 @@ fn uncached(model: &Model, ids: &[u32], block: usize) -> Tensor {
         positions: &rows,
         ranges: &prefill_ranges(0, ids.len(), BlockSize::new(block).unwrap()),
         outputs: &rows,
+        dropout: None,
     };
     model.forward(&input)
 }

@@ -38,6 +38,7 @@ fn the_real_parent_gives_the_recorded_logits() {
         positions: &rows,
         ranges: &ranges,
         outputs: &rows,
+        dropout: None,
     };
     let logits = model.logits(&model.forward(&input));
     for (ours, theirs) in logits.f32s().iter().zip(words("logits")) {

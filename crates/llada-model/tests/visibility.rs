@@ -46,6 +46,7 @@ fn logits(model: &Model, rows: &TrainRows) -> Tensor {
         positions: &rows.positions,
         ranges: &rows.ranges,
         outputs: &outputs,
+        dropout: None,
     };
     model.logits(&model.forward(&input))
 }
@@ -103,6 +104,7 @@ fn asking_for_fewer_rows_changes_none_of_them_bit_by_bit() {
             positions: &rows.positions,
             ranges: &rows.ranges,
             outputs: &outputs,
+            dropout: None,
         };
         let some = model.logits(&model.forward(&input));
         for (i, &row) in outputs.iter().enumerate() {
@@ -119,12 +121,13 @@ fn gradients(model: &Model, outputs: &[u32], dhidden: &Tensor, kept: Activations
         positions: &rows.positions,
         ranges: &rows.ranges,
         outputs,
+        dropout: None,
     };
     let mut grads = model.zero_gradients();
     let (_, tape) = model.forward_recorded(&input, kept);
     model.backward(&input, tape, dhidden, &mut grads);
-    let params = grads.params().into_iter();
-    params.map(|(_, grad)| grad.clone()).collect()
+    let tensors = grads.tensors().into_iter();
+    tensors.map(|(_, grad)| grad.clone()).collect()
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use llada_tensor::{Isa, Precision, Tensor, Weight, linear, linear_backward_weight};
+use llada_tensor::{Gradient, Isa, Precision, Tensor, Weight, linear, linear_backward_weight};
 
 /// (rows, outputs, inputs): decoding one row and one block, large layers, a small model's training.
 const SHAPES: [[usize; 3]; 5] = [
@@ -44,9 +44,9 @@ fn best_time(mut body: impl FnMut()) -> f64 {
 fn measure(precision: Precision, [n, o, i]: [usize; 3]) {
     let (x, dy) = (filled([n, i]), filled([n, o]));
     let mut w = Weight::new(filled([o, i]), precision);
-    let mut dw = Tensor::zeros(&[o, i]);
+    let mut dw = Gradient::zeros(&w);
     let plain = best_time(|| drop(black_box(linear(black_box(&x), &w, None))));
-    let gradient = best_time(|| linear_backward_weight(black_box(&x), &dy, precision, &mut dw));
+    let gradient = best_time(|| linear_backward_weight(black_box(&x), &dy, &w, &mut dw));
     w.pack();
     let packed = best_time(|| drop(black_box(linear(black_box(&x), &w, None))));
     let speed = |seconds: f64| 2e-9 * (n * o * i) as f64 / seconds;

@@ -1,7 +1,7 @@
 //! Token embedding.
 
 use crate::rows::fill_rows;
-use crate::{Tensor, Weight};
+use crate::{Gradient, Tensor, Weight};
 
 /// Returns the rows of `table` named by `ids`, as f32. # Shapes: table [V, D] -> [N, D].
 ///
@@ -16,6 +16,8 @@ pub fn embed(ids: &[u32], table: &Weight) -> Tensor {
 }
 
 /// Adds row i of `dy` to row `ids[i]` of `dtable`, in row order.
-pub fn embed_backward(ids: &[u32], dy: &Tensor, dtable: &mut Tensor) {
-    crate::scatter_add_rows(dtable, ids, dy);
+pub fn embed_backward(ids: &[u32], dy: &Tensor, dtable: &mut Gradient) {
+    if let Some(dtable) = dtable.values_mut() {
+        crate::scatter_add_rows(dtable, ids, dy);
+    }
 }

@@ -6,7 +6,8 @@
 //! bf16 ([`Precision`]) but always accumulate in `f32`.
 //!
 //! Dimension letters: N rows (tokens) · M keys · D hidden · H query heads · G key-value heads ·
-//! P head dim · V vocabulary · E experts · A active experts per token · F ffn · R rotary dims.
+//! P head dim · V vocabulary · E experts · A active experts per token · F ffn · R rotary dims, or the
+//! rank of a low-rank part.
 //!
 //! Results never depend on the number of threads, nor a row's result on the other rows of the batch:
 //! every output element is one chain of additions in a fixed order. Shapes are checked once, at the
@@ -17,9 +18,11 @@ mod buffer;
 mod embedding;
 mod experts;
 mod gemm;
+mod gradient;
 mod head;
 mod isa;
 mod linear;
+mod low_rank;
 mod mmap;
 mod norm;
 mod optim;
@@ -41,11 +44,13 @@ pub use attention::{
 pub use embedding::{embed, embed_backward};
 pub use experts::{ExpertGrads, ExpertWeights, ExpertsSaved, experts, experts_backward};
 pub use gemm::{Codes, Precision};
+pub use gradient::Gradient;
 pub use head::{HeadRow, head_backward, head_rows, head_rows_and_backward};
 pub use isa::{Isa, with_isa};
 pub use linear::{
     add_backward_input, bias_backward, linear, linear_backward_input, linear_backward_weight,
 };
+pub use low_rank::LowRank;
 pub use mmap::{MappedFile, map_file};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamW, adamw_step, sum_of_squares};

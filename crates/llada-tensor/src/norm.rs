@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::parallel::rows_per_task;
 use crate::rows::add;
 use crate::simd::{Kernel, Simd, dispatch};
-use crate::{Isa, Tensor};
+use crate::{Gradient, Isa, Tensor};
 
 /// Groups whose contributions to the weight's gradient are summed by one task. A constant, so that the
 /// order of additions does not depend on the number of threads.
@@ -26,10 +26,15 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Tensor {
 }
 
 /// Returns dx and adds the weight's gradient to `dw`. # Shapes: x, dy [N, k*D], w, dw `[D]`.
-pub fn rms_norm_backward(x: &Tensor, w: &Tensor, eps: f32, dy: &Tensor, dw: &mut Tensor) -> Tensor {
+pub fn rms_norm_backward(
+    x: &Tensor,
+    w: &Tensor,
+    eps: f32,
+    dy: &Tensor,
+    dw: &mut Gradient,
+) -> Tensor {
     check(x, w);
     assert_eq!(x.shape(), dy.shape(), "rms_norm_backward: x and dy");
-    assert_eq!(w.len(), dw.len(), "rms_norm_backward: w and dw");
     let (isa, w) = (Isa::active(), w.f32s());
     let mut dx = Tensor::scratch(x.shape());
     let chunk = GRAD_CHUNK * w.len();
@@ -40,8 +45,11 @@ pub fn rms_norm_backward(x: &Tensor, w: &Tensor, eps: f32, dy: &Tensor, dw: &mut
         .with_min_len(rows_per_task(usize::MAX, 4 * chunk))
         .map(|(dx, (x, dy))| dispatch(isa, Backward { x, w, eps, dy, dx }))
         .collect();
-    for partial in &partial_dws {
-        add(dw.f32s_mut(), partial);
+    if let Some(dw) = dw.values_mut() {
+        assert_eq!(w.len(), dw.len(), "rms_norm_backward: w and dw");
+        for partial in &partial_dws {
+            add(dw.f32s_mut(), partial);
+        }
     }
     dx
 }

@@ -16,7 +16,7 @@ use llada_train::Learner;
 use llada_train::batch::{Assembly, Diffusion, Reading, Task};
 use llada_train::data::{Document, Drawn, Unit};
 use llada_train::objective::Loss;
-use llada_train::optimizer::{AdamWSettings, Optimizer};
+use llada_train::optimizer::AdamWSettings;
 use llada_train::step::StepSettings;
 
 use process::{Result, Setup, peak_rss_mib, random_ids, time};
@@ -43,8 +43,8 @@ fn main() -> Result<()> {
     let corpus = corpus(&model.config);
     let assembly = assembly(&model.config)?;
     let block_size = BlockSize::new(BLOCK_SIZE)?;
-    let optimizer = Optimizer::new(&model.config, ADAMW);
-    let mut learner = Learner::new(model, optimizer);
+    let gradients = model.zero_gradients();
+    let mut learner = Learner::new(model, gradients, ADAMW);
     let mut losses = Vec::new();
     let timing = pool.install(|| {
         time(WARMUP, STEPS, |document| {

@@ -22,6 +22,7 @@ use llada_model::Config;
 
 pub(crate) use self::edit::weigh_edits;
 pub use self::edit::{DraftNoise, EditWeights, Editing};
+use crate::adapter_dropout::AdapterDropout;
 use crate::data::{Document, Drawn, Turn, Unit};
 use crate::error::{Error, Result};
 use crate::mask_noise::MaskNoise;
@@ -119,6 +120,8 @@ pub struct MicroBatch {
     pub mask_noise: Option<MaskNoise>,
     /// Weight of the z-loss of every row's router logits.
     pub router_z_weight: f32,
+    /// What the adapter does not see, if there is one with dropout.
+    pub dropout: Option<AdapterDropout>,
 }
 
 /// The forward passes of one step.
@@ -147,6 +150,13 @@ impl Batch {
     pub fn set_mask_noise(&mut self, noise: Option<&MaskNoise>) {
         for micro_batch in &mut self.micro_batches {
             micro_batch.mask_noise = noise.cloned();
+        }
+    }
+
+    /// Drops inputs of the adapter in all forward passes that are learned from.
+    pub fn set_dropout(&mut self, dropout: Option<&AdapterDropout>) {
+        for micro_batch in &mut self.micro_batches {
+            micro_batch.dropout = dropout.cloned();
         }
     }
 

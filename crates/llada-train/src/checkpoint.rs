@@ -3,20 +3,20 @@
 //! ```text
 //! checkpoints/step-000100/
 //!   config.json, model.safetensors, tokenizer files    the model, weights in f32
-//!   optimizer.safetensors                              both moments, by parameter name
+//!   optimizer.safetensors                              both moments of what is trained, by name
 //!   state.json                                         counters and the place in the data
 //! ```
+//!
+//! Of a run that trains an adapter, `adapter_config.json` and `adapter_model.safetensors` take the place of
+//! the model: its base is where the recipe says.
 //!
 //! A directory appears under its name when it is complete, so a run that is killed while saving
 //! leaves its older checkpoints and, at worst, a `.partial` that the next start removes.
 
 use std::path::{Path, PathBuf};
 
-use llada_model::{
-    KeepDtype, Model, PartialDir, SaveOptions, StorageDtype, Weights, load as load_model,
-    write_model,
-};
-use llada_tensor::{Precision, Tensor, map_file};
+use llada_model::{PartialDir, SaveOptions, StorageDtype, write_adapter, write_model};
+use llada_tensor::{Tensor, map_file};
 use llada_text::Tokenizer;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Cursor;
 use crate::error::{Error, Result};
-use crate::optimizer::{AdamWSettings, Optimizer};
+use crate::optimizer::{Moments, Optimizer};
 use crate::step::Learner;
 
 const MOMENTS: &str = "optimizer.safetensors";
@@ -142,13 +142,21 @@ fn write_to(
     state: &State,
 ) -> Result<()> {
     let Learner {
-        model, optimizer, ..
+        model,
+        optimizer,
+        adapter,
+        ..
     } = learner;
-    let options = SaveOptions {
-        dtype: Some(StorageDtype::F32),
-        ..SaveOptions::default()
-    };
-    write_model(dir, &model.config, &model.weights, &options)?;
+    match adapter {
+        Some(adapter) => write_adapter(dir, &model.config, &model.weights, adapter)?,
+        None => {
+            let options = SaveOptions {
+                dtype: Some(StorageDtype::F32),
+                ..SaveOptions::default()
+            };
+            write_model(dir, &model.config, &model.weights, &options)?;
+        }
+    }
     if let Some(tokenizer) = tokenizer {
         tokenizer.save(dir)?;
     }
@@ -161,33 +169,25 @@ fn write_to(
     write_synced(&dir.join(STATE), text.as_bytes())
 }
 
-/// Loads a checkpoint of a run.
-pub(crate) fn load(
-    dir: &Path,
-    precision: Precision,
-    settings: AdamWSettings,
-) -> Result<(Learner, State)> {
-    let loaded = load_model(dir, precision, KeepDtype::F32)?;
+/// Reads the counters of a checkpoint, and its moments into an optimiser of what it trained.
+pub(crate) fn restore(dir: &Path, optimizer: &mut Optimizer) -> Result<State> {
     let path = dir.join(STATE);
     let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
     let state: State = serde_json::from_slice(&text)
         .map_err(|e| Error::unsuitable(&path, format!("is damaged: {e}")))?;
-    let mut optimizer = Optimizer::new(&loaded.config, settings);
     optimizer.num_steps = state.optimizer_steps;
-    read_moments(&dir.join(MOMENTS), &mut optimizer)?;
-    let model = Model::new(loaded.config, loaded.weights);
-    Ok((Learner::new(model, optimizer), state))
+    read_moments(&dir.join(MOMENTS), optimizer)?;
+    Ok(state)
 }
 
 fn write_moments(path: &Path, optimizer: &Optimizer) -> Result<()> {
     let damaged = |e| Error::unsuitable(path, format!("cannot be written: {e}"));
-    let moments = [("first", &optimizer.first), ("second", &optimizer.second)];
     let mut views = Vec::new();
-    for (moment, weights) in moments {
-        for (name, tensor) in weights.params() {
+    for moments in &optimizer.moments {
+        for (which, tensor) in [("first", &moments.first), ("second", &moments.second)] {
             let bytes = bytemuck::cast_slice(tensor.f32s());
             let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytes);
-            views.push((format!("{moment}.{name}"), view.map_err(damaged)?));
+            views.push((format!("{which}.{}", moments.name), view.map_err(damaged)?));
         }
     }
     safetensors::serialize_to_file(views, None, path).map_err(damaged)?; // tensor by tensor
@@ -199,27 +199,28 @@ fn read_moments(path: &Path, optimizer: &mut Optimizer) -> Result<()> {
     let bytes = map_file(path).map_err(Error::io("read", path))?;
     let damaged = |e| Error::unsuitable(path, format!("is damaged: {e}"));
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-    read_moment(path, &file, "first", &mut optimizer.first)?;
-    read_moment(path, &file, "second", &mut optimizer.second)
+    for moments in &mut optimizer.moments {
+        let Moments {
+            name,
+            first,
+            second,
+            ..
+        } = moments;
+        read_moment(path, &file, &format!("first.{name}"), first)?;
+        read_moment(path, &file, &format!("second.{name}"), second)?;
+    }
+    Ok(())
 }
 
-fn read_moment(
-    path: &Path,
-    file: &SafeTensors<'_>,
-    moment: &str,
-    weights: &mut Weights<Tensor>,
-) -> Result<()> {
-    for (name, tensor) in weights.params_mut() {
-        let name = format!("{moment}.{name}");
-        let view = file
-            .tensor(&name)
-            .ok()
-            .filter(|view| view.dtype() == Dtype::F32 && view.shape() == tensor.shape())
-            .ok_or_else(|| Error::unsuitable(path, format!("lacks a fitting `{name}`")))?;
-        let words = view.data().chunks_exact(4);
-        for (value, word) in tensor.f32s_mut().iter_mut().zip(words) {
-            *value = f32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-        }
+fn read_moment(path: &Path, file: &SafeTensors<'_>, name: &str, tensor: &mut Tensor) -> Result<()> {
+    let view = file
+        .tensor(name)
+        .ok()
+        .filter(|view| view.dtype() == Dtype::F32 && view.shape() == tensor.shape())
+        .ok_or_else(|| Error::unsuitable(path, format!("lacks a fitting `{name}`")))?;
+    let words = view.data().chunks_exact(4);
+    for (value, word) in tensor.f32s_mut().iter_mut().zip(words) {
+        *value = f32::from_le_bytes([word[0], word[1], word[2], word[3]]);
     }
     Ok(())
 }

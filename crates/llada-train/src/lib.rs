@@ -7,14 +7,16 @@
 //! * [`data`] reads rows of files, [`check_data`] says beforehand what they are; [`batch`] turns
 //!   documents into forward passes.
 //! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
-//! * [`mask_noise`] and [`balance`] are for the start of a conversion and for mixtures of experts.
+//! * [`adapter_dropout`] is for training an adapter,
+//!   [`mask_noise`] and [`balance`] are for the start of a conversion and for mixtures of experts.
 //! * [`evaluate`] measures likelihoods, [`mod@convert`] makes a diffusion model of a parent.
-//! * [`mod@merge`] averages checkpoints.
+//! * [`mod@merge`] averages checkpoints, and merges an adapter into its base.
 //! * [`mod@plan`] tells the memory a run needs, [`report`] draws the curves of runs.
 //! * [`parity`] compares all of it with recorded values of an independent implementation.
 //!
 //! The crate knows neither decoding nor HTTP.
 
+pub mod adapter_dropout;
 pub mod balance;
 pub mod batch;
 mod checkpoint;
@@ -41,7 +43,7 @@ pub use convert::{ConvertOptions, Converted, MaskChoice, convert};
 pub use data_check::{DataReport, Lengths, SetReport, check_data};
 pub use error::{Error, Result};
 pub use evaluate::{Mode, NllResult, Total, nll, nll_of_each};
-pub use merge::{best_checkpoints, merge};
+pub use merge::{best_checkpoints, merge, merge_adapter};
 pub use recipe::Recipe;
 pub use step::{Learner, StepReport};
 pub use trainer::{Ending, Metrics, Outcome, Resume, train};

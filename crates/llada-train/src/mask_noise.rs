@@ -70,8 +70,12 @@ impl MaskNoise {
 fn rms_without(model: &Model, mask_token_id: u32) -> f64 {
     let embedding = model.weights.embedding.values();
     let [num_rows, width] = embedding.dims2();
-    let squares = |values: &[f32]| values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
-    let sum = squares(embedding.f32s()) - squares(embedding.row(mask_token_id as usize));
+    let mut row = vec![0.0; width];
+    let mut squares = |sum: f64, index: usize| {
+        embedding.read_row(index, &mut row);
+        row.iter().fold(sum, |sum, &x| sum + f64::from(x).powi(2))
+    };
+    let sum = (0..num_rows).fold(0.0, &mut squares) - squares(0.0, mask_token_id as usize);
     let count = (num_rows - 1).max(1) * width;
     (sum.max(0.0) / count as f64).sqrt()
 }

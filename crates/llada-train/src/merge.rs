@@ -1,10 +1,12 @@
+//! Merging: a mean of checkpoints, or an adapter into its base.
+//!
 //! Top-k checkpoint merge (`training.md` section 6.4): the arithmetic mean of the best checkpoints of a
 //! run. It replaces the decay of the learning rate (WSM, arXiv:2507.17634); it is no moving average
 //! and knows no optimiser.
 
 use std::path::{Path, PathBuf};
 
-use llada_model::{PartialDir, SaveOptions, StorageDtype, write_mean};
+use llada_model::{Adapter, PartialDir, SaveOptions, StorageDtype, write_mean};
 
 use crate::checkpoint::list_complete;
 use crate::error::{Error, Result};
@@ -36,22 +38,58 @@ pub struct Scored {
 /// Expert biases are averaged too and written in f32.
 ///
 /// # Errors
-/// If a checkpoint cannot be read, configurations, tensors or tokenizers differ, or `out` exists or
+/// If a checkpoint cannot be read or holds an adapter, configurations, tensors or tokenizers differ, or `out` exists or
 /// cannot be written; nothing is left behind then.
 pub fn merge(checkpoints: &[PathBuf], out: &Path, dtype: StorageDtype) -> Result<()> {
+    for checkpoint in checkpoints {
+        if checkpoint.join("adapter_config.json").is_file() {
+            let problem =
+                "holds an adapter, of which a mean is no mean of models; merge it into its base";
+            return Err(Error::unsuitable(checkpoint, problem));
+        }
+    }
     let options = SaveOptions {
         dtype: Some(dtype),
         ..SaveOptions::default()
     };
     let partial = PartialDir::create(out)?;
+    copy_tokenizer(checkpoints, partial.path())?;
+    write_mean(partial.path(), checkpoints, &options)?;
+    Ok(partial.commit()?)
+}
+
+/// Writes a base with an adapter merged into its weights to the new directory `out`, in `dtype` or that of
+/// the base, with the tokenizer of the base.
+///
+/// # Errors
+/// If base or adapter cannot be read, they do not fit, or `out` exists or cannot be written; nothing is
+/// left behind then.
+pub fn merge_adapter(
+    base: &Path,
+    adapter: &Path,
+    out: &Path,
+    dtype: Option<StorageDtype>,
+) -> Result<()> {
+    let adapter = Adapter::open(adapter)?;
+    let options = SaveOptions {
+        dtype,
+        ..SaveOptions::default()
+    };
+    let partial = PartialDir::create(out)?;
+    copy_tokenizer(&[base.to_path_buf()], partial.path())?;
+    llada_model::merge_adapter(partial.path(), base, &adapter, &options)?;
+    Ok(partial.commit()?)
+}
+
+/// Copies the tokenizer that all checkpoints must have alike.
+fn copy_tokenizer(checkpoints: &[PathBuf], out: &Path) -> Result<()> {
     for name in TOKENIZER_FILES {
         if let Some(contents) = shared_file(checkpoints, name)? {
-            let path = partial.path().join(name);
+            let path = out.join(name);
             std::fs::write(&path, contents).map_err(Error::io("write", &path))?;
         }
     }
-    write_mean(partial.path(), checkpoints, &options)?;
-    Ok(partial.commit()?)
+    Ok(())
 }
 
 /// Returns a file that all checkpoints must have alike, `None` if all lack it.

@@ -1,4 +1,4 @@
-//! AdamW over all parameters: f32 weights and moments, decay on projection matrices only.
+//! AdamW over all that is trained: f32 weights and moments, decay on projection matrices only.
 
 use llada_model::{Config, Gradients, ParamKind, Weights};
 use llada_tensor::{AdamW, Tensor, Weight, adamw_step, sum_of_squares};
@@ -14,39 +14,56 @@ pub struct AdamWSettings {
     pub weight_decay: f32,
 }
 
-/// The moments of every parameter.
+/// The moments of all that is trained.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     settings: AdamWSettings,
-    kinds: Vec<ParamKind>,
-    /// Mean of gradients, per parameter.
-    pub(crate) first: Weights<Tensor>,
-    /// Mean of squared gradients, per parameter.
-    pub(crate) second: Weights<Tensor>,
+    /// In the order of [`Weights::tensors`] of the gradients.
+    pub(crate) moments: Vec<Moments>,
     /// Updates made.
     pub(crate) num_steps: u64,
 }
 
+/// The moments of one array.
+#[derive(Clone, Debug)]
+pub(crate) struct Moments {
+    /// Name of the array.
+    pub(crate) name: String,
+    weight_decay: f32,
+    /// Mean of gradients.
+    pub(crate) first: Tensor,
+    /// Mean of squared gradients.
+    pub(crate) second: Tensor,
+}
+
 impl Optimizer {
-    /// Returns an optimiser that has seen nothing.
-    pub fn new(config: &Config, settings: AdamWSettings) -> Self {
-        let specs = Weights::specs(config);
-        let zeros = specs.map(|_, spec| Tensor::zeros(&spec.shape));
+    /// Returns an optimiser, of all that has a gradient, that has seen nothing.
+    pub fn new(config: &Config, gradients: &Gradients, settings: AdamWSettings) -> Self {
+        let specs = Weights::specs(config).into_params().into_iter();
         let kinds = specs
-            .into_params()
-            .into_iter()
-            .map(|(_, spec)| spec.kind)
-            .collect();
+            .zip(gradients.params())
+            .flat_map(|((_, spec), (_, gradient))| {
+                std::iter::repeat_n(spec.kind, gradient.tensors().len())
+            });
+        let moments = |((name, gradient), kind): ((String, &Tensor), ParamKind)| Moments {
+            name,
+            weight_decay: if kind.decays() {
+                settings.weight_decay
+            } else {
+                0.0
+            },
+            first: Tensor::zeros(gradient.shape()),
+            second: Tensor::zeros(gradient.shape()),
+        };
+        let moments = gradients.tensors().into_iter().zip(kinds).map(moments);
         Self {
             settings,
-            kinds,
-            first: zeros.clone(),
-            second: zeros,
+            moments: moments.collect(),
             num_steps: 0,
         }
     }
 
-    /// Updates the trainable weights; gradients are multiplied by `grad_scale` first.
+    /// Updates what is trained; gradients are multiplied by `grad_scale` first.
     pub fn update(
         &mut self,
         weights: &mut Weights<Weight>,
@@ -58,34 +75,28 @@ impl Optimizer {
         let AdamWSettings {
             betas: [beta1, beta2],
             eps,
-            weight_decay,
+            ..
         } = self.settings;
-        let (first, second) = (self.first.params_mut(), self.second.params_mut());
-        let moments = first.into_iter().zip(second);
-        let params = weights.params_mut().into_iter().zip(grads.params());
-        for ((((_, weight), (_, grad)), moments), kind) in params.zip(moments).zip(&self.kinds) {
-            let ((_, first), (_, second)) = moments;
-            if kind.is_trainable() {
-                let weight_decay = if kind.decays() { weight_decay } else { 0.0 };
-                let step_num = self.num_steps;
-                let step = AdamW {
-                    learning_rate,
-                    beta1,
-                    beta2,
-                    eps,
-                    weight_decay,
-                    step_num,
-                };
-                adamw_step(&step, weight.values_mut(), grad, grad_scale, first, second);
-            }
+        let trained = weights.trained_mut(grads).into_iter().zip(grads.tensors());
+        for ((values, (_, grad)), moments) in trained.zip(&mut self.moments) {
+            let step = AdamW {
+                learning_rate,
+                beta1,
+                beta2,
+                eps,
+                weight_decay: moments.weight_decay,
+                step_num: self.num_steps,
+            };
+            let Moments { first, second, .. } = moments;
+            adamw_step(&step, values, grad, grad_scale, first, second);
         }
     }
 }
 
-/// Returns the global norm of the gradients, over all parameters.
+/// Returns the global norm of the gradients, over all that is trained.
 pub fn gradient_norm(grads: &Gradients) -> f64 {
     grads
-        .params()
+        .tensors()
         .into_iter()
         .map(|(_, grad)| sum_of_squares(grad))
         .sum::<f64>()

@@ -1,20 +1,21 @@
 //! What a run will need, from its recipe and `config.json` alone: nothing is loaded or allocated.
 //!
-//! The estimate counts what the code keeps: f32 weights, gradients and moments of every parameter; the
+//! The estimate counts what the code keeps: weights; f32 gradients and moments of what is trained; the
 //! activations of the largest forward pass; and the buffers of its backward pass. It does not count
 //! the documents, which are read whole.
 
 use llada_diffusion::Objective;
-use llada_model::{Config, MoeConfig};
+use llada_model::{Config, MoeConfig, ParamSpec, StorageDtype, Weights};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::recipe::{KeepActivations, Recipe};
-use crate::trainer::setup;
+use crate::recipe::{Compute, Dpo, KeepActivations, Recipe};
+use crate::trainer::setup::{self, Trained};
 
 /// Program, tokenizer, thread stacks and packed operands: measured on models of 0.2 to 26 M parameters.
 const PROGRAM_BYTES: u64 = 24 << 20;
 const F32: u64 = 4;
+const BF16: u64 = 2;
 /// Most rows whose logits the head holds at a time (`llada_tensor::head_rows`).
 const HEAD_ROWS: u64 = 256;
 
@@ -23,6 +24,8 @@ const HEAD_ROWS: u64 = 256;
 pub struct Plan {
     /// Parameters of the model.
     pub parameters: u64,
+    /// Numbers that are trained: of the parameters, or of the adapter beside them.
+    pub trained: u64,
     /// Memory.
     pub bytes: Bytes,
     /// Tokens of documents per optimiser step, at most.
@@ -36,9 +39,9 @@ pub struct Plan {
 /// Memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Bytes {
-    /// The weights, those of a reference model included.
+    /// The weights, those of an adapter and of a reference model included.
     pub weights: u64,
-    /// Their gradients.
+    /// The gradients of what is trained.
     pub gradients: u64,
     /// Both moments of the optimiser.
     pub optimizer: u64,
@@ -58,13 +61,25 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
         crate::batch::Reading::of(&config)?;
     }
     let parameters = config.parameter_counts().total;
-    let models = 1 + u64::from(recipe.dpo.is_some()); // the reference has weights only
-    let weights = models * parameters * F32;
-    let (gradients, optimizer) = (parameters * F32, parameters * 2 * F32);
+    let specs: Vec<ParamSpec> = Weights::specs(&config)
+        .into_params()
+        .into_iter()
+        .map(|(_, spec)| spec)
+        .collect();
+    let trained = Trained::of(recipe, &config)?;
+    let trained = specs.iter().map(|spec| trained.num_elements(spec) as u64);
+    let trained = trained.sum::<u64>();
+    let model = specs
+        .iter()
+        .map(|spec| bytes_at_rest(recipe, &config, spec));
+    let adapter = recipe.lora.as_ref().map_or(0, |_| trained * F32);
+    let weights = num_models(recipe) * model.sum::<u64>() + adapter;
+    let (gradients, optimizer) = (trained * F32, trained * 2 * F32);
     let rows = Rows::of(recipe);
     let activations = activations(&config, &rows, recipe.train.activations) * F32;
     Ok(Plan {
         parameters,
+        trained,
         bytes: Bytes {
             weights,
             gradients,
@@ -76,6 +91,21 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
         rows_per_forward: rows.all,
         steps: recipe.train.steps,
     })
+}
+
+/// Counts the model and its frozen reference, which has weights only, and none beside an adapter.
+fn num_models(recipe: &Recipe) -> u64 {
+    let is_apart = |dpo: &Dpo| recipe.lora.is_none() || dpo.reference.is_some();
+    1 + u64::from(recipe.dpo.as_ref().is_some_and(is_apart))
+}
+
+/// Returns what a parameter takes: what an adapter is for stays in bf16 where products round to it.
+fn bytes_at_rest(recipe: &Recipe, config: &Config, spec: &ParamSpec) -> u64 {
+    let is_bf16 = recipe.lora.is_some()
+        && recipe.model.precision == Compute::Bf16
+        && config.storage == StorageDtype::Bf16
+        && !spec.kind.is_always_f32();
+    spec.num_elements() as u64 * if is_bf16 { BF16 } else { F32 }
 }
 
 fn tokens_per_step(recipe: &Recipe) -> u64 {
@@ -222,7 +252,9 @@ mod tests {
             let plan = plan(&recipe(file, &[])).unwrap();
             assert_eq!(plan.parameters, parameters);
             let states = plan.bytes.weights + plan.bytes.gradients + plan.bytes.optimizer;
-            assert_eq!(states, 16 * parameters);
+            assert_eq!(states, 4 * parameters + 12 * plan.trained);
+            let expert_biases = parameters - plan.trained;
+            assert!(expert_biases < 10_000, "{expert_biases}");
             assert!(plan.bytes.total > states + plan.bytes.activations);
         }
     }

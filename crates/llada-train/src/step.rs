@@ -1,21 +1,23 @@
 //! One optimiser step: forward and backward over the micro-batches, clip, update.
 
-use llada_model::{Activations, Gradients, Model};
+use llada_model::{Activations, AdapterConfig, Gradients, Model};
 use llada_tensor::map_parallel;
 
 use crate::balance::{RouterTotals, update_expert_bias};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::objective::{Loss, Measures};
-use crate::optimizer::{Optimizer, gradient_norm};
+use crate::optimizer::{AdamWSettings, Optimizer, gradient_norm};
 
 /// A model in training.
 #[derive(Debug)]
 pub struct Learner {
-    /// The model; its weights are f32.
+    /// The model; what is trained of its weights is f32.
     pub model: Model,
-    /// The moments of its weights.
+    /// The moments of what is trained.
     pub optimizer: Optimizer,
+    /// What files say of the adapter, if it is an adapter that is trained.
+    pub adapter: Option<AdapterConfig>,
     gradients: Gradients,
 }
 
@@ -50,12 +52,13 @@ pub struct StepReport {
 }
 
 impl Learner {
-    /// Returns a learner with gradients of zero.
-    pub fn new(model: Model, optimizer: Optimizer) -> Self {
-        let gradients = model.zero_gradients();
+    /// Returns a learner of what has a gradient in `gradients`, which are those of the model.
+    pub fn new(model: Model, gradients: Gradients, settings: AdamWSettings) -> Self {
+        let optimizer = Optimizer::new(&model.config, &gradients, settings);
         Self {
             model,
             optimizer,
+            adapter: None,
             gradients,
         }
     }
@@ -77,8 +80,9 @@ impl Learner {
             model,
             optimizer,
             gradients,
+            ..
         } = self;
-        map_parallel(gradients.params_mut(), |_, (_, gradient)| {
+        map_parallel(gradients.tensors_mut(), |_, gradient| {
             gradient.f32s_mut().fill(0.0);
         });
         let (sums, measures) = loss.accumulate(model, batch, settings.activations, gradients);

@@ -178,6 +178,7 @@ fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
         positions: &rows,
         ranges: &ranges,
         outputs: &rows,
+        dropout: None,
     };
     let logits = model.logits(&model.forward(&input));
     let bytes: Vec<u8> = logits.f32s().iter().flat_map(|z| z.to_le_bytes()).collect();

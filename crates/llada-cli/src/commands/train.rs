@@ -81,6 +81,7 @@ fn show_plan(plan: &Plan, json: bool) -> anyhow::Result<()> {
         |name: &str, count: u64| vec![name.to_owned(), indicatif::HumanCount(count).to_string()];
     let rows = [
         count("parameters", plan.parameters),
+        count("trained", plan.trained),
         count("steps", plan.steps),
         count("tokens per step", plan.tokens_per_step),
         count("rows per forward", plan.rows_per_forward),

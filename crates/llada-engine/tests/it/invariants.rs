@@ -140,6 +140,7 @@ fn blocks_of_one_are_left_to_right_decoding() {
             positions: &positions,
             ranges: &ranges,
             outputs: &outputs,
+            dropout: None,
         };
         let hidden = GOLDEN.forward(&input);
         text[len - 1] = GOLDEN.head_rows(&hidden, None, Some(MASK))[0].argmax;

@@ -16,6 +16,7 @@ fn run(model: &Model, ids: &[u32]) -> Vec<f32> {
         positions: &rows,
         ranges: &prefill_ranges(0, LEN, BlockSize::new(8).unwrap()),
         outputs: &rows,
+        dropout: None,
     };
     model.forward(&input).f32s().to_vec()
 }

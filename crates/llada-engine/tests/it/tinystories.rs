@@ -41,6 +41,7 @@ fn logits_of_the_prompt_are_the_golden_ones() {
         positions: &rows,
         ranges: &ranges,
         outputs: &rows,
+        dropout: None,
     };
     let logits = MODEL.logits(&MODEL.forward(&input));
     assert_eq!(golden.shape(), logits.shape());

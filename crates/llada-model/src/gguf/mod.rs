@@ -16,7 +16,7 @@ mod value;
 mod write;
 
 pub(crate) use config::from_file;
-pub use export::{FormatChoice, TensorGroup, WrittenTensor, write_gguf};
+pub use export::{FormatChoice, WrittenTensor, write_gguf};
 pub(crate) use plan::sources;
 pub use read::{GgufFile, GgufTensor};
 pub use value::{Metadata, Value};

@@ -1,11 +1,11 @@
 //! The attention half of a layer: norm, fused QKV, QK-norm, rotation and attention.
 
 use llada_tensor::{
-    Attended, Heads, KeyRanges, RowGroup, Tensor, attention, attention_paged, bias_backward,
-    join_columns, linear, linear_backward_input, linear_backward_weight, rms_norm,
-    rms_norm_backward, rope, rope_backward, split_columns,
+    Attended, Gradient, Heads, KeyRanges, RowGroup, Tensor, attention, attention_paged,
+    bias_backward, join_columns, rms_norm, rms_norm_backward, rope, rope_backward, split_columns,
 };
 
+use super::adapted::{Noise, Site};
 use super::rows::Rows;
 use super::{Model, RangeRows};
 use crate::{Config, LayerWeights};
@@ -44,7 +44,8 @@ pub(super) fn project<K>(model: &Model, index: usize, x: &Tensor, rows: &Rows<K>
     let (config, layer) = (&model.config, &model.weights.layers[index]);
     let normed = rms_norm(x, layer.input_norm.values(), config.rms_norm_eps);
     let bias = layer.qkv_bias.as_ref().map(|bias| bias.values());
-    let qkv = linear(&normed, &layer.qkv, bias);
+    let noise = Noise::new(rows.key_dropout.as_deref(), index, Site::AttentionInput);
+    let qkv = noise.linear(&normed, &layer.qkv, bias);
     let [q, mut k, v] = split_columns(&qkv, widths(config));
     let mut q = rows.selection.select(&q).into_owned();
     let unnormed = match (&layer.query_norm, &layer.key_norm) {
@@ -88,7 +89,7 @@ pub(super) fn attention_backward(
     rows: &RangeRows<'_>,
     saved: AttentionSaved,
     dout: &Tensor,
-    grads: &mut LayerWeights<Tensor>,
+    grads: &mut LayerWeights<Gradient>,
 ) -> Tensor {
     let (config, layer) = (&model.config, &model.weights.layers[index]);
     let AttentionSaved {
@@ -96,9 +97,9 @@ pub(super) fn attention_backward(
         attended,
     } = saved;
     let eps = config.rms_norm_eps;
-    let dattended = linear_backward_input(dout, &layer.dense);
-    let precision = layer.dense.precision();
-    linear_backward_weight(&attended.out, dout, precision, &mut grads.dense);
+    let noise = Noise::new(rows.dropout.as_deref(), index, Site::AttentionOutput);
+    let dattended = noise.backward_input(dout, &layer.dense);
+    noise.backward_weight(&attended.out, dout, &layer.dense, &mut grads.dense);
     if let Some(dbias) = &mut grads.dense_bias {
         bias_backward(dout, dbias);
     }
@@ -128,11 +129,12 @@ pub(super) fn attention_backward(
     let dq = rows.selection.unselect(dq);
     let dqkv = join_columns(&[&dq, &dk, &dv]);
     let normed = rms_norm(x, layer.input_norm.values(), eps); // as in `project`
-    linear_backward_weight(&normed, &dqkv, layer.qkv.precision(), &mut grads.qkv);
+    let noise = Noise::new(rows.key_dropout.as_deref(), index, Site::AttentionInput);
+    noise.backward_weight(&normed, &dqkv, &layer.qkv, &mut grads.qkv);
     if let Some(dbias) = &mut grads.qkv_bias {
         bias_backward(&dqkv, dbias);
     }
-    let dnormed = linear_backward_input(&dqkv, &layer.qkv);
+    let dnormed = noise.backward_input(&dqkv, &layer.qkv);
     rms_norm_backward(
         x,
         layer.input_norm.values(),

@@ -147,7 +147,7 @@ impl<'a> Part<'a> {
         Self {
             ids: &input.ids[rows.clone()],
             slots: &input.slots[rows],
-            context: Context::new(model, positions, groups.select(&ids), &outputs),
+            context: Context::new(model, positions, groups.select(&ids), &outputs, None),
         }
     }
 }

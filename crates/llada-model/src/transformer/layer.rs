@@ -1,7 +1,8 @@
 //! One pre-norm layer: `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`.
 
-use llada_tensor::{Tensor, add_assign, linear, rms_norm, rms_norm_backward};
+use llada_tensor::{Gradient, Tensor, add_assign, rms_norm, rms_norm_backward};
 
+use super::adapted::{Noise, Site};
 use super::attention::{AttentionSaved, attend, attention_backward, project};
 use super::mlp::{MlpSaved, mlp_backward, mlp_forward};
 use super::router::RouterStats;
@@ -67,10 +68,13 @@ pub(super) fn layer_finish<K>(
 ) -> (Tensor, FinishSaved) {
     let layer = &model.weights.layers[index];
     let bias = layer.dense_bias.as_ref().map(|bias| bias.values());
-    let mut h = linear(attended, &layer.dense, bias);
+    let dropout = rows.dropout.as_deref();
+    let noise = Noise::new(dropout, index, Site::AttentionOutput);
+    let mut h = noise.linear(attended, &layer.dense, bias);
     add_assign(&mut h, &rows.selection.select(x));
     let normed = rms_norm(&h, layer.post_norm.values(), model.config.rms_norm_eps);
-    let (mut y, mlp) = mlp_forward(&model.config, &layer.mlp, &normed, &rows.blocks);
+    let noise = Noise::new(dropout, index, Site::MlpInput);
+    let (mut y, mlp) = mlp_forward(&model.config, &layer.mlp, &normed, &rows.blocks, noise);
     add_assign(&mut y, &h);
     (y, FinishSaved { h, mlp })
 }
@@ -83,7 +87,7 @@ pub(super) fn layer_backward(
     rows: &RangeRows<'_>,
     saved: LayerSaved,
     dy: &Tensor,
-    grads: &mut LayerWeights<Tensor>,
+    grads: &mut LayerWeights<Gradient>,
 ) -> Tensor {
     let LayerSaved { attention, rest } = saved;
     let layer = &model.weights.layers[index];
@@ -96,6 +100,7 @@ pub(super) fn layer_backward(
         &normed,
         rest.mlp,
         dy,
+        Noise::new(rows.dropout.as_deref(), index, Site::MlpInput),
         &mut grads.mlp,
     );
     let mut dh = rms_norm_backward(

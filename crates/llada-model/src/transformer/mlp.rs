@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use llada_tensor::{
-    ExpertGrads, ExpertWeights, ExpertsSaved, RouterConfig, Routing, SwigluGrads, Tensor, Weight,
-    add_assign, add_backward_input, experts, experts_backward, linear, linear_backward_input,
+    ExpertGrads, ExpertWeights, ExpertsSaved, Gradient, RouterConfig, Routing, SwigluGrads, Tensor,
+    Weight, add_assign, add_backward_input, experts, experts_backward, linear,
     linear_backward_weight, route, route_backward, route_blocks, swiglu, swiglu_backward,
 };
 
+use super::adapted::{Noise, Site};
 use super::router::{RouterStats, z_loss_backward};
 use crate::{Config, Mlp, Moe, MoeConfig, Swiglu};
 
@@ -68,14 +69,15 @@ pub(super) fn mlp_forward(
     mlp: &Mlp<Weight>,
     x: &Tensor,
     blocks: &[Range<usize>],
+    noise: Noise<'_>,
 ) -> (Tensor, MlpSaved) {
     match mlp {
         Mlp::Dense(swiglu) => {
-            let (y, saved) = swiglu_forward(swiglu, x);
+            let (y, saved) = swiglu_forward(swiglu, x, noise);
             (y, MlpSaved::Dense(saved))
         }
         Mlp::Moe(moe) => {
-            let (y, saved) = moe_forward(moe_config(config), moe, x, blocks);
+            let (y, saved) = moe_forward(moe_config(config), moe, x, blocks, noise);
             (y, MlpSaved::Moe(Box::new(saved)))
         }
     }
@@ -91,11 +93,12 @@ pub(super) fn mlp_backward(
     x: &Tensor,
     saved: MlpSaved,
     dy: &Tensor,
-    grads: &mut Mlp<Tensor>,
+    noise: Noise<'_>,
+    grads: &mut Mlp<Gradient>,
 ) -> Tensor {
     match (mlp, saved, grads) {
         (Mlp::Dense(swiglu), MlpSaved::Dense(saved), Mlp::Dense(grads)) => {
-            swiglu_mlp_backward(swiglu, x, saved, dy, grads)
+            swiglu_mlp_backward(swiglu, x, saved, dy, noise, grads)
         }
         (Mlp::Moe(moe), MlpSaved::Moe(saved), Mlp::Moe(grads)) => moe_backward(
             &router_config(moe_config(config)),
@@ -103,16 +106,18 @@ pub(super) fn mlp_backward(
             x,
             *saved,
             dy,
+            noise,
             grads,
         ),
         _ => panic!("weights, record and gradients of different models"),
     }
 }
 
-fn swiglu_forward(weights: &Swiglu<Weight>, x: &Tensor) -> (Tensor, SwigluSaved) {
-    let gate = linear(x, &weights.gate, None);
-    let up = linear(x, &weights.up, None);
-    let y = linear(&swiglu(&gate, &up), &weights.down, None);
+fn swiglu_forward(weights: &Swiglu<Weight>, x: &Tensor, noise: Noise<'_>) -> (Tensor, SwigluSaved) {
+    let gate = noise.linear(x, &weights.gate, None);
+    let up = noise.linear(x, &weights.up, None);
+    let inner = swiglu(&gate, &up);
+    let y = noise.at(Site::MlpInner).linear(&inner, &weights.down, None);
     (y, SwigluSaved { gate, up })
 }
 
@@ -121,16 +126,17 @@ fn swiglu_mlp_backward(
     x: &Tensor,
     saved: SwigluSaved,
     dy: &Tensor,
-    grads: &mut Swiglu<Tensor>,
+    noise: Noise<'_>,
+    grads: &mut Swiglu<Gradient>,
 ) -> Tensor {
-    let precision = weights.down.precision();
-    let dinner = linear_backward_input(dy, &weights.down); // [N, F]
+    let inner_noise = noise.at(Site::MlpInner);
+    let dinner = inner_noise.backward_input(dy, &weights.down); // [N, F]
     let SwigluGrads { gate, up, y: inner } = swiglu_backward(saved.gate, saved.up, dinner);
-    linear_backward_weight(&inner, dy, precision, &mut grads.down);
-    linear_backward_weight(x, &gate, precision, &mut grads.gate);
-    linear_backward_weight(x, &up, precision, &mut grads.up);
-    let mut dx = linear_backward_input(&gate, &weights.gate);
-    add_backward_input(&up, &weights.up, &mut dx);
+    inner_noise.backward_weight(&inner, dy, &weights.down, &mut grads.down);
+    noise.backward_weight(x, &gate, &weights.gate, &mut grads.gate);
+    noise.backward_weight(x, &up, &weights.up, &mut grads.up);
+    let mut dx = noise.backward_input(&gate, &weights.gate);
+    noise.add_backward_input(&up, &weights.up, &mut dx);
     dx
 }
 
@@ -139,6 +145,7 @@ fn moe_forward(
     moe: &Moe<Weight>,
     x: &Tensor,
     blocks: &[Range<usize>],
+    noise: Noise<'_>,
 ) -> (Tensor, MoeSaved) {
     let router_logits = linear(x, &moe.router, None);
     let (bias, router) = (moe.expert_bias.values(), router_config(config));
@@ -151,7 +158,7 @@ fn moe_forward(
     };
     let (mut y, experts) = experts(x, &routing, &expert_weights(moe));
     let shared = moe.shared.as_ref().map(|shared| {
-        let (out, saved) = swiglu_forward(shared, x);
+        let (out, saved) = swiglu_forward(shared, x, noise);
         add_assign(&mut y, &out);
         saved
     });
@@ -173,7 +180,8 @@ fn moe_backward(
     x: &Tensor,
     saved: MoeSaved,
     dy: &Tensor,
-    grads: &mut Moe<Tensor>,
+    noise: Noise<'_>,
+    grads: &mut Moe<Gradient>,
 ) -> Tensor {
     let weights = expert_weights(moe);
     let mut expert_grads: Vec<_> = grads.experts.iter_mut().map(expert_grads).collect();
@@ -187,11 +195,12 @@ fn moe_backward(
     );
     let mut dlogits = route_backward(&saved.router_logits, &saved.routing, config, &dweights);
     z_loss_backward(&saved.router_logits, saved.z_weight, &mut dlogits);
-    linear_backward_weight(x, &dlogits, moe.router.precision(), &mut grads.router);
+    linear_backward_weight(x, &dlogits, &moe.router, &mut grads.router);
     add_backward_input(&dlogits, &moe.router, &mut dx);
     if let (Some(shared), Some(saved), Some(grads)) = (&moe.shared, saved.shared, &mut grads.shared)
     {
-        add_assign(&mut dx, &swiglu_mlp_backward(shared, x, saved, dy, grads));
+        let dshared = swiglu_mlp_backward(shared, x, saved, dy, noise, grads);
+        add_assign(&mut dx, &dshared);
     }
     dx
 }
@@ -224,7 +233,7 @@ fn expert_weights(moe: &Moe<Weight>) -> Vec<ExpertWeights<'_>> {
         .collect()
 }
 
-fn expert_grads(grads: &mut Swiglu<Tensor>) -> ExpertGrads<'_> {
+fn expert_grads(grads: &mut Swiglu<Gradient>) -> ExpertGrads<'_> {
     ExpertGrads {
         gate: &mut grads.gate,
         up: &mut grads.up,

@@ -5,6 +5,7 @@
 //! Each layer is a pair: `forward` returns its output and what the backward needs, `backward` mirrors
 //! it line by line. Training keeps those records on a [`Tape`]; decoding drops them at once.
 
+mod adapted;
 mod attention;
 mod cached;
 mod layer;
@@ -15,15 +16,16 @@ mod rows;
 use std::borrow::Cow;
 
 use llada_tensor::{
-    HeadRow, KeyRanges, Tensor, Weight, embed, embed_backward, head_backward, head_rows,
+    Gradient, HeadRow, KeyRanges, Tensor, Weight, embed, embed_backward, head_backward, head_rows,
     head_rows_and_backward, linear, rms_norm, rms_norm_backward,
 };
 
+pub use self::adapted::Dropout;
 pub use self::cached::{CachedInput, CachedOutput};
 use self::layer::{LayerSaved, layer_backward, layer_forward};
 pub use self::router::RouterStats;
 use self::rows::{Context, Rows};
-use crate::{Config, KvStore, Weights};
+use crate::{Config, KvStore, ParamSpec, Weights};
 
 /// A configuration with its parameters.
 #[derive(Clone, Debug)]
@@ -38,8 +40,8 @@ pub struct Model {
     layer_size: usize,
 }
 
-/// One gradient per parameter.
-pub type Gradients = Weights<Tensor>;
+/// What a backward pass adds up, per parameter.
+pub type Gradients = Weights<Gradient>;
 
 /// The rows of one forward pass, N of them.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +54,8 @@ pub struct Input<'a> {
     pub ranges: &'a [KeyRanges],
     /// Rows whose hidden states are wanted, strictly ascending.
     pub outputs: &'a [u32],
+    /// What the adapter does not see of its inputs, in training with one.
+    pub dropout: Option<&'a Dropout>,
 }
 
 /// Whether training keeps the activations of every layer or computes them again in the backward.
@@ -113,10 +117,21 @@ impl Model {
         }
     }
 
-    /// Returns a zero gradient for every parameter.
+    /// Returns zero gradients of all that can be trained: of a weight with a low-rank part that part, else
+    /// its values.
     pub fn zero_gradients(&self) -> Gradients {
-        self.weights
-            .map(|_, weight| Tensor::zeros(weight.values().shape()))
+        self.zero_gradients_of(|_| true)
+    }
+
+    /// As [`Model::zero_gradients`], of the parameters that `is_trained` alone. Expert biases have none.
+    pub fn zero_gradients_of(&self, is_trained: impl Fn(&ParamSpec) -> bool) -> Gradients {
+        let mut specs = Weights::specs(&self.config).into_params().into_iter();
+        self.weights.map(|_, weight| match specs.next() {
+            Some((_, spec)) if spec.kind.is_trainable() && is_trained(&spec) => {
+                Gradient::zeros(weight)
+            }
+            _ => Gradient::Frozen,
+        })
     }
 
     /// Returns the hidden states of the output rows after the final norm, [outputs, D].
@@ -190,18 +205,23 @@ impl Model {
     }
 
     /// Adds the gradients of all parameters but the head, given that of the hidden states [outputs, D].
+    /// The input is that of the forward pass.
     pub fn backward(&self, input: &Input<'_>, tape: Tape, dhidden: &Tensor, grads: &mut Gradients) {
         let context = self.context(input);
         let (norm, eps) = (self.weights.norm.values(), self.config.rms_norm_eps);
         let mut dx = rms_norm_backward(&tape.last, norm, eps, dhidden, &mut grads.norm);
         dx = context.outputs.unselect(dx);
-        for (index, (x, saved)) in tape.layers.into_iter().enumerate().rev() {
+        let num_frozen = grads.num_frozen_layers();
+        let layers = tape.layers.into_iter().enumerate().skip(num_frozen);
+        for (index, (x, saved)) in layers.rev() {
             let rows = context.rows(index);
             let mut saved = saved.unwrap_or_else(|| layer_forward(self, index, &x, rows).1);
             saved.set_z_weight(tape.router_z_weight);
             dx = layer_backward(self, index, &x, rows, saved, &dx, &mut grads.layers[index]);
         }
-        embed_backward(input.ids, &dx, &mut grads.embedding);
+        if grads.embedding != Gradient::Frozen {
+            embed_backward(input.ids, &dx, &mut grads.embedding);
+        }
     }
 
     /// Returns what the logits of each hidden row say; see [`llada_tensor::head_rows`].
@@ -258,7 +278,13 @@ impl Model {
         let num_rows = input.ids.len();
         assert_eq!(num_rows, input.positions.len(), "one position per row");
         assert_eq!(num_rows, input.ranges.len(), "one pair of ranges per row");
-        Context::new(self, input.positions, input.ranges.into(), input.outputs)
+        Context::new(
+            self,
+            input.positions,
+            input.ranges.into(),
+            input.outputs,
+            input.dropout,
+        )
     }
 
     /// Returns whether the experts of a diffusion block are chosen together.

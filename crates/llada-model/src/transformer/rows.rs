@@ -7,6 +7,7 @@ use std::sync::Arc;
 use llada_tensor::{KeyRanges, Rotation, RowGroup, Tensor, gather_rows, scatter_add_rows};
 
 use super::Model;
+use super::adapted::Dropout;
 
 /// The rows of a pass as all layers but the last see them, and as the last one does. `K` says which
 /// keys they see.
@@ -27,6 +28,10 @@ pub(super) struct Rows<K> {
     pub(super) keys: K,
     pub(super) query_rotation: Arc<Rotation>,
     pub(super) key_rotation: Arc<Rotation>,
+    /// Dropout of the selected rows, in training with an adapter.
+    pub(super) dropout: Option<Arc<Dropout>>,
+    /// That of all rows.
+    pub(super) key_dropout: Option<Arc<Dropout>>,
     /// The selected rows block by block; empty unless the model routes whole blocks.
     pub(super) blocks: Vec<Range<usize>>,
 }
@@ -50,7 +55,13 @@ pub(super) trait VisibleKeys {
 
 impl<K: VisibleKeys> Context<K> {
     /// Prepares a pass over rows at `positions` of which those in `outputs` are wanted.
-    pub(super) fn new(model: &Model, positions: &[u32], keys: K, outputs: &[u32]) -> Self {
+    pub(super) fn new(
+        model: &Model,
+        positions: &[u32],
+        keys: K,
+        outputs: &[u32],
+        dropout: Option<&Dropout>,
+    ) -> Self {
         let rotate = |positions: &[u32]| {
             Arc::new(Rotation::new(positions, &model.inv_freq, model.rope_scale))
         };
@@ -60,10 +71,13 @@ impl<K: VisibleKeys> Context<K> {
         };
         let needed = with_their_blocks(outputs, &blocks);
         let rotation = rotate(positions);
+        let all_dropout = dropout.map(|dropout| Arc::new(dropout.clone()));
         let last = (needed.len() < positions.len()).then(|| Rows {
             keys: keys.select(&needed),
             query_rotation: rotate(&pick(positions, &needed)),
             key_rotation: rotation.clone(),
+            dropout: dropout.map(|dropout| Arc::new(dropout.select(&needed))),
+            key_dropout: all_dropout.clone(),
             blocks: blocks_among(&needed, &blocks),
             selection: Selection::new(positions.len(), needed.to_vec()),
         });
@@ -77,6 +91,8 @@ impl<K: VisibleKeys> Context<K> {
                 keys,
                 query_rotation: rotation.clone(),
                 key_rotation: rotation,
+                dropout: all_dropout.clone(),
+                key_dropout: all_dropout,
                 blocks,
             },
             last,

@@ -7,9 +7,10 @@
 mod combine;
 mod plan;
 
-use crate::gemm::Right;
+use crate::gemm::{Matrix, Right};
 use crate::{
-    Isa, Precision, Routing, SwigluGrads, Tensor, Weight, gather_rows, swiglu, swiglu_backward,
+    Gradient, Isa, LowRank, Precision, Routing, SwigluGrads, Tensor, Weight, gather_rows, swiglu,
+    swiglu_backward,
 };
 use combine::{combine, dots, spread};
 use plan::Plan;
@@ -29,11 +30,11 @@ pub struct ExpertWeights<'a> {
 #[derive(Debug)]
 pub struct ExpertGrads<'a> {
     /// [F, D].
-    pub gate: &'a mut Tensor,
+    pub gate: &'a mut Gradient,
     /// [F, D].
-    pub up: &'a mut Tensor,
+    pub up: &'a mut Gradient,
     /// [D, F].
-    pub down: &'a mut Tensor,
+    pub down: &'a mut Gradient,
 }
 
 /// What the backward of [`experts`] needs beside its inputs.
@@ -69,12 +70,12 @@ pub fn experts(
         |e| [experts[e].gate, experts[e].up].map(forward),
         [&mut gate, &mut up],
     );
-    plan.multiply(
-        isa,
-        &swiglu(&gate, &up),
-        |e| [forward(experts[e].down)],
-        [&mut down],
-    );
+    let parts = LowRankParts { isa, plan: &plan };
+    parts.forward(&sorted, &mut gate, |e| experts[e].gate);
+    parts.forward(&sorted, &mut up, |e| experts[e].up);
+    let inner = swiglu(&gate, &up); // [S, F]
+    plan.multiply(isa, &inner, |e| [forward(experts[e].down)], [&mut down]);
+    parts.forward(&inner, &mut down, |e| experts[e].down);
     let y = combine(isa, &plan, routing.top_k, &down, &routing.weights);
     (
         y,
@@ -111,6 +112,8 @@ pub fn experts_backward(
     let ddown = spread(&plan, routing, dy); // [S, D]
     let mut dhidden = Tensor::zeros(gate.shape()); // [S, F]
     plan.multiply(isa, &ddown, |e| [backward(experts[e].down)], [&mut dhidden]);
+    let parts = LowRankParts { isa, plan: &plan };
+    parts.backward(&ddown, &mut dhidden, |e| experts[e].down);
     let SwigluGrads {
         gate: dgate,
         up: dup,
@@ -120,18 +123,63 @@ pub fn experts_backward(
     let mut dsorted = Tensor::zeros(sorted.shape());
     plan.multiply(isa, &dgate, |e| [backward(experts[e].gate)], [&mut dsorted]);
     plan.multiply(isa, &dup, |e| [backward(experts[e].up)], [&mut dsorted]);
+    parts.backward(&dgate, &mut dsorted, |e| experts[e].gate);
+    parts.backward(&dup, &mut dsorted, |e| experts[e].up);
 
     let dw = grads.iter_mut().map(|grads| &mut *grads.gate).collect();
-    plan.multiply_transposed(isa, &dgate, &sorted, |e| experts[e].gate.precision(), dw);
+    plan.add_gradients(isa, &dgate, &sorted, |e| experts[e].gate, dw);
     let dw = grads.iter_mut().map(|grads| &mut *grads.up).collect();
-    plan.multiply_transposed(isa, &dup, &sorted, |e| experts[e].up.precision(), dw);
+    plan.add_gradients(isa, &dup, &sorted, |e| experts[e].up, dw);
     let dw = grads.iter_mut().map(|grads| &mut *grads.down).collect();
-    plan.multiply_transposed(isa, &ddown, &hidden, |e| experts[e].down.precision(), dw);
+    plan.add_gradients(isa, &ddown, &hidden, |e| experts[e].down, dw);
     let ones = vec![1.0; routing.weights.len()];
     (
         combine(isa, &plan, routing.top_k, &dsorted, &ones),
         dweights,
     )
+}
+
+/// What the low-rank parts of weights add to the products of all experts.
+struct LowRankParts<'a> {
+    isa: Isa,
+    plan: &'a Plan,
+}
+
+/// Adds what a low-rank part makes of some rows.
+type AddPart = fn(&LowRank, Isa, Precision, Matrix<'_>, &mut [f32]);
+
+impl LowRankParts<'_> {
+    /// # Shapes: x [S, I], y [S, O].
+    fn forward<'w>(&self, x: &Tensor, y: &mut Tensor, weight: impl Fn(usize) -> &'w Weight + Sync) {
+        self.add(LowRank::add_product_of, x, y, weight);
+    }
+
+    /// # Shapes: dy [S, O], dx [S, I].
+    fn backward<'w>(
+        &self,
+        dy: &Tensor,
+        dx: &mut Tensor,
+        weight: impl Fn(usize) -> &'w Weight + Sync,
+    ) {
+        self.add(LowRank::add_backward_of, dy, dx, weight);
+    }
+
+    fn add<'w>(
+        &self,
+        add: AddPart,
+        x: &Tensor,
+        y: &mut Tensor,
+        weight: impl Fn(usize) -> &'w Weight + Sync,
+    ) {
+        if (0..self.plan.num_experts()).all(|e| weight(e).low_rank().is_none()) {
+            return;
+        }
+        self.plan.for_each_expert(x, y, |e, x, y| {
+            if let Some(part) = weight(e).low_rank() {
+                add(part, self.isa, weight(e).precision(), x, y);
+            }
+        });
+    }
 }
 
 /// Returns the right operand of an output.

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Matrix, PartProduct, Right, gemm, gemm_parts};
+use crate::gemm::{Matrix, PartProduct, Right, gemm_parts};
 use crate::parallel::rows_per_task;
-use crate::{Isa, Precision, Routing, Tensor};
+use crate::{Gradient, Isa, Precision, Routing, Tensor, Weight};
 
 /// Multiply-adds of a product that cost as much as one element operation.
 const MULTIPLY_ADDS_PER_OP: usize = 16;
@@ -49,6 +49,10 @@ impl Plan {
         }
     }
 
+    pub(super) fn num_experts(&self) -> usize {
+        self.starts.len() - 1
+    }
+
     /// Returns the positions of an expert.
     fn range(&self, expert: usize) -> Range<usize> {
         self.starts[expert]..self.starts[expert + 1]
@@ -70,7 +74,7 @@ impl Plan {
             rest = others;
             part
         };
-        (0..self.starts.len() - 1).map(&mut cut).collect()
+        (0..self.num_experts()).map(&mut cut).collect()
     }
 
     /// Adds to the rows of every expert in each `y` the product of its rows in `x` and its matrix.
@@ -84,7 +88,7 @@ impl Plan {
     ) {
         let mut targets = ys.map(|y| self.parts(y).into_iter());
         let mut products = Vec::with_capacity(K * self.starts.len());
-        for expert in 0..self.starts.len() - 1 {
+        for expert in 0..self.num_experts() {
             let (rows, matrices) = (self.range(expert), matrices(expert));
             for ((right, precision), targets) in matrices.into_iter().zip(&mut targets) {
                 if let Some(c) = targets.next().filter(|c| !c.is_empty()) {
@@ -100,35 +104,44 @@ impl Plan {
         gemm_parts(isa, Matrix::of(x), products);
     }
 
-    /// Adds to every expert's gradient the product of its rows in `dy` and `x`.
-    /// # Shapes: dy [S, O], x [S, I], dw [O, I] each.
-    pub(super) fn multiply_transposed(
+    /// Calls `add` with every expert that has rows, its rows in `x` and those in `y`.
+    /// # Shapes: x [S, I], y [S, O].
+    pub(super) fn for_each_expert(
+        &self,
+        x: &Tensor,
+        y: &mut Tensor,
+        add: impl Fn(usize, Matrix<'_>, &mut [f32]) + Sync,
+    ) {
+        let parts = self.parts(y).into_par_iter().enumerate();
+        parts
+            .filter(|(_, y)| !y.is_empty())
+            .for_each(|(expert, y)| add(expert, self.part(x, expert), y));
+    }
+
+    /// Adds to every expert's gradient what its rows in `dy` and `x` give.
+    /// # Shapes: dy [S, O], x [S, I], weights [O, I].
+    pub(super) fn add_gradients<'w>(
         &self,
         isa: Isa,
         dy: &Tensor,
         x: &Tensor,
-        precision: impl Fn(usize) -> Precision + Sync,
-        dw: Vec<&mut Tensor>,
+        weight: impl Fn(usize) -> &'w Weight + Sync,
+        dw: Vec<&mut Gradient>,
     ) {
-        let ([_, outputs], [_, inputs]) = (dy.dims2(), x.dims2());
         let dw = dw
             .into_par_iter()
             .enumerate()
-            .with_min_len(self.experts_per_task(x, outputs));
+            .with_min_len(self.experts_per_task(x, dy.dims2()[1]));
         dw.filter(|(expert, _)| !self.range(*expert).is_empty())
             .for_each(|(expert, dw)| {
-                assert_eq!(dw.shape(), [outputs, inputs], "gradient of an expert");
-                let (dy, x) = (
-                    self.part(dy, expert).transposed(),
-                    Right::Plain(self.part(x, expert)),
-                );
-                gemm(isa, precision(expert), dy, x, dw.f32s_mut());
+                let (x, dy) = (self.part(x, expert), self.part(dy, expert));
+                dw.add_product(isa, weight(expert), x, dy);
             });
     }
 
     /// Returns how many experts one task should process when `x` is multiplied to `width` columns.
     fn experts_per_task(&self, x: &Tensor, width: usize) -> usize {
-        let experts = self.starts.len() - 1;
+        let experts = self.num_experts();
         rows_per_task(
             experts,
             x.len() * width / (experts * MULTIPLY_ADDS_PER_OP).max(1),

@@ -95,7 +95,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Returns the part with the given rows and columns, which exist.
-    pub(super) fn block(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+    pub(crate) fn block(self, rows: Range<usize>, columns: Range<usize>) -> Self {
         let shape = [rows.len(), columns.len()];
         let start = match self.order {
             _ if rows.is_empty() || columns.is_empty() => 0,

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Matrix, Right, gemm, gemm_over};
+use crate::gemm::{Matrix, gemm_over};
 use crate::simd::dispatch;
-use crate::{Isa, Tensor, Weight};
+use crate::{Gradient, Isa, Tensor, Weight};
 use row::{LogitGradient, Statistics};
 
 /// Logits of a chunk, if that gives a sensible number of rows.
@@ -67,7 +67,7 @@ pub fn head_backward(
     rows: &[HeadRow],
     nll_weights: &[f32],
     entropy_weights: Option<&[f32]>,
-    dw: &mut Tensor,
+    dw: &mut Gradient,
 ) -> Tensor {
     let (isa, head) = (Isa::active(), Head::new(h, w));
     let loss = Loss {
@@ -95,7 +95,7 @@ pub fn head_rows_and_backward(
     w: &Weight,
     targets: &[u32],
     nll_weights: &[f32],
-    dw: &mut Tensor,
+    dw: &mut Gradient,
 ) -> (Vec<HeadRow>, Tensor) {
     let (isa, head) = (Isa::active(), Head::new(h, w));
     let loss = Loss {
@@ -212,14 +212,12 @@ impl<'a> Head<'a> {
         chunk: Range<usize>,
         dlogits: &[f32],
         dh: &mut Tensor,
-        dw: &mut Tensor,
+        dw: &mut Gradient,
     ) {
-        assert_eq!(dw.shape(), self.w.values().shape(), "gradient of the head");
         let (precision, dlogits) = (self.w.precision(), Matrix::new(dlogits, self.vocab));
         let dh = &mut dh.f32s_mut()[self.elements(&chunk)];
         gemm_over(isa, precision, dlogits, self.w.plain(), dh);
-        let h = Right::Plain(self.hidden(&chunk));
-        gemm(isa, precision, dlogits.transposed(), h, dw.f32s_mut());
+        dw.add_product(isa, self.w, self.hidden(&chunk), dlogits);
     }
 
     /// Returns where rows lie in arrays of the shape of `h`.

@@ -2,7 +2,8 @@
 
 use llada_tensor::reference::experts::{Expert, experts as reference};
 use llada_tensor::{
-    ExpertGrads, ExpertWeights, Precision, Routing, Tensor, Weight, experts, experts_backward,
+    ExpertGrads, ExpertWeights, Gradient, Precision, Routing, Tensor, Weight, experts,
+    experts_backward,
 };
 
 use crate::data::{
@@ -47,11 +48,11 @@ impl Case {
     }
 
     /// Returns dx, dweights and every expert's gradients for the loss `sum dy * y`.
-    fn backward(&self, dy: &Tensor) -> (Tensor, Vec<f32>, Vec<[Tensor; 3]>) {
+    fn backward(&self, dy: &Tensor) -> (Tensor, Vec<f32>, Vec<[Gradient; 3]>) {
         let weights = self.experts();
         let (_, saved) = experts(&self.x, &self.routing, &weights);
-        let zeros = |w: &[Weight; 3]| w.each_ref().map(|w| Tensor::zeros(w.values().shape()));
-        let mut gradients: Vec<[Tensor; 3]> = self.weights.iter().map(zeros).collect();
+        let zeros = |w: &[Weight; 3]| w.each_ref().map(Gradient::zeros);
+        let mut gradients: Vec<[Gradient; 3]> = self.weights.iter().map(zeros).collect();
         let mut grads: Vec<_> = gradients
             .iter_mut()
             .map(|[gate, up, down]| ExpertGrads { gate, up, down })
@@ -163,7 +164,7 @@ fn gradients_of_experts_agree_with_finite_differences() {
                 }),
             ];
             for (got, want) in got.iter().zip(&want) {
-                assert_close(got.f32s(), want, 1e-5);
+                assert_close(got.tensors()[0].f32s(), want, 1e-5);
             }
         }
     });
@@ -175,15 +176,19 @@ fn gradients_of_experts_are_added_to_what_is_there() {
     let (dy, weights) = (matrix(9, [6, 8]), case.experts());
     let (_, _, fresh) = case.backward(&dy);
     let (_, saved) = experts(&case.x, &case.routing, &weights);
-    let mut total: Vec<[Tensor; 3]> = fresh.clone();
+    let mut total: Vec<[Gradient; 3]> = fresh.clone();
     let mut grads: Vec<_> = total
         .iter_mut()
         .map(|[gate, up, down]| ExpertGrads { gate, up, down })
         .collect();
     experts_backward(&case.x, &case.routing, &weights, saved, &dy, &mut grads);
     for (total, fresh) in total.iter().flatten().zip(fresh.iter().flatten()) {
-        let want: Vec<f64> = fresh.f32s().iter().map(|g| 2.0 * f64::from(*g)).collect();
-        assert_close(total.f32s(), &want, 1e-5);
+        let want: Vec<f64> = fresh.tensors()[0]
+            .f32s()
+            .iter()
+            .map(|g| 2.0 * f64::from(*g))
+            .collect();
+        assert_close(total.tensors()[0].f32s(), &want, 1e-5);
     }
 }
 

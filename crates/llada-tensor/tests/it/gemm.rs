@@ -2,7 +2,8 @@
 
 use llada_tensor::reference::matmul::{matmul, transpose};
 use llada_tensor::{
-    Precision, Tensor, Weight, bias_backward, linear, linear_backward_input, linear_backward_weight,
+    Gradient, Precision, Tensor, Weight, bias_backward, linear, linear_backward_input,
+    linear_backward_weight,
 };
 
 use crate::data::{
@@ -84,9 +85,10 @@ fn weight_gradient_is_added_to_what_is_there() {
                 want.iter_mut()
                     .zip(doubles(before.f32s()))
                     .for_each(|(w, b)| *w += b);
-                let mut dw = before;
-                linear_backward_weight(&x, &dy, precision, &mut dw);
-                assert_close(dw.f32s(), &want, TOLERANCE);
+                let mut dw = Gradient::Values(before);
+                let w = weight(4, [o, i], precision);
+                linear_backward_weight(&x, &dy, &w, &mut dw);
+                assert_close(dw.tensors()[0].f32s(), &want, TOLERANCE);
             }
         }
     });
@@ -95,9 +97,9 @@ fn weight_gradient_is_added_to_what_is_there() {
 #[test]
 fn bias_gradient_sums_the_rows() {
     let dy = Tensor::from_f32(&[2, 3], vec![1.0, 2.0, 3.0, 10.0, 20.0, 30.0]);
-    let mut db = Tensor::from_f32(&[3], vec![0.5, 0.0, 0.0]);
+    let mut db = Gradient::Values(Tensor::from_f32(&[3], vec![0.5, 0.0, 0.0]));
     bias_backward(&dy, &mut db);
-    assert_eq!(db.f32s(), [11.5, 22.0, 33.0]);
+    assert_eq!(db.tensors()[0].f32s(), [11.5, 22.0, 33.0]);
 }
 
 #[test]
@@ -147,9 +149,9 @@ fn the_number_of_threads_does_not_change_a_bit() {
         let (x, dy) = (matrix(1, [330, 210]), matrix(2, [330, 350]));
         let w = weight(3, [350, 210], precision);
         let all = || {
-            let mut dw = Tensor::zeros(&[350, 210]);
-            linear_backward_weight(&x, &dy, precision, &mut dw);
-            [linear(&x, &w, None), linear_backward_input(&dy, &w), dw]
+            let mut dw = Gradient::zeros(&w);
+            linear_backward_weight(&x, &dy, &w, &mut dw);
+            (linear(&x, &w, None), linear_backward_input(&dy, &w), dw)
         };
         let one = with_threads(1, all);
         for threads in [2, 3] {

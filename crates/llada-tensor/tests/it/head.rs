@@ -2,7 +2,7 @@
 
 use llada_tensor::reference::head;
 use llada_tensor::{
-    HeadRow, Precision, Tensor, Weight, head_backward, head_rows, head_rows_and_backward,
+    Gradient, HeadRow, Precision, Tensor, Weight, head_backward, head_rows, head_rows_and_backward,
 };
 
 use crate::data::{
@@ -148,9 +148,9 @@ impl Case {
     }
 
     /// Returns dh and dw.
-    fn backward(&self) -> [Tensor; 2] {
+    fn backward(&self) -> (Tensor, Gradient) {
         let rows = head_rows(&self.h, &self.w, Some(&self.targets), None);
-        let mut dw = Tensor::zeros(self.w.values().shape());
+        let mut dw = Gradient::zeros(&self.w);
         let entropy_weights = Some(&self.entropy_weights[..]);
         let (targets, nll_weights) = (&self.targets, &self.nll_weights);
         let dh = head_backward(
@@ -162,7 +162,7 @@ impl Case {
             entropy_weights,
             &mut dw,
         );
-        [dh, dw]
+        (dh, dw)
     }
 
     fn reference_loss(&self, h: &[f64], w: &[f64]) -> f64 {
@@ -190,9 +190,9 @@ fn gradients_agree_with_finite_differences() {
     for_every_isa(|| {
         for shape in [[3, 4, 7], [5, 6, 18]] {
             let case = Case::new(shape, Precision::F32);
-            let ([dh, dw], [want_dh, want_dw]) = (case.backward(), case.differences());
+            let ((dh, dw), [want_dh, want_dw]) = (case.backward(), case.differences());
             assert_close(dh.f32s(), &want_dh, 1e-5);
-            assert_close(dw.f32s(), &want_dw, 1e-5);
+            assert_close(dw.tensors()[0].f32s(), &want_dw, 1e-5);
         }
     });
 }
@@ -204,9 +204,10 @@ fn gradients_in_bf16_are_near() {
             Case::new([9, 16, 40], Precision::F32),
             Case::new([9, 16, 40], Precision::Bf16),
         );
-        for (coarse, fine) in coarse.backward().iter().zip(&fine.backward()) {
-            assert_close(coarse.f32s(), &doubles(fine.f32s()), 0.02);
-        }
+        let ((dh, dw), (want_dh, want_dw)) = (coarse.backward(), fine.backward());
+        let want_dw = want_dw.tensors()[0].f32s();
+        assert_close(dh.f32s(), &doubles(want_dh.f32s()), 0.02);
+        assert_close(dw.tensors()[0].f32s(), &doubles(want_dw), 0.02);
     });
 }
 
@@ -215,7 +216,7 @@ fn without_entropy_weights_they_count_as_zero() {
     let mut case = Case::new([4, 8, 12], Precision::F32);
     case.entropy_weights.fill(0.0);
     let rows = head_rows(&case.h, &case.w, Some(&case.targets), None);
-    let mut dw = Tensor::zeros(&[12, 8]);
+    let mut dw = Gradient::zeros(&case.w);
     let dh = head_backward(
         &case.h,
         &case.w,
@@ -225,7 +226,7 @@ fn without_entropy_weights_they_count_as_zero() {
         None,
         &mut dw,
     );
-    assert_eq!([dh, dw], case.backward());
+    assert_eq!((dh, dw), case.backward());
 }
 
 #[test]
@@ -240,7 +241,7 @@ fn one_pass_gives_the_rows_and_gradients_of_two() {
             ..
         } = &Case::new([300, 24, 70], precision);
         for_every_isa(|| {
-            let [mut dw, mut want_dw] = [(); 2].map(|()| Tensor::zeros(&[70, 24]));
+            let [mut dw, mut want_dw] = [(); 2].map(|()| Gradient::zeros(w));
             let want = head_rows(h, w, Some(targets), None);
             let want_dh = head_backward(h, w, targets, &want, nll_weights, None, &mut want_dw);
             let (rows, dh) = head_rows_and_backward(h, w, targets, nll_weights, &mut dw);
@@ -252,9 +253,9 @@ fn one_pass_gives_the_rows_and_gradients_of_two() {
 #[test]
 fn the_weight_gradient_continues_from_what_is_there() {
     let case = Case::new([3, 4, 7], Precision::F32);
-    let [_, dw] = case.backward();
+    let (_, dw) = case.backward();
     let rows = head_rows(&case.h, &case.w, Some(&case.targets), None);
-    let mut total = Tensor::from_f32(&[7, 4], vec![10.0; 28]);
+    let mut total = Gradient::Values(Tensor::from_f32(&[7, 4], vec![10.0; 28]));
     let (targets, nll, entropy) = (&case.targets, &case.nll_weights, &case.entropy_weights);
     head_backward(
         &case.h,
@@ -265,8 +266,12 @@ fn the_weight_gradient_continues_from_what_is_there() {
         Some(entropy),
         &mut total,
     );
-    let want: Vec<f64> = dw.f32s().iter().map(|dw| 10.0 + f64::from(*dw)).collect();
-    assert_close(total.f32s(), &want, 1e-6);
+    let want: Vec<f64> = dw.tensors()[0]
+        .f32s()
+        .iter()
+        .map(|dw| 10.0 + f64::from(*dw))
+        .collect();
+    assert_close(total.tensors()[0].f32s(), &want, 1e-6);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod experts;
 mod gemm;
 mod gradients;
 mod head;
+mod low_rank;
 mod norm;
 mod optim;
 mod rope;

@@ -22,7 +22,7 @@ fn assert_close(actual: &(f64, Gradients), expected: &(f64, Gradients)) {
         actual.0,
         expected.0
     );
-    for ((name, actual), (_, expected)) in actual.1.params().iter().zip(expected.1.params()) {
+    for ((name, actual), (_, expected)) in actual.1.tensors().iter().zip(expected.1.tensors()) {
         let largest = |tensor: &Tensor| tensor.f32s().iter().fold(0.0, |m, x| f32::max(m, x.abs()));
         let mut difference: Tensor = (*actual).clone();
         difference

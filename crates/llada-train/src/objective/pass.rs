@@ -1,7 +1,7 @@
 //! A forward pass over training rows, kept until its loss is known.
 
 use llada_diffusion::{LossRow, TrainRows};
-use llada_model::{Activations, Gradients, Input, Model, Tape};
+use llada_model::{Activations, Dropout, Gradients, Input, Model, Tape};
 use llada_tensor::{HeadRow, Tensor, gather_rows, scatter_add_rows};
 
 use super::{Sums, sums};
@@ -21,6 +21,7 @@ struct Body<'a> {
     model: &'a Model,
     micro_batch: &'a MicroBatch,
     outputs: Outputs,
+    dropout: Option<Dropout>,
     tape: Tape,
     /// Hidden states of the loss rows, `[loss rows, D]`.
     hidden: Tensor,
@@ -84,17 +85,21 @@ impl<'a> Pass<'a> {
 impl<'a> Body<'a> {
     fn forward(model: &'a Model, micro_batch: &'a MicroBatch, activations: Activations) -> Self {
         let outputs = Outputs::of(&micro_batch.rows.loss_rows);
-        let input = outputs.input(&micro_batch.rows);
+        let rows = &micro_batch.rows;
+        let dropout = &micro_batch.dropout;
+        let dropout = dropout.as_ref().map(|dropout| dropout.of(rows));
+        let input = outputs.input(rows, dropout.as_ref());
         let (hidden, mut tape) = model.record(embed(model, micro_batch), &input, activations);
         tape.set_router_z_weight(micro_batch.router_z_weight);
         let hidden = gather_rows(&hidden, &outputs.slots);
         Self {
             model,
             micro_batch,
+            targets: targets(rows),
             outputs,
+            dropout,
             tape,
             hidden,
-            targets: targets(&micro_batch.rows),
         }
     }
 
@@ -107,7 +112,8 @@ impl<'a> Body<'a> {
         let [_, width] = drows.dims2();
         let mut dhidden = Tensor::zeros(&[self.outputs.rows.len(), width]);
         scatter_add_rows(&mut dhidden, &self.outputs.slots, drows);
-        let input = self.outputs.input(&self.micro_batch.rows);
+        let rows = &self.micro_batch.rows;
+        let input = self.outputs.input(rows, self.dropout.as_ref());
         self.model.backward(&input, self.tape, &dhidden, grads);
     }
 }
@@ -136,7 +142,7 @@ pub(super) fn pass_and_backward(
 pub fn score(model: &Model, micro_batch: &MicroBatch) -> Vec<HeadRow> {
     let rows = &micro_batch.rows;
     let outputs = Outputs::of(&rows.loss_rows);
-    let hidden = model.forward_embedded(embed(model, micro_batch), &outputs.input(rows));
+    let hidden = model.forward_embedded(embed(model, micro_batch), &outputs.input(rows, None));
     let hidden = gather_rows(&hidden, &outputs.slots);
     model.head_rows(&hidden, Some(&targets(rows)), None)
 }
@@ -183,7 +189,7 @@ impl Outputs {
         Self { rows, slots }
     }
 
-    fn input<'a>(&'a self, rows: &'a TrainRows) -> Input<'a> {
+    fn input<'a>(&'a self, rows: &'a TrainRows, dropout: Option<&'a Dropout>) -> Input<'a> {
         let TrainRows {
             ids,
             positions,
@@ -195,6 +201,7 @@ impl Outputs {
             positions,
             ranges,
             outputs: &self.rows,
+            dropout,
         }
     }
 }

@@ -81,7 +81,7 @@ fn the_entropy_of_a_batch_does_not_depend_on_its_micro_batches() {
     assert_eq!(losses[0].num_correct, losses[1].num_correct);
     assert!((losses[0].loss - losses[1].loss).abs() < 1e-6 * losses[0].loss);
     let [whole, parts] = grads;
-    for ((name, whole), (_, parts)) in whole.params().iter().zip(parts.params()) {
+    for ((name, whole), (_, parts)) in whole.tensors().iter().zip(parts.tensors()) {
         let pairs = whole.f32s().iter().zip(parts.f32s());
         let worst = pairs.fold(0f32, |max, (a, b)| max.max((a - b).abs()));
         assert!(worst < 1e-5, "{name}: {worst}");
@@ -184,8 +184,9 @@ fn a_preference_loss_does_not_depend_on_micro_batches_and_its_slope_is_the_gradi
     // A step against the gradient lowers the loss by its squared norm times the step.
     let norm = gradient_norm(&grads);
     let step = (1e-3 / norm) as f32;
-    for ((_, weight), (_, grad)) in model.weights.params_mut().into_iter().zip(grads.params()) {
-        let entries = weight.values_mut().f32s_mut().iter_mut().zip(grad.f32s());
+    let trained = model.weights.trained_mut(&grads).into_iter();
+    for (weight, (_, grad)) in trained.zip(grads.tensors()) {
+        let entries = weight.f32s_mut().iter_mut().zip(grad.f32s());
         entries.for_each(|(w, g)| *w -= step * g);
     }
     model.pack();

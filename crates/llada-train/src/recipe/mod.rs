@@ -9,6 +9,7 @@
 mod by_name;
 mod data;
 mod dfactory;
+mod lora;
 mod loss;
 mod model;
 mod objective;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 pub use self::data::{Data, Paths, Source, Sources, Weighted};
+pub use self::lora::{Lora, Target};
 pub use self::loss::{Cap, Dpo, Edit, Levenshtein, Oput};
 pub use self::model::{Compute, Init, Model};
 pub use self::objective::{Blocks, Objective, Stage};
@@ -34,6 +36,8 @@ use crate::error::{Error, Result};
 pub struct Recipe {
     /// Which weights the run starts from.
     pub model: Model,
+    /// An adapter that is trained in place of the weights. Default: none.
+    pub lora: Option<Lora>,
     /// What it is trained and validated on.
     pub data: Data,
     /// What it is trained to do.
@@ -87,6 +91,7 @@ impl Recipe {
         self.model.init()?;
         self.data.validate()?;
         self.objective.validate()?;
+        lora::validate(self)?;
         loss::validate(self)?;
         self.optimizer.schedule(self.train.steps)?;
         self.optimizer.validate()?;

@@ -21,9 +21,13 @@ pub struct Model {
     /// Seed of random weights. Default: 0.
     #[serde(default)]
     pub seed: u64,
-    /// Element type of matrix products; weights and their updates are always f32. Default: `f32`.
+    /// Element type of matrix products; what is trained and its updates are always f32. Default: `f32`.
     #[serde(default)]
     pub precision: Compute,
+    /// What stays as it is: groups (`embedding`, `head`, `norms`, `router`, `attention`, `dense`, `experts`,
+    /// `shared`), or names of parameters in which `*` stands for anything. Default: nothing.
+    #[serde(default)]
+    pub freeze: Vec<String>,
 }
 
 /// Where the first weights come from.

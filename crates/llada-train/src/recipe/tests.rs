@@ -115,6 +115,20 @@ fn contradictions_are_refused_by_key() {
         (&["oput.share=2.0"], "oput.share"),
         (&["levenshtein.rate=-0.1"], "levenshtein.rate"),
         (&["edit.rate=0.1", "oput.share=0.5"], "`edit`"),
+        (&["lora.rank=0"], "lora.rank"),
+        (&["lora.alpha=0"], "lora.alpha"),
+        (&["lora.alpha=inf"], "lora.alpha"),
+        (&["lora.dropout=1"], "lora.dropout"),
+        (&["lora.targets=[]"], "lora.targets"),
+        (&["lora.targets=[\"experts\"]"], "lora.dropout"),
+        (
+            &["lora.rank=4", "model.freeze=[\"router\"]"],
+            "model.freeze",
+        ),
+        (
+            &["lora.rank=4", "optimizer.expert_bias_rate=0.1"],
+            "optimizer.expert_bias_rate",
+        ),
         (
             &["dpo.beta=0.1", "objective.mask_noise_steps=5"],
             "objective.mask_noise_steps",
@@ -129,6 +143,18 @@ fn contradictions_are_refused_by_key() {
     }
     assert!(with(&["objective.mask_ratio_band=[0.5, 0.2]"]).is_err());
     assert!(with(&["optimizer.warmup_steps=11"]).is_err());
+}
+
+#[test]
+fn an_adapter_has_defaults_and_reads_back_as_itself() {
+    let text = format!("{SMALL}[lora]\n");
+    let recipe = Recipe::from_toml(&text).unwrap();
+    let lora = recipe.lora.as_ref().unwrap();
+    assert_eq!((lora.rank, lora.alpha, lora.dropout), (32, 64.0, 0.05));
+    assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
+    let wrong = message(with(&["lora.targets=[\"router\"]"]));
+    assert!(wrong.contains("expected one of `attention`"), "{wrong}");
+    assert!(message(with(&["lora.r=8"])).contains("unknown field `r`"));
 }
 
 #[test]

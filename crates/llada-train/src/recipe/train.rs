@@ -51,9 +51,8 @@ pub struct Train {
     pub keep_best: usize,
     /// Validation by which checkpoints are compared, such as `block_32`. Needed for `keep_best`.
     pub keep_best_metric: Option<String>,
-    /// Element type of `final/`: `f32` or `bf16`. Default: `f32`.
-    #[serde(default)]
-    pub export_dtype: ExportDtype,
+    /// Element type of `final/`: `f32` or `bf16`. Default: `f32`; with `[lora]` that of the base.
+    pub export_dtype: Option<ExportDtype>,
 }
 
 /// What is kept for the backward pass.
@@ -77,11 +76,10 @@ impl From<KeepActivations> for Activations {
 }
 
 /// Element type of the exported model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExportDtype {
     /// The weights as they were trained.
-    #[default]
     F32,
     /// Rounded to half the size.
     Bf16,

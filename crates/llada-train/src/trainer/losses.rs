@@ -1,7 +1,7 @@
 //! What a recipe's `[cap]`, `[dpo]`, `[edit]`, `[levenshtein]` and `[oput]` make of a run.
 
 use llada_diffusion::{LevenshteinNoise, Operations, ReplaceNoise, Replacements};
-use llada_model::Config;
+use llada_model::{Config, Model};
 use llada_text::Tokenizer;
 
 use super::setup;
@@ -19,13 +19,14 @@ pub(crate) fn unit(recipe: &Recipe) -> Unit {
     }
 }
 
-/// Returns what batches are scored by; for preference training with its frozen model, read anew.
-pub(super) fn loss(recipe: &Recipe, config: &Config) -> Result<Loss> {
+/// Returns what batches are scored by; for preference training with its frozen model: that which the
+/// adapter is for, or one that is read anew.
+pub(super) fn loss(recipe: &Recipe, model: &Model) -> Result<Loss> {
     if let Some(cap) = &recipe.cap {
         return Ok(Loss::Cap { lambda: cap.lambda });
     }
     if let Some(dpo) = &recipe.dpo {
-        return preference(recipe, dpo, config);
+        return preference(recipe, dpo, model);
     }
     if let Some(oput) = &recipe.oput {
         let (share, seed) = (oput.share, recipe.train.seed);
@@ -45,12 +46,13 @@ pub(super) fn loss(recipe: &Recipe, config: &Config) -> Result<Loss> {
     }))
 }
 
-fn preference(recipe: &Recipe, dpo: &Dpo, config: &Config) -> Result<Loss> {
-    let init = match &dpo.reference {
-        Some(path) => Init::Checkpoint(path),
-        None => recipe.model.init()?,
+fn preference(recipe: &Recipe, dpo: &Dpo, model: &Model) -> Result<Loss> {
+    let reference = match &dpo.reference {
+        Some(path) => setup::model(recipe, Init::Checkpoint(path))?.0,
+        None if recipe.lora.is_some() => model.base(),
+        None => setup::model(recipe, recipe.model.init()?)?.0,
     };
-    let reference = setup::model(recipe, init)?.0;
+    let config = &model.config;
     let is_alike = reference.config.vocab_size == config.vocab_size
         && Reading::of(&reference.config)? == Reading::of(config)?;
     if let (false, Some(path)) = (is_alike, &dpo.reference) {

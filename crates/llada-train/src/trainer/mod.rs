@@ -7,7 +7,8 @@
 //! metrics.jsonl    one object per step
 //! report.html      its curves, as of the last validation or checkpoint
 //! checkpoints/     to resume from
-//! final/           the trained model, as the Hub lays out checkpoints
+//! final/           the trained model, as the Hub lays out checkpoints; of an adapter the model with it
+//!                  merged, and in `final/adapter/` itself
 //! ```
 
 mod log;
@@ -15,6 +16,7 @@ mod losses;
 pub(crate) mod setup;
 #[cfg(test)]
 mod tests;
+mod trained;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,12 +24,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use llada_diffusion::{BlockSize, LearningRate, Objective};
-use llada_model::{Model, PartialDir, SaveOptions, write_model};
+use llada_model::{Model, PartialDir, SaveOptions, StorageDtype, write_adapter, write_model};
 use llada_text::Tokenizer;
 use serde::Serialize;
 
 use self::log::Log;
 use self::setup::Validation;
+use crate::adapter_dropout::AdapterDropout;
 use crate::balance::ExpertLoad;
 use crate::batch::{Assembly, Batch};
 use crate::checkpoint::{self, Checkpoints, Retention, State};
@@ -206,7 +209,7 @@ impl<'a> Run<'a> {
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
         setup::require_metric(recipe, validation.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
-        let loss = losses::loss(recipe, config)?;
+        let loss = losses::loss(recipe, &learner.model)?;
         // Everything has been checked: only now does the run leave traces.
         let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;
         let config_path = dir.join("config.toml");
@@ -246,6 +249,7 @@ impl<'a> Run<'a> {
             .batch(&self.corpus.documents, drawn, block_size);
         batch.set_mask_noise(self.mask_noise(&batch.drawn).as_ref());
         batch.set_router_z_loss(self.recipe.optimizer.router_z_loss);
+        batch.set_dropout(self.adapter_dropout(&batch.drawn).as_ref());
         let settings = StepSettings {
             learning_rate: self.learning_rate.at(self.state.step),
             clip: self.recipe.optimizer.clip,
@@ -288,6 +292,16 @@ impl<'a> Run<'a> {
         let num_steps = self.recipe.objective.mask_noise_steps;
         let (step, seed) = (self.state.step, self.recipe.train.seed);
         MaskNoise::at(&self.learner.model, step, num_steps, seed, drawn)
+    }
+
+    fn adapter_dropout(&self, drawn: &[Drawn]) -> Option<AdapterDropout> {
+        let rate = self.recipe.lora.as_ref()?.dropout;
+        (rate > 0.0).then(|| AdapterDropout {
+            rate,
+            seed: self.recipe.train.seed,
+            unit: self.assembly.unit,
+            drawn: drawn.to_vec(),
+        })
     }
 
     /// Returns the lengths of the documents of a draw.
@@ -381,15 +395,21 @@ impl<'a> Run<'a> {
         if target.exists() {
             std::fs::remove_dir_all(&target).map_err(Error::io("remove", &target))?;
         }
-        let dtype = Some(self.recipe.train.export_dtype.into());
-        let options = SaveOptions {
-            dtype,
-            ..SaveOptions::default()
-        };
         let Model {
             config, weights, ..
         } = &self.learner.model;
         let partial = PartialDir::create(&target)?;
+        let mut dtype = StorageDtype::F32;
+        if let Some(adapter) = &self.learner.adapter {
+            dtype = config.storage;
+            let dir = partial.path().join("adapter");
+            std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;
+            write_adapter(&dir, config, weights, adapter)?;
+        }
+        let options = SaveOptions {
+            dtype: Some(self.recipe.train.export_dtype.map_or(dtype, Into::into)),
+            ..SaveOptions::default()
+        };
         write_model(partial.path(), config, weights, &options)?;
         if let Some(tokenizer) = &self.tokenizer {
             tokenizer.save(partial.path())?;
@@ -412,11 +432,9 @@ fn require_unused(dir: &Path) -> Result<()> {
 }
 
 fn mask_row_norm(model: &Model) -> Option<f64> {
-    let row = model
-        .weights
-        .embedding
-        .values()
-        .row(model.config.mask_token_id? as usize);
+    let mut row = vec![0.0; model.config.hidden_size];
+    let embedding = model.weights.embedding.values();
+    embedding.read_row(model.config.mask_token_id? as usize, &mut row);
     Some(
         row.iter()
             .map(|&x| f64::from(x) * f64::from(x))

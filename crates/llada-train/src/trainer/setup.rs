@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use llada_diffusion::{BlockSize, Elision, Objective};
-use llada_model::{Config, KeepDtype, Model, Weights, load};
+use llada_model::{Adapter, Config, KeepDtype, Model, Weights, load};
 use llada_text::Tokenizer;
 
 use super::losses::editing;
 pub(crate) use super::losses::unit;
+pub(crate) use super::trained::Trained;
+use super::trained::{adapter_config, resume_adapter};
 use crate::batch::{Assembly, Batch, Diffusion, Reading, Task};
 use crate::checkpoint::{self, Checkpoints, State};
 use crate::data::{Corpus, Document, Drawn, Overflow, Reader, Unit};
 use crate::error::{Error, Result};
 use crate::evaluate::{Mode, nll};
 use crate::objective::{DpoSums, Loss};
-use crate::optimizer::{AdamWSettings, Optimizer};
+use crate::optimizer::AdamWSettings;
 use crate::recipe::{Init, Recipe};
 use crate::step::Learner;
 
@@ -53,10 +55,20 @@ impl Validation {
 }
 
 pub(super) fn begin(recipe: &Recipe) -> Result<(Learner, State, Vec<String>)> {
-    let (model, warnings) = model(recipe, recipe.model.init()?)?;
-    let optimizer = Optimizer::new(&model.config, adamw_settings(recipe));
-    let learner = Learner::new(model, optimizer);
-    Ok((learner, State::default(), warnings))
+    let (mut model, warnings) = model(recipe, recipe.model.init()?)?;
+    let trained = Trained::of(recipe, &model.config)?;
+    if let Trained::Adapter(plan) = &trained {
+        let parts = plan.draw(&model.config, recipe.model.seed);
+        model = model.with_adapter(parts);
+    }
+    Ok((learner(recipe, model, &trained), State::default(), warnings))
+}
+
+fn learner(recipe: &Recipe, model: Model, trained: &Trained) -> Learner {
+    let gradients = trained.zero_gradients(&model);
+    let mut learner = Learner::new(model, gradients, adamw_settings(recipe));
+    learner.adapter = adapter_config(recipe);
+    learner
 }
 
 /// Returns a model and what the user should know about its files.
@@ -64,7 +76,11 @@ pub(super) fn model(recipe: &Recipe, init: Init<'_>) -> Result<(Model, Vec<Strin
     let precision = recipe.model.precision.into();
     match init {
         Init::Checkpoint(path) => {
-            let loaded = load(path, precision, KeepDtype::F32)?;
+            let keep = match recipe.lora {
+                Some(_) => KeepDtype::Numbers,
+                None => KeepDtype::F32,
+            };
+            let loaded = load(path, precision, keep)?;
             Ok((Model::new(loaded.config, loaded.weights), loaded.warnings))
         }
         Init::Random(path) => {
@@ -82,8 +98,17 @@ pub(super) fn go_on(recipe: &Recipe, dir: &Path) -> Result<(Learner, State, Vec<
     };
     let problem = "has no checkpoint to resume from; start the run without resuming";
     let latest = latest.ok_or_else(|| Error::unsuitable(dir, problem))?;
-    let precision = recipe.model.precision.into();
-    let (learner, state) = checkpoint::load(&latest, precision, adamw_settings(recipe))?;
+    let start = match recipe.lora {
+        Some(_) => recipe.model.init()?,
+        None => Init::Checkpoint(&latest),
+    };
+    let (mut model, _) = model(recipe, start)?;
+    let trained = Trained::of(recipe, &model.config)?;
+    if let Trained::Adapter(plan) = &trained {
+        model = resume_adapter(model, &Adapter::open(&latest)?, plan)?;
+    }
+    let mut learner = learner(recipe, model, &trained);
+    let state = checkpoint::restore(&latest, &mut learner.optimizer)?;
     Ok((learner, state, Vec::new()))
 }
 

@@ -3,6 +3,7 @@ use llada_model::{Config, KeepDtype, Weights, load, save};
 use llada_tensor::Precision;
 use tempfile::TempDir;
 
+mod adapters;
 mod stages;
 
 use super::log::step_of;

@@ -250,6 +250,7 @@ fn continuation_nll(model: &Model, prompt: &[u32], answer: &[u32]) -> (f64, usiz
         positions: &positions,
         ranges: &ranges,
         outputs,
+        dropout: None,
     };
     let hidden = model.forward(&input);
     let rows = model.head_rows(&hidden, Some(answer), None);
