@@ -67,19 +67,20 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
         .map(|(_, spec)| spec)
         .collect();
     let trained = Trained::of(recipe, &config)?;
-    let trained = specs.iter().map(|spec| trained.num_elements(spec) as u64);
-    let trained = trained.sum::<u64>();
+    let numbers = specs.iter().map(|spec| trained.num_elements(spec) as u64);
+    let num_trained = numbers.sum::<u64>();
     let model = specs
         .iter()
         .map(|spec| bytes_at_rest(recipe, &config, spec));
-    let adapter = recipe.lora.as_ref().map_or(0, |_| trained * F32);
+    let adapter = recipe.lora.as_ref().map_or(0, |_| num_trained * F32);
     let weights = num_models(recipe) * model.sum::<u64>() + adapter;
-    let (gradients, optimizer) = (trained * F32, trained * 2 * F32);
+    let (gradients, optimizer) = (num_trained * F32, num_trained * 2 * F32);
     let rows = Rows::of(recipe);
-    let activations = activations(&config, &rows, recipe.train.activations) * F32;
+    let dropped = dropped_width(recipe, &trained, &specs);
+    let activations = activations(&config, &rows, recipe.train.activations, dropped) * F32;
     Ok(Plan {
         parameters,
-        trained,
+        trained: num_trained,
         bytes: Bytes {
             weights,
             gradients,
@@ -97,6 +98,16 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
 fn num_models(recipe: &Recipe) -> u64 {
     let is_apart = |dpo: &Dpo| recipe.lora.is_none() || dpo.reference.is_some();
     1 + u64::from(recipe.dpo.as_ref().is_some_and(is_apart))
+}
+
+/// Returns the width of the widest rows that an adapter sees through dropout.
+fn dropped_width(recipe: &Recipe, trained: &Trained, specs: &[ParamSpec]) -> u64 {
+    let has_dropout = recipe.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
+    let adapted = specs
+        .iter()
+        .filter(|spec| has_dropout && trained.num_elements(spec) > 0);
+    let widths = adapted.map(|spec| spec.shape[1] as u64);
+    widths.max().unwrap_or(0)
 }
 
 /// Returns what a parameter takes: what an adapter is for stays in bf16 where products round to it.
@@ -155,8 +166,9 @@ impl Rows {
 }
 
 /// Returns the numbers held at the peak: what the tape keeps, and the larger of the two backward passes
-/// that come on top, that of the head or that of the last layer.
-fn activations(config: &Config, rows: &Rows, keep: KeepActivations) -> u64 {
+/// that come on top, that of the head or that of the last layer. An adapter sees rows of `dropped` numbers
+/// through dropout: beside them are these and their gradient.
+fn activations(config: &Config, rows: &Rows, keep: KeepActivations, dropped: u64) -> u64 {
     let width = config.hidden_size as u64;
     let layers = config.num_hidden_layers;
     let saved = |layer: usize| {
@@ -176,7 +188,7 @@ fn activations(config: &Config, rows: &Rows, keep: KeepActivations) -> u64 {
         KeepActivations::Keep => 0,
         KeepActivations::Recompute => (0..layers).map(saved).max().unwrap_or(0),
     };
-    let layer = recomputed + layer_transient(config, rows.all);
+    let layer = recomputed + layer_transient(config, rows.all) + 2 * rows.all * dropped;
     tape + layer.max(head_transient(config, rows.scored))
 }
 
@@ -256,6 +268,36 @@ mod tests {
             let expert_biases = parameters - plan.trained;
             assert!(expert_biases < 10_000, "{expert_biases}");
             assert!(plan.bytes.total > states + plan.bytes.activations);
+        }
+    }
+
+    #[test]
+    fn the_recipes_of_adapters_train_little_beside_the_published_models() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        for (size, config) in [
+            ("mini", "llada2_mini.json"),
+            ("flash", "dfactory_flash.json"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = format!("{root}/crates/llada-model/testdata/hub/{config}");
+            let config = std::fs::read_to_string(config).unwrap();
+            let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+            config["mask_token_id"] = 156_895.into();
+            config["label_alignment"] = "same".into();
+            std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+            let path = format!("{root}/recipes/llada2-{size}-lora.toml");
+            let text = std::fs::read_to_string(path).unwrap();
+            let base = format!("model.path={}", dir.path().display());
+            let plan = plan(&Recipe::parse(&text, &[base]).unwrap()).unwrap();
+            assert!(plan.trained < plan.parameters / 1000, "{plan:?}");
+            assert_eq!(plan.bytes.optimizer, 8 * plan.trained);
+            let of_base = plan.bytes.weights - 4 * plan.trained;
+            assert!(of_base.abs_diff(2 * plan.parameters) < plan.parameters / 100);
+            if size == "mini" {
+                let attention = 20 * ((2048 + 3072) + (2048 + 2048));
+                let (dense, shared) = (3 * (2048 + 5120), 19 * 3 * (2048 + 512));
+                assert_eq!(plan.trained, 32 * (attention + dense + shared));
+            }
         }
     }
 
