@@ -17,13 +17,17 @@ use super::{IdArgs, PrecisionArg, QuantArgs};
                   listens as soon as all models are at hand, and answers 503 until one is loaded. A \
                   checkpoint that names a MASK token is decoded by block diffusion, any other one token \
                   by token.",
-    after_help = "Examples:\n  llada serve assets/stories-child --port 8080\n  llada serve assets/stories-child:story assets/tinystories-656k:parent --port 8080\n  llada serve inclusionAI/LLaDA2.0-mini:mini --quant q4_0\n  curl localhost:8080/v1/completions --json '{\"model\": \"story\", \"prompt\": \"Once upon a time\"}'"
+    after_help = "Examples:\n  llada serve assets/stories-child --port 8080\n  llada serve assets/stories-child:story assets/tinystories-656k:parent --port 8080\n  llada serve assets/stories-child:story --lora tuned=runs/stories/lora/final/adapter\n  llada serve inclusionAI/LLaDA2.0-mini:mini --quant q4_0\n  curl localhost:8080/v1/completions --json '{\"model\": \"story\", \"prompt\": \"Once upon a time\"}'"
 )]
 pub(crate) struct ServeArgs {
     /// Checkpoint directories, GGUF files or Hub ids, each with the name that requests call it
     /// [default: that of the directory or repository].
     #[arg(value_name = "MODEL[:NAME]", required = true)]
     pub models: Vec<ModelName>,
+    /// Adapters (LoRA) to serve beside the model, each under a name of its own; may be repeated. For one
+    /// MODEL, whose weights they share.
+    #[arg(long = "lora", value_name = "NAME=DIR")]
+    pub adapters: Vec<AdapterName>,
     /// Address to listen on. Others than the loopback let the network in.
     #[arg(long, default_value = "127.0.0.1")]
     pub host: IpAddr,
@@ -83,17 +87,47 @@ impl FromStr for ModelName {
             Some((dir, name)) if !name.contains('/') => (dir, name.to_owned()),
             _ => (text, directory_name(text)?),
         };
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        match !name.is_empty() && name.chars().all(is_plain) {
+        match is_name(&name) {
             true => Ok(Self {
                 dir: dir.into(),
                 name,
             }),
-            false => Err(format!(
-                "`{name}` is no name; expected letters, digits, `-`, `_` and `.`, as MODEL:NAME"
-            )),
+            false => Err(no_name(&name, "MODEL:NAME")),
         }
     }
+}
+
+/// An adapter and what requests call the model with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AdapterName {
+    pub dir: PathBuf,
+    pub name: String,
+}
+
+impl FromStr for AdapterName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, dir)) if is_name(name) && !dir.is_empty() => Ok(Self {
+                dir: dir.into(),
+                name: name.into(),
+            }),
+            _ => {
+                let name = text.split('=').next().unwrap_or_default();
+                Err(no_name(name, "NAME=DIR"))
+            }
+        }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && name.chars().all(is_plain)
+}
+
+fn no_name(name: &str, form: &str) -> String {
+    format!("`{name}` is no name; expected letters, digits, `-`, `_` and `.`, as {form}")
 }
 
 fn directory_name(dir: &str) -> Result<String, String> {
@@ -155,6 +189,17 @@ mod tests {
         assert_eq!(parse("a/b@v1"), named("a/b@v1", "b"));
         assert_eq!(parse("a/b@v1:c"), named("a/b@v1", "c"));
         for wrong in ["a/b:", "a/..", "a/b:c d", "/"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_adapter_has_a_name_before_its_directory() {
+        let parse = |text: &str| text.parse::<AdapterName>().map(|a| (a.name, a.dir));
+        assert_eq!(parse("a=b/c=d"), Ok(("a".to_owned(), "b/c=d".into())));
+        let message = parse("a/b").unwrap_err();
+        assert!(message.contains("as NAME=DIR"), "{message}");
+        for wrong in ["=a", "a=", "a b=c"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

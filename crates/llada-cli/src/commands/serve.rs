@@ -5,17 +5,19 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
 use llada_engine::{Capacity, Engine, Options};
-use llada_model::{Config, KvStore};
+use llada_model::{Adapter, Config, KvStore, Weights};
 use llada_server::{ApiKeys, Model, Seat, Served, Server};
+use llada_tensor::{LowRank, Precision};
 use tokio::net::TcpListener;
 use tokio::signal;
 
 use super::{decoding, load_model, quantised};
-use crate::args::{LogFormat, ModelName, ServeArgs};
+use crate::args::{AdapterName, LogFormat, ServeArgs};
 use crate::{failure, ui};
 
 pub(crate) fn run(args: &ServeArgs, threads: Option<usize>) -> anyhow::Result<()> {
@@ -27,11 +29,7 @@ pub(crate) fn run(args: &ServeArgs, threads: Option<usize>) -> anyhow::Result<()
         shutdown_grace: Duration::from_secs(args.shutdown_timeout),
         ..llada_server::Config::default()
     };
-    let setups = args
-        .models
-        .iter()
-        .map(|name| Setup::read(args, name, threads));
-    let setups = setups.collect::<anyhow::Result<Vec<_>>>()?;
+    let setups = setups(args, threads)?;
     let models = setups.into_iter().map(Setup::into_model).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -103,24 +101,63 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
+/// Reads what is quick to read of all models, so that mistakes end the program at once.
+fn setups(args: &ServeArgs, threads: Option<usize>) -> anyhow::Result<Vec<Setup>> {
+    if args.models.len() > 1 && !args.adapters.is_empty() {
+        return Err(failure::usage("--lora is for one MODEL, found several"));
+    }
+    let mut setups = Vec::new();
+    for model in &args.models {
+        let pool = ui::thread_pool(threads)?;
+        let base = Arc::new(Base {
+            dir: pool.install(|| quantised::open(&model.dir, args.weights.quant))?,
+            precision: args.precision.into(),
+            loaded: OnceLock::new(),
+        });
+        setups.push(Setup::read(args, &model.name, Arc::clone(&base), pool)?);
+        for adapter in &args.adapters {
+            let pool = ui::thread_pool(threads)?;
+            let setup = Setup::read(args, &adapter.name, Arc::clone(&base), pool)?;
+            setups.push(setup.with_adapter(adapter)?);
+        }
+    }
+    Ok(setups)
+}
+
+/// The weights of a model and of all adapters beside it, loaded by the first that needs them.
+struct Base {
+    dir: PathBuf,
+    precision: Precision,
+    loaded: OnceLock<Result<llada_model::Model, String>>,
+}
+
+impl Base {
+    fn model(&self) -> Result<&llada_model::Model, String> {
+        let load = || load_model(&self.dir, self.precision).map_err(|e| failure::message(&e));
+        self.loaded.get_or_init(load).as_ref().map_err(Clone::clone)
+    }
+}
+
 /// How a model is loaded.
 struct Setup {
     name: String,
-    dir: PathBuf,
+    base: Arc<Base>,
+    adapter: Option<Weights<Option<LowRank>>>,
     served: Served,
     options: Options,
     pool: rayon::ThreadPool,
-    precision: llada_tensor::Precision,
 }
 
 impl Setup {
-    /// Reads what is quick to read, so that mistakes end the program at once.
-    fn read(args: &ServeArgs, name: &ModelName, threads: Option<usize>) -> anyhow::Result<Self> {
-        let pool = ui::thread_pool(threads)?;
-        let dir = pool.install(|| quantised::open(&name.dir, args.weights.quant))?;
-        let config = Config::of_checkpoint(&dir)?;
+    fn read(
+        args: &ServeArgs,
+        name: &str,
+        base: Arc<Base>,
+        pool: rayon::ThreadPool,
+    ) -> anyhow::Result<Self> {
+        let config = Config::of_checkpoint(&base.dir)?;
         let is_causal = args.ids.mask_id.or(config.mask_token_id).is_none();
-        let checkpoint = decoding::open(&dir, &args.ids, is_causal)?;
+        let checkpoint = decoding::open(&base.dir, &args.ids, is_causal)?;
         checkpoint
             .tokenizer_for("a server")
             .map_err(failure::usage)?;
@@ -129,21 +166,30 @@ impl Setup {
         if context > longest {
             return Err(failure::usage(format!(
                 "--context {context} is longer than the {longest} tokens of `{}`",
-                name.dir.display()
+                base.dir.display()
             )));
         }
         let pages = args.kv_memory.map(|memory| pages(memory.0, &config));
         let options = checkpoint.options(args.max_concurrent.get(), pages);
         Ok(Self {
-            name: name.name.clone(),
-            dir,
+            name: name.into(),
+            base,
+            adapter: None,
             served: Served {
                 checkpoint,
                 context,
             },
             options,
             pool,
-            precision: args.precision.into(),
+        })
+    }
+
+    fn with_adapter(self, adapter: &AdapterName) -> anyhow::Result<Self> {
+        let config = Config::of_checkpoint(&self.base.dir)?;
+        let parts = Adapter::open(&adapter.dir)?.fit(&config)?;
+        Ok(Self {
+            adapter: Some(parts),
+            ..self
         })
     }
 
@@ -157,17 +203,19 @@ impl Setup {
     fn serve(self, seat: Seat) -> Result<(), String> {
         seat.say("reading weights");
         let Self {
-            dir,
+            base,
+            adapter,
             served,
             options,
             pool,
-            precision,
             ..
         } = self;
         // Kernels run inside the pool, so the whole loop does.
         pool.install(move || {
-            let model = load_model(&dir, precision);
-            let model = model.map_err(|error| failure::message(&error))?;
+            let mut model = base.model()?.clone(); // which shares the weights
+            if let Some(parts) = adapter {
+                model = model.with_adapter(parts);
+            }
             seat.serve(served, || Engine::new(&model, options.clone()))
         })
     }

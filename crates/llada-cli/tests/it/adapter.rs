@@ -4,6 +4,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::json as object;
+
+use crate::clients::{Serving, ask};
 use crate::{failure, json, root, stdout};
 
 const RECIPE: &str = "recipes/lora-stories-2core.toml";
@@ -88,6 +91,59 @@ fn an_adapter_survives_a_kill_and_is_merged_into_what_generates() {
         std::fs::read(path("whole").join(MODEL)).unwrap(),
         std::fs::read(root().join(BASE).join("model.safetensors")).unwrap()
     );
+}
+
+#[test]
+fn an_adapter_is_served_by_name_beside_its_base() {
+    let dir = tempfile::tempdir().unwrap();
+    train(dir.path(), &["--set", "optimizer.lr=0.1"]);
+    let lora = format!("tuned={}", dir.path().join("final/adapter").display());
+    let base = format!("{BASE}:base");
+    let serving = Serving::start(&[&base, "--lora", &lora]);
+    let prompt = "Once upon a time";
+    let served = |model: &str| {
+        let body = object!({ "model": model, "prompt": prompt, "max_tokens": 16 });
+        let answer = ask(&serving.address, "POST /v1/completions", &body.to_string()).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        let text = &json(body)["choices"][0]["text"];
+        text.as_str().unwrap().trim().to_owned()
+    };
+    let generated = |model: &str| {
+        let args = [
+            "generate",
+            model,
+            "--prompt",
+            prompt,
+            "--max-new-tokens",
+            "16",
+        ];
+        let text = stdout(&args);
+        text.trim().strip_prefix(prompt).unwrap().trim().to_owned()
+    };
+    let merged = dir.path().join("final");
+    assert_eq!(served("base"), generated(BASE));
+    assert_eq!(served("tuned"), generated(text(&merged)));
+    assert_ne!(served("tuned"), served("base"));
+    let models = ask(&serving.address, "GET /v1/models", "").unwrap();
+    assert!(models.contains("\"tuned\""), "{models}");
+
+    for (args, word) in [
+        (
+            &["serve", "assets/worked-sums/child", "--lora", &lora][..],
+            "of another base",
+        ),
+        (&["serve", BASE, &base, "--lora", &lora], "for one MODEL"),
+        (&["serve", BASE, "--lora", "no-such-adapter"], "NAME=DIR"),
+        (
+            &["serve", BASE, "--lora", "a=no-such-adapter"],
+            "no-such-adapter",
+        ),
+    ] {
+        let (code, message) = failure(args);
+        assert_eq!(code, 2, "{args:?}: {message}");
+        assert!(message.contains(word), "{args:?}: {message}");
+    }
 }
 
 #[test]

@@ -9,24 +9,28 @@ use std::time::{Duration, Instant};
 
 use crate::root;
 
+/// What the scripts ask.
+const MODELS: [&str; 2] = [
+    "assets/stories-child:story",
+    "assets/tinystories-656k:parent",
+];
+
 /// A running server, killed at the end.
-struct Serving {
+pub(crate) struct Serving {
     process: Child,
-    url: String,
+    pub(crate) address: String,
     _dir: tempfile::TempDir,
 }
 
 impl Serving {
-    fn start() -> Self {
+    /// Starts one of these models and settings, and waits until it is ready.
+    pub(crate) fn start(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = dir.path().join("port");
         let process = Command::new(env!("CARGO_BIN_EXE_llada"))
             .current_dir(root())
-            .args([
-                "serve",
-                "assets/stories-child:story",
-                "assets/tinystories-656k:parent",
-            ])
+            .arg("serve")
+            .args(args)
             .args(["--port", "0", "--port-file", port.to_str().unwrap()])
             .stderr(Stdio::null())
             .spawn()
@@ -36,9 +40,15 @@ impl Serving {
         eventually(|| is_ready(&address).then_some(()));
         Self {
             process,
-            url: format!("http://{address}"),
+            address,
             _dir: dir,
         }
+    }
+}
+
+impl Serving {
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 }
 
@@ -63,16 +73,22 @@ pub(crate) fn eventually<T>(mut happened: impl FnMut() -> Option<T>) -> T {
 }
 
 pub(crate) fn is_ready(address: &str) -> bool {
+    ask(address, "GET /ready", "").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// Returns the answer to a request, with its head; `None` if nobody is there.
+pub(crate) fn ask(address: &str, method_and_path: &str, body: &str) -> Option<String> {
     use std::io::{Read, Write};
-    let Ok(mut stream) = std::net::TcpStream::connect(address) else {
-        return false;
-    };
-    let request = "GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    let request = format!(
+        "{method_and_path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     let mut answer = String::new();
-    let asked = stream.write_all(request.as_bytes());
-    asked.is_ok()
-        && stream.read_to_string(&mut answer).is_ok()
-        && answer.starts_with("HTTP/1.1 200")
+    stream.write_all(request.as_bytes()).ok()?;
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
 }
 
 /// Runs a command of an installation; `None`, with a word why, if it does not work.
@@ -132,9 +148,9 @@ fn the_python_client_works_unchanged() {
     if install().is_none() {
         return;
     }
-    let serving = Serving::start();
+    let serving = Serving::start(&MODELS);
     let script = root().join("tests/clients/contract.py");
-    check(Command::new(&python).arg(script).arg(&serving.url));
+    check(Command::new(&python).arg(script).arg(serving.url()));
 }
 
 #[test]
@@ -161,6 +177,6 @@ fn the_javascript_client_works_unchanged() {
     // Packages are looked for beside the script.
     let script = home.join("contract.mjs");
     std::fs::copy(root().join("tests/clients/contract.mjs"), &script).unwrap();
-    let serving = Serving::start();
-    check(Command::new("node").arg(script).arg(&serving.url));
+    let serving = Serving::start(&MODELS);
+    check(Command::new("node").arg(script).arg(serving.url()));
 }
