@@ -3,12 +3,14 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use llada_diffusion::{KeyRanges, Rng, Stream, causal_ranges};
 use llada_model::{
-    Activations, Adapter, AdapterConfig, AdapterPlan, Config, Dropout, Gradients, Input, Model,
-    SaveOptions, StorageDtype, TensorGroup, Weights, merge_adapter, save, write_adapter,
+    Activations, Adapter, AdapterConfig, AdapterPlan, BlockFormat, Config, Dropout, FormatChoice,
+    Gradients, Input, KeepDtype, Metadata, Model, SaveOptions, StorageDtype, TensorGroup, Weights,
+    load, merge_adapter, save, write_adapter, write_gguf,
 };
 use llada_tensor::{Gradient, Precision, Tensor, Weight};
 use serde_json::json;
@@ -440,11 +442,33 @@ fn what_does_not_fit_is_refused_by_name() {
     assert!(router.contains("mlp.gate.weight"), "{router}");
 }
 
+/// Loads a checkpoint as a base.
+fn base_of(path: &Path, precision: Precision, keep: KeepDtype) -> Model {
+    let loaded = load(path, precision, keep).unwrap();
+    Model::new(loaded.config, loaded.weights)
+}
+
 #[test]
 fn products_in_bf16_take_the_adapter_along() {
-    let loaded =
-        llada_model::load(&golden(), Precision::Bf16, llada_model::KeepDtype::Numbers).unwrap();
-    let base = Model::new(loaded.config, loaded.weights);
-    let fine = hidden(&adapted(&self::base()));
-    assert_close(&hidden(&adapted(&base)), &fine, 0.2);
+    let coarse = base_of(&golden(), Precision::Bf16, KeepDtype::Numbers);
+    let fine = hidden(&adapted(&base()));
+    assert_close(&hidden(&adapted(&coarse)), &fine, 0.2);
+}
+
+#[test]
+fn codes_take_the_adapter_along_and_are_numbers_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("base.gguf");
+    let choice = FormatChoice {
+        default: BlockFormat::Q8_0,
+        kept: BTreeMap::new(),
+    };
+    write_gguf(&golden(), &path, &choice, &Metadata::default(), &mut |_| ()).unwrap();
+    let of = |keep| adapted(&base_of(&path, Precision::F32, keep));
+    let (codes, numbers) = (of(KeepDtype::AsStored), of(KeepDtype::Numbers));
+    assert_close(&hidden(&codes), &hidden(&numbers), 0.1);
+    assert_ne!(hidden(&codes), hidden(&codes.base()));
+    let grads = gradients(&numbers, None, Activations::Keep);
+    let (_, first) = &grads.tensors()[0];
+    assert!(first.f32s().iter().any(|&value| value != 0.0));
 }
