@@ -87,31 +87,28 @@ pub(crate) trait Encode {
 
 impl Encode for Weight {
     fn encode(&self, range: Range<usize>, dtype: StorageDtype) -> Cow<'_, [u8]> {
-        match self.low_rank() {
-            None => bytes::encode(self.values(), range, dtype),
-            Some(low_rank) => encode_merged(
-                bytes::f32s(self.values(), range.clone()),
-                low_rank,
-                range,
-                dtype,
-            ),
+        if self.low_rank().is_none() {
+            return bytes::encode(self.values(), range, dtype);
         }
+        let values = bytes::f32s(self.values(), range.clone());
+        encode_merged(values, self.low_rank(), range, dtype)
     }
 }
 
-/// Encodes elements `range` of a weight, whole rows of it, with its low-rank part added in f32.
+/// Encodes elements `range` of a weight, with its low-rank part added in f32; then they are whole rows.
 pub(crate) fn encode_merged(
     mut values: Vec<f32>,
-    low_rank: &LowRank,
+    low_rank: Option<&LowRank>,
     range: Range<usize>,
     dtype: StorageDtype,
 ) -> Cow<'static, [u8]> {
-    let [_, width] = low_rank.a.dims2();
-    low_rank.add_rows(range.start / width..range.end / width, &mut values);
+    if let Some(low_rank) = low_rank {
+        let [_, width] = low_rank.a.dims2();
+        low_rank.add_rows(range.start / width..range.end / width, &mut values);
+    }
     let merged = Tensor::from_f32(&[values.len()], values);
-    bytes::encode(&merged, 0..merged.len(), dtype)
-        .into_owned()
-        .into()
+    let encoded = bytes::encode(&merged, 0..merged.len(), dtype);
+    encoded.into_owned().into()
 }
 
 /// As [`write_model`], with parameters that may be computed when their turn comes.

@@ -430,6 +430,8 @@ fn what_does_not_fit_is_refused_by_name() {
     assert!(rank.contains("rank 5"), "{rank}");
     let dora = refusal(&|_, config| config["use_dora"] = true.into());
     assert!(dora.contains("`use_dora`"), "{dora}");
+    let empty = refusal(&|tensors, _| tensors.clear());
+    assert!(empty.contains("no factors"), "{empty}");
     let kind = refusal(&|_, config| config["peft_type"] = "IA3".into());
     assert!(kind.contains("IA3"), "{kind}");
     let router = refusal(&|tensors, _| {

@@ -7,8 +7,8 @@
 //! * [`data`] reads rows of files, [`check_data`] says beforehand what they are; [`batch`] turns
 //!   documents into forward passes.
 //! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
-//! * [`adapter_dropout`] is for training an adapter,
-//!   [`mask_noise`] and [`balance`] are for the start of a conversion and for mixtures of experts.
+//! * [`mask_noise`] and [`balance`] are for the start of a conversion and for mixtures of experts,
+//!   [`adapter_dropout`] for adapters.
 //! * [`evaluate`] measures likelihoods, [`mod@convert`] makes a diffusion model of a parent.
 //! * [`mod@merge`] averages checkpoints, and merges an adapter into its base.
 //! * [`mod@plan`] tells the memory a run needs, [`report`] draws the curves of runs.

@@ -38,8 +38,8 @@ pub struct Scored {
 /// Expert biases are averaged too and written in f32.
 ///
 /// # Errors
-/// If a checkpoint cannot be read or holds an adapter, configurations, tensors or tokenizers differ, or `out` exists or
-/// cannot be written; nothing is left behind then.
+/// If a checkpoint cannot be read or holds an adapter, configurations, tensors or tokenizers differ, or
+/// `out` exists or cannot be written; nothing is left behind then.
 pub fn merge(checkpoints: &[PathBuf], out: &Path, dtype: StorageDtype) -> Result<()> {
     for checkpoint in checkpoints {
         if checkpoint.join("adapter_config.json").is_file() {

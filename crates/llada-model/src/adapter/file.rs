@@ -153,19 +153,23 @@ fn read_factors(path: &Path, rank: usize) -> Result<BTreeMap<String, [Tensor; 2]
         let tensor = read(&view).filter(|tensor| tensor.shape()[which] == rank);
         let tensor = tensor.ok_or_else(|| {
             let (shape, dtype) = (view.shape(), view.dtype());
-            refused(
-                path,
-                format!("holds `{name}` with {shape:?} of {dtype:?}; expected a matrix of rank {rank} in F32, BF16 or F16"),
-            )
+            let problem = format!(
+                "holds `{name}` with {shape:?} of {dtype:?}; expected a matrix of rank {rank} in F32, \
+                 BF16 or F16"
+            );
+            refused(path, problem)
         })?;
         found.entry(weight).or_default()[which] = Some(tensor);
     }
+    if found.is_empty() {
+        return Err(refused(path, "holds no factors".into()));
+    }
     let complete = |(weight, pair): (String, [Option<Tensor>; 2])| match pair {
         [Some(a), Some(b)] => Ok((weight, [a, b])),
-        _ => Err(refused(
-            path,
-            format!("holds one factor of `{weight}` without the other"),
-        )),
+        _ => {
+            let problem = format!("holds one factor of `{weight}` without the other");
+            Err(refused(path, problem))
+        }
     };
     found.into_iter().map(complete).collect()
 }

@@ -20,7 +20,6 @@ use crate::merge::values;
 use crate::save::{Encode, encode_merged, write_params};
 use crate::{
     Config, Error, Model, ParamKind, ParamSpec, SaveOptions, StorageDtype, TensorGroup, Weights,
-    bytes,
 };
 
 /// Which low-rank parts a new adapter has.
@@ -123,13 +122,6 @@ struct Merged<'a> {
 impl Encode for Merged<'_> {
     fn encode(&self, range: Range<usize>, dtype: StorageDtype) -> Cow<'_, [u8]> {
         let values = values(&self.source, range.clone());
-        match &self.part {
-            Some(part) => encode_merged(values, part, range, dtype),
-            None => {
-                let values = Tensor::from_f32(&[values.len()], values);
-                let encoded = bytes::encode(&values, 0..values.len(), dtype);
-                encoded.into_owned().into()
-            }
-        }
+        encode_merged(values, self.part.as_ref(), range, dtype)
     }
 }
