@@ -153,7 +153,8 @@ pub(crate) struct MergeArgs {
     /// Run directory to take the best checkpoints of.
     #[arg(long, requires = "metric")]
     pub run: Option<PathBuf>,
-    /// Validation that decides which are best, such as block_32; lower is better.
+    /// Validation that decides which are best, such as block_32 (the lowest) or dpo_accuracy (the
+    /// highest).
     #[arg(long, value_name = "NAME", requires = "run")]
     pub metric: Option<String>,
     /// How many to take [default: 5].

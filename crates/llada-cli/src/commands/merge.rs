@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use llada_model::StorageDtype;
-use llada_train::{best_checkpoints, merge};
+use llada_train::{Error, best_checkpoints, merge};
 
 use super::models;
 use crate::args::{MergeArgs, PrecisionArg};
-use crate::ui;
+use crate::{failure, ui};
 
 /// Checkpoints taken of a run if nobody says how many (`training.md` section 6.4).
 const BEST: usize = 5;
@@ -36,7 +36,10 @@ fn checkpoints(args: &MergeArgs) -> anyhow::Result<Vec<PathBuf>> {
             .collect();
     };
     let count = args.best.map_or(BEST, |best| best.get());
-    let best = best_checkpoints(run, metric, count)?;
+    let best = best_checkpoints(run, metric, count).map_err(|error| match error {
+        Error::UnknownMetric(_) => failure::usage(format!("--metric: {error}")),
+        error => error.into(),
+    })?;
     for scored in &best {
         ui::say(format!(
             "step {:>6}  {metric} {:.4}",

@@ -7,6 +7,7 @@ mod commands;
 mod data;
 mod eval;
 mod hub;
+mod killed;
 mod quantize;
 mod readme;
 mod refusals;
@@ -15,6 +16,7 @@ mod requests;
 mod serve;
 mod structured;
 mod talk;
+mod training;
 mod window;
 
 use std::path::{Path, PathBuf};
