@@ -430,6 +430,10 @@ pub(crate) struct SumsWriteArgs {
     /// Number of problems.
     #[arg(long)]
     pub count: u64,
+    /// Preference pairs for `[dpo]`: the right response as `chosen`, one with a wrong digit as
+    /// `rejected`.
+    #[arg(long)]
+    pub pairs: bool,
     /// File to write.
     #[arg(long)]
     pub out: PathBuf,

@@ -8,6 +8,7 @@ mod data;
 mod eval;
 mod hub;
 mod killed;
+mod pipeline;
 mod quantize;
 mod readme;
 mod refusals;
