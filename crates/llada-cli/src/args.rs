@@ -156,7 +156,8 @@ pub(crate) struct MergeArgs {
     /// Run directory to take the best checkpoints of.
     #[arg(long, requires = "metric")]
     pub run: Option<PathBuf>,
-    /// Validation that decides which are best, such as block_32; lower is better.
+    /// Validation that decides which are best, such as block_32 (the lowest) or dpo_accuracy (the
+    /// highest).
     #[arg(long, value_name = "NAME", requires = "run")]
     pub metric: Option<String>,
     /// How many to take [default: 5].
@@ -432,6 +433,10 @@ pub(crate) struct SumsWriteArgs {
     /// Number of problems.
     #[arg(long)]
     pub count: u64,
+    /// Preference pairs for `[dpo]`: the right response as `chosen`, one with a wrong digit as
+    /// `rejected`.
+    #[arg(long)]
+    pub pairs: bool,
     /// File to write.
     #[arg(long)]
     pub out: PathBuf,

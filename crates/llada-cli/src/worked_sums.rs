@@ -87,6 +87,20 @@ impl Sum {
         text.trim() == self.response()
     }
 
+    /// The response with one digit replaced by another, which `seed` and `index` choose.
+    pub(crate) fn wrong_response(&self, seed: u64, index: u64) -> String {
+        let right = self.response();
+        let digits: Vec<usize> = right
+            .char_indices()
+            .filter_map(|(at, c)| c.is_ascii_digit().then_some(at))
+            .collect();
+        let [place, change, ..] = Rng::new(seed, Stream::Data).at(1, index, 0); // epoch 0 draws the sum
+        let at = digits[place as usize % digits.len()];
+        let mut bytes = right.into_bytes();
+        bytes[at] = b'0' + (bytes[at] - b'0' + 1 + (change % 9) as u8) % 10;
+        bytes.into_iter().map(char::from).collect()
+    }
+
     fn operator(&self) -> char {
         if self.subtract { '-' } else { '+' }
     }
@@ -133,6 +147,21 @@ mod tests {
             subtract: false,
         };
         assert_eq!(sum.response(), "9+0+0=09,9+1+0=10;109");
+    }
+
+    #[test]
+    fn a_wrong_response_differs_in_one_digit() {
+        for index in 0..2000 {
+            let sum = Sum::draw(7, index);
+            let (right, wrong) = (sum.response(), sum.wrong_response(7, index));
+            let differing: Vec<_> = right
+                .chars()
+                .zip(wrong.chars())
+                .filter(|(a, b)| a != b)
+                .collect();
+            assert_eq!(right.len(), wrong.len());
+            assert!(matches!(differing[..], [(a, b)] if a.is_ascii_digit() && b.is_ascii_digit()));
+        }
     }
 
     #[test]

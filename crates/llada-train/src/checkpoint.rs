@@ -11,7 +11,7 @@
 //! the model: its base is where the recipe says.
 //!
 //! A directory appears under its name when it is complete, so a run that is killed while saving
-//! leaves its older checkpoints and, at worst, a `.partial` that the next start removes.
+//! or removing leaves complete checkpoints and, at worst, a `.partial` that the next start removes.
 
 use std::path::{Path, PathBuf};
 
@@ -102,7 +102,7 @@ impl Checkpoints {
         let complete = self.complete()?;
         for (step, path) in &complete[..complete.len().saturating_sub(retention.last)] {
             if !retention.best.contains(step) {
-                std::fs::remove_dir_all(path).map_err(Error::io("remove", path))?;
+                remove(path)?;
             }
         }
         Ok(())
@@ -112,6 +112,13 @@ impl Checkpoints {
     fn complete(&self) -> Result<Vec<(u64, PathBuf)>> {
         list_complete(&self.dir)
     }
+}
+
+/// Removes a checkpoint under the name of an incomplete one: if that is interrupted, the rest is none.
+fn remove(path: &Path) -> Result<()> {
+    let partial = path.with_extension("partial");
+    std::fs::rename(path, &partial).map_err(Error::io("remove", path))?;
+    std::fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))
 }
 
 /// Lists the complete checkpoints in a directory with their steps, oldest first.

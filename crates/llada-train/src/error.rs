@@ -74,6 +74,12 @@ pub enum Error {
         /// Pass over the data.
         epoch: u32,
     },
+    /// A validation that checkpoints cannot be compared by.
+    #[error(
+        "`{0}` does not say which checkpoint is better; known are `ar`, `block_N`, `dpo_loss` (lower is \
+         better), `dpo_accuracy`, `dpo_margin` and `dpo_chosen_elbo` (higher is better)"
+    )]
+    UnknownMetric(String),
     /// A checkpoint lacks what the objective or the evaluation needs.
     #[error("`{}` {problem}", path.display())]
     Unsuitable {

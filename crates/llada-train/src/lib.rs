@@ -32,6 +32,7 @@ pub mod optimizer;
 pub mod parity;
 pub mod plan;
 pub mod recipe;
+mod replace;
 pub mod report;
 pub mod step;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use llada_model::{Adapter, PartialDir, SaveOptions, StorageDtype, write_mean};
 
 use crate::checkpoint::list_complete;
 use crate::error::{Error, Result};
-use crate::validations;
+use crate::validations::{self, Better};
 
 /// Files that decide how text becomes ids.
 const TOKENIZER_FILES: [&str; 6] = [
@@ -29,7 +29,7 @@ pub struct Scored {
     pub path: PathBuf,
     /// Its step.
     pub step: u64,
-    /// Its validation, in nats per token.
+    /// Its validation.
     pub score: f64,
 }
 
@@ -116,12 +116,13 @@ fn shared_file(checkpoints: &[PathBuf], name: &str) -> Result<Option<Vec<u8>>> {
     Ok(contents)
 }
 
-/// Finds the `count` checkpoints of a run with the lowest validation `metric`, best first.
+/// Finds the `count` checkpoints of a run that validation `metric` calls best, best first.
 ///
 /// # Errors
-/// If the run has no metrics or checkpoints, the metric was not measured, or too few of the
-/// checkpoints that are still there were validated.
+/// If nothing is known of the metric, the run has no metrics or checkpoints, the metric was not
+/// measured, or too few of the checkpoints that are still there were validated.
 pub fn best_checkpoints(run: &Path, metric: &str, count: usize) -> Result<Vec<Scored>> {
+    Better::of(metric)?;
     let scores = validations::read(&run.join("metrics.jsonl"))?;
     if !scores.names().contains(metric) {
         let names: Vec<_> = scores.names().into_iter().collect();
@@ -129,7 +130,7 @@ pub fn best_checkpoints(run: &Path, metric: &str, count: usize) -> Result<Vec<Sc
         return Err(Error::unsuitable(run, problem));
     }
     let kept = list_complete(&run.join("checkpoints"))?;
-    let best = scores.best(metric, kept.iter().map(|(step, _)| *step), count);
+    let best = scores.best(metric, kept.iter().map(|(step, _)| *step), count)?;
     if best.len() < count {
         let problem = format!(
             "has {} checkpoints with `{metric}`, and {count} are wanted; ask for fewer, or train \

@@ -60,7 +60,8 @@ pub(crate) struct NllArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub weights: QuantArgs,
-    /// Documents, one JSON object per line with `text` or `input_ids`.
+    /// Documents, one JSON object per line with `text` or `input_ids`; or `prompt` and `response`, of which
+    /// the response counts, with its end.
     #[arg(long)]
     pub data: PathBuf,
     /// `ar`, or `block:B`.

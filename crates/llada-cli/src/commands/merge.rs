@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use llada_model::StorageDtype;
-use llada_train::{best_checkpoints, merge, merge_adapter};
+use llada_train::{Error, best_checkpoints, merge, merge_adapter};
 
 use super::models;
 use crate::args::{MergeArgs, PrecisionArg};
@@ -64,7 +64,10 @@ fn checkpoints(args: &MergeArgs) -> anyhow::Result<Vec<PathBuf>> {
             .collect();
     };
     let count = args.best.map_or(BEST, |best| best.get());
-    let best = best_checkpoints(run, metric, count)?;
+    let best = best_checkpoints(run, metric, count).map_err(|error| match error {
+        Error::UnknownMetric(_) => failure::usage(format!("--metric: {error}")),
+        error => error.into(),
+    })?;
     for scored in &best {
         ui::say(format!(
             "step {:>6}  {metric} {:.4}",

@@ -62,7 +62,12 @@ fn write(args: &SumsWriteArgs) -> anyhow::Result<()> {
     let mut lines = String::new();
     for index in 0..args.count {
         let sum = Sum::draw(args.seed, index);
-        let row = json!({ "prompt": sum.prompt(), "response": sum.response() });
+        let row = if args.pairs {
+            let wrong = sum.wrong_response(args.seed, index);
+            json!({ "prompt": sum.prompt(), "chosen": sum.response(), "rejected": wrong })
+        } else {
+            json!({ "prompt": sum.prompt(), "response": sum.response() })
+        };
         writeln!(lines, "{row}")?;
     }
     std::fs::write(&args.out, lines)

@@ -8,6 +8,8 @@ mod commands;
 mod data;
 mod eval;
 mod hub;
+mod killed;
+mod pipeline;
 mod quantize;
 mod readme;
 mod refusals;
@@ -16,6 +18,7 @@ mod requests;
 mod serve;
 mod structured;
 mod talk;
+mod training;
 mod window;
 
 use std::path::{Path, PathBuf};

@@ -46,10 +46,11 @@ pub struct Train {
     /// Newest checkpoints kept. Default: 2.
     #[serde(default = "keep_last")]
     pub keep_last: usize,
-    /// Checkpoints kept besides, those with the lowest `keep_best_metric`. Default: 0.
+    /// Checkpoints kept besides, those that `keep_best_metric` calls best. Default: 0.
     #[serde(default)]
     pub keep_best: usize,
-    /// Validation by which checkpoints are compared, such as `block_32`. Needed for `keep_best`.
+    /// Validation by which checkpoints are compared, such as `block_32` (the lowest) or
+    /// `dpo_accuracy` (the highest). Needed for `keep_best`.
     pub keep_best_metric: Option<String>,
     /// Element type of `final/`: `f32` or `bf16`. Default: `f32`; with `[lora]` that of the base.
     pub export_dtype: Option<ExportDtype>,

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use self::chart::{Chart, Line, Scale, number};
 use self::series::Run;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::replace::replace;
 
 /// Known keys in reading order: key, title, unit, scale.
 const CHARTS: [(&str, &str, &str, Scale); 16] = [
@@ -92,9 +93,7 @@ pub fn write(runs: &[PathBuf], out: &Path) -> Result<()> {
         .iter()
         .map(|dir| Run::read(dir))
         .collect::<Result<Vec<_>>>()?;
-    let partial = out.with_extension("html.partial");
-    std::fs::write(&partial, page(&runs)).map_err(Error::io("write", &partial))?;
-    std::fs::rename(&partial, out).map_err(Error::io("write", out))
+    replace(out, &page(&runs))
 }
 
 fn page(runs: &[Run]) -> String {

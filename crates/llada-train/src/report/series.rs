@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::trainer::log::complete_lines;
 
 /// Step and value, in order of the steps.
 pub(super) type Points = Vec<(f64, f64)>;
@@ -24,12 +25,11 @@ impl Run {
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("metrics.jsonl");
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let complete = text.rfind('\n').map_or(0, |end| end + 1);
         let mut run = Self {
             name: name_of(dir),
             series: BTreeMap::new(),
         };
-        for (index, line) in text[..complete].lines().enumerate() {
+        for (index, line) in complete_lines(&text).lines().enumerate() {
             let damaged = |problem: String| Error::Row {
                 path: path.clone(),
                 line: index + 1,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::Metrics;
 use crate::error::{Error, Result};
+use crate::replace::replace;
 
 /// The open file.
 pub(super) struct Log {
@@ -27,11 +28,9 @@ impl Log {
             .filter(is_kept)
             .map(|line| line.to_owned() + "\n")
             .collect();
-        let file = File::create(&path).map_err(Error::io("write", &path))?;
-        let mut writer = BufWriter::new(file);
-        writer
-            .write_all(kept.as_bytes())
-            .map_err(Error::io("write", &path))?;
+        replace(&path, &kept)?; // a kill must not take the earlier lines along
+        let file = File::options().append(true).open(&path);
+        let writer = BufWriter::new(file.map_err(Error::io("write", &path))?);
         Ok(Self { path, writer })
     }
 
@@ -44,6 +43,11 @@ impl Log {
     pub(super) fn flush(&mut self) -> Result<()> {
         self.writer.flush().map_err(Error::io("write", &self.path))
     }
+}
+
+/// Returns the lines of the file that are written to their end.
+pub(crate) fn complete_lines(text: &str) -> &str {
+    &text[..text.rfind('\n').map_or(0, |end| end + 1)]
 }
 
 /// Returns the step that a line is about.

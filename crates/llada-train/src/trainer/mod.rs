@@ -11,7 +11,7 @@
 //!                  merged, and in `final/adapter/` itself
 //! ```
 
-mod log;
+pub(crate) mod log;
 mod losses;
 pub(crate) mod setup;
 #[cfg(test)]
@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::mask_noise::MaskNoise;
 use crate::objective::{Loss, Measures};
 use crate::recipe::{Blocks, Recipe};
+use crate::replace::replace;
 use crate::report;
 use crate::step::{Learner, StepReport, StepSettings};
 use crate::validations;
@@ -48,7 +49,7 @@ use crate::validations;
 pub enum Resume {
     /// It begins: the run directory must be new or empty.
     No,
-    /// It goes on from its newest checkpoint.
+    /// It goes on from its newest checkpoint; a run that was killed before its first begins again.
     Yes,
 }
 
@@ -125,7 +126,7 @@ pub struct Outcome {
 /// and a checkpoint saved.
 ///
 /// # Errors
-/// If the run directory is in use (without [`Resume::Yes`]) or holds no checkpoint (with it), the
+/// If the run directory is in use (without [`Resume::Yes`]) or holds no run (with it), the
 /// model, tokenizer or data cannot be used, a loss is not finite, or a file cannot be written.
 pub fn train(
     recipe: &Recipe,
@@ -212,8 +213,8 @@ impl<'a> Run<'a> {
         let loss = losses::loss(recipe, &learner.model)?;
         // Everything has been checked: only now does the run leave traces.
         let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;
-        let config_path = dir.join("config.toml");
-        std::fs::write(&config_path, recipe.to_toml()).map_err(Error::io("write", &config_path))?;
+        remove_interrupted_export(dir)?;
+        replace(&dir.join("config.toml"), &recipe.to_toml())?;
         Ok(Self {
             recipe,
             dir,
@@ -379,7 +380,7 @@ impl<'a> Run<'a> {
                 let scores = validations::read(&self.dir.join("metrics.jsonl"))?;
                 let kept = checkpoint::list_complete(&self.dir.join("checkpoints"))?;
                 let kept = kept.into_iter().map(|(step, _)| step);
-                scores.best(metric, kept.chain([self.state.step]), train.keep_best)
+                scores.best(metric, kept.chain([self.state.step]), train.keep_best)?
             }
             None => Vec::new(),
         };
@@ -429,6 +430,17 @@ fn require_unused(dir: &Path) -> Result<()> {
     }
     let problem = "is in use; resume the run there, or choose another directory";
     Err(Error::unsuitable(dir, problem))
+}
+
+/// Removes what a run that was killed while it wrote `final/` left behind.
+fn remove_interrupted_export(dir: &Path) -> Result<()> {
+    let partial = dir.join("final.partial");
+    match std::fs::remove_dir_all(&partial) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", &partial)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mask_row_norm(model: &Model) -> Option<f64> {

@@ -20,6 +20,7 @@ use crate::objective::{DpoSums, Loss};
 use crate::optimizer::AdamWSettings;
 use crate::recipe::{Init, Recipe};
 use crate::step::Learner;
+use crate::validations::Better;
 
 /// What is validated on, and how.
 pub(super) struct Validation {
@@ -30,6 +31,14 @@ pub(super) struct Validation {
 }
 
 impl Validation {
+    /// Lists what is measured.
+    fn names(&self) -> Vec<&str> {
+        let modes = self.modes.iter().map(|(name, _)| name.as_str());
+        let of_pairs = DpoSums::default().means().map(|(name, _)| name);
+        let pairs = self.pairs.iter().flat_map(|_| of_pairs);
+        modes.chain(pairs).collect()
+    }
+
     /// Returns nats per token by mode, and how pairs are judged.
     pub(super) fn measure(
         &self,
@@ -92,12 +101,14 @@ pub(super) fn model(recipe: &Recipe, init: Init<'_>) -> Result<(Model, Vec<Strin
 }
 
 pub(super) fn go_on(recipe: &Recipe, dir: &Path) -> Result<(Learner, State, Vec<String>)> {
-    let latest = match dir.join("checkpoints") {
-        checkpoints if checkpoints.is_dir() => Checkpoints::open(checkpoints)?.latest()?,
-        _ => None,
+    let checkpoints = dir.join("checkpoints");
+    if !checkpoints.is_dir() {
+        let problem = "has no checkpoint to resume from; start the run without resuming";
+        return Err(Error::unsuitable(dir, problem));
+    }
+    let Some(latest) = Checkpoints::open(checkpoints)?.latest()? else {
+        return begin(recipe); // it was killed before its first checkpoint
     };
-    let problem = "has no checkpoint to resume from; start the run without resuming";
-    let latest = latest.ok_or_else(|| Error::unsuitable(dir, problem))?;
     let start = match recipe.lora {
         Some(_) => recipe.model.init()?,
         None => Init::Checkpoint(&latest),
@@ -317,8 +328,8 @@ pub(super) fn require_metric(recipe: &Recipe, validation: Option<&Validation>) -
     let Some(metric) = &recipe.train.keep_best_metric else {
         return Ok(());
     };
-    let modes = validation.map_or(&[][..], |validation| &validation.modes);
-    let names: Vec<&str> = modes.iter().map(|(name, _)| name.as_str()).collect();
+    Better::of(metric)?;
+    let names = validation.map_or_else(Vec::new, Validation::names);
     if names.contains(&metric.as_str()) {
         return Ok(());
     }

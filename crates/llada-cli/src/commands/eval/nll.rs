@@ -51,7 +51,7 @@ pub(super) fn mode(flag: &str, text: &str) -> anyhow::Result<Mode> {
     }
 }
 
-/// Reads documents as they are: nothing appended, long ones truncated.
+/// Reads documents as they are: nothing appended to texts, long ones truncated.
 pub(in crate::commands) fn documents(
     path: &Path,
     tokenizer: &Tokenizer,
@@ -59,12 +59,13 @@ pub(in crate::commands) fn documents(
     max_len: usize,
 ) -> anyhow::Result<Vec<Document>> {
     tokenizer.check_vocab_size(model.config.vocab_size)?;
+    let eos = model.config.eos_token_ids.first().copied();
     let reader = Reader {
         unit: Unit::Document,
         tokenizer: Some(tokenizer),
         vocab_size: model.config.vocab_size,
         mask_token_id: model.config.mask_token_id,
-        eos_token_id: None,
+        eos_token_id: eos.or(tokenizer.specials().eos),
         append_eos: false,
         max_len,
         overflow: Overflow::Truncate,
