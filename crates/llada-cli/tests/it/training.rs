@@ -24,6 +24,8 @@ fn short_run(dir: &Path) -> String {
         "train.eval_draws=1",
         "train.checkpoint_every=1",
         "train.keep_last=3",
+        "train.keep_best=1",
+        "train.keep_best_metric=dpo_accuracy",
     ];
     let mut args = vec!["train", "recipes/dpo-stories-2core.toml", "--run-dir", &run];
     args.extend(settings.iter().flat_map(|setting| ["--set", setting]));
