@@ -160,7 +160,7 @@ impl Simd for Avx2 {
     fn prefetch<T>(self, from: &T, bytes: usize) {
         let address = std::ptr::from_ref(from).cast::<i8>().wrapping_add(bytes);
         // SAFETY: `self` proves that the features exist; a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address) }
     }
 
     #[inline(always)]

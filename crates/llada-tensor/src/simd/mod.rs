@@ -86,7 +86,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Adds to `acc` the products of two bf16 pairs per lane (a lane's low half comes first).
     fn dot_bf16(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
 
-    /// Asks for the cache line that is `bytes` after `from`, whether or not it exists.
+    /// Asks for the cache line that is `bytes` after `from`, whether or not it exists. It comes into the
+    /// second level: the first can wait for few lines at a time, and then computing waits with it.
     fn prefetch<T>(self, from: &T, bytes: usize);
     /// Reads the first `LANES` elements. Panics when there are fewer.
     fn load_f16(self, x: &[f16]) -> Self::V;

@@ -11,12 +11,11 @@ use crate::gemm::matrix::Target;
 use crate::gemm::pack::{Line, PANEL};
 use crate::simd::{Kernel, Simd};
 
-/// Rows up to which memory is slower than the products with what it brings.
-const MEMORY_BOUND_ROWS: usize = 4;
 /// Rows whose products take as long as reading the codes.
 const CODES_COST_ROWS: usize = 4;
-/// How far ahead of the codes in use others are asked for.
-const AHEAD_BYTES: usize = 4096;
+/// How far ahead of the codes in use others are asked for: far enough that they come while products
+/// are computed.
+const AHEAD_BYTES: usize = 16384;
 /// Vectors of codes of a block.
 const QUADS: usize = BLOCK / 4;
 
@@ -206,9 +205,7 @@ fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, 
             dots[i] = s.splat(rows[i].offset);
         }
         for line in 0..F::LINES {
-            if ROWS <= MEMORY_BOUND_ROWS {
-                s.prefetch(&lines[line], AHEAD_BYTES);
-            }
+            s.prefetch(&lines[line], AHEAD_BYTES);
             let codes = s.load(&lines[line].0[b.lane..]);
             for part in 0..F::PARTS {
                 let codes = F::part(s, codes, part);
