@@ -1,6 +1,6 @@
 """Load on a running server: many clients that stream, cancel, err and dawdle, every answer checked.
 
-Usage: load.py URL MODEL [--clients 64] [--seconds 300] [--pid PID] [--only stream] [--set block_length=4]
+Usage: load.py URL MODEL [--clients 64] [--seconds 300] [--pid PID] [--requests 40] [--only stream] [--set block_length=4]
 
 Every finished answer must equal that of the same request alone, which is asked before the load. At
 the end nothing may be left: no client in the engine, all pages free, and with --pid (Linux) about as
@@ -20,7 +20,7 @@ PROMPTS = ["Once upon a time", "Lily had a", "The dog ran to", "One day, a boy n
 KINDS = ["stream"] * 12 + ["whole"] * 3 + ["cancel"] * 2 + ["bad"] * 2 + ["slow"]
 
 
-def requests(more, count=40):
+def requests(count, more):
     """Requests of random lengths and settings; the same ones in every run."""
     draw = random.Random(1)
     for _ in range(count):
@@ -149,13 +149,14 @@ async def main():
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--pid", type=int)
+    parser.add_argument("--requests", type=int, default=40, help="different requests; each is asked alone first")
     parser.add_argument("--only", choices=sorted(set(KINDS)), help="requests of one kind, for throughput")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=JSON", help="fields of every request")
     args = parser.parse_args()
     server = Server(args.url, args.model)
     more = {field: json.loads(value) for field, value in (pair.split("=", 1) for pair in args.set)}
     all_pages = await server.metric("llada_free_pages")
-    jobs = [(body, await server.answer(body)) for body in requests(more)]
+    jobs = [(body, await server.answer(body)) for body in requests(args.requests, more)]
     begin, busy = time.monotonic(), await server.metric("llada_engine_busy_seconds_total")
     load = Load(server, jobs, [args.only] if args.only else KINDS, begin + args.seconds)
     clients = [asyncio.create_task(load.client(number)) for number in range(args.clients)]
