@@ -96,7 +96,7 @@ pub(crate) fn bench() -> Result<()> {
         ]
         .concat(),
     )?;
-    for example in ["gemm_speed", "attention_speed"] {
+    for example in ["gemm_speed", "codes_speed", "attention_speed"] {
         cargo(&cargo_run("llada-tensor", example))?;
     }
     let python = python_with_torch()?;
