@@ -1,6 +1,6 @@
 //! What can go wrong between a checkpoint directory and a running model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Error of configuration, loading, saving or reserving memory.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Says what could not be done, as a verb, with which file or directory.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Self + Copy {
+        move |source| Self::Io {
+            action,
+            path: path.into(),
+            source,
+        }
+    }
+
     /// Returns whether a file that was named is absent, damaged or not what it should be, as against a
     /// failure of the machine.
     pub fn is_of_input(&self) -> bool {

@@ -30,11 +30,7 @@ pub fn forward_parity(golden: &Path) -> Result<BTreeMap<String, f32>, Error> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|source| Error::Io {
-        action: "read",
-        path: path.into(),
-        source,
-    })
+    std::fs::read(path).map_err(Error::io("read", path))
 }
 
 fn malformed(golden: &Path, problem: String) -> Error {

@@ -170,11 +170,7 @@ impl PartialDir {
         if partial.exists() {
             return refuse(&partial, "was left by an interrupted save; remove it first");
         }
-        std::fs::create_dir_all(&partial).map_err(|source| Error::Io {
-            action: "create",
-            path: partial.clone(),
-            source,
-        })?;
+        std::fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
         Ok(Self {
             partial,
             target: dir.into(),
@@ -191,11 +187,7 @@ impl PartialDir {
     /// # Errors
     /// If it cannot be renamed; it is removed then.
     pub fn commit(self) -> Result<(), Error> {
-        std::fs::rename(&self.partial, &self.target).map_err(|source| Error::Io {
-            action: "create",
-            path: self.target.clone(),
-            source,
-        })
+        std::fs::rename(&self.partial, &self.target).map_err(Error::io("create", &self.target))
     }
 }
 
@@ -325,11 +317,7 @@ fn write_shard<T: Encode>(path: &Path, shard: &[Entry<'_, T>]) -> Result<(), Err
         }
         writer.into_inner()?.sync_all() // a rename must not outrun the data it names
     };
-    write().map_err(|source| Error::Io {
-        action: "write",
-        path: path.into(),
-        source,
-    })
+    write().map_err(Error::io("write", path))
 }
 
 fn header<T: Encode>(shard: &[Entry<'_, T>]) -> Vec<u8> {
@@ -361,11 +349,7 @@ pub(crate) fn write_file(path: &Path, contents: &[u8]) -> Result<(), Error> {
         file.write_all(contents)?;
         file.sync_all()
     };
-    write().map_err(|source| Error::Io {
-        action: "write",
-        path: path.into(),
-        source,
-    })
+    write().map_err(Error::io("write", path))
 }
 
 impl StorageDtype {

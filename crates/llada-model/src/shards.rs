@@ -61,11 +61,7 @@ impl Shards {
     }
 
     fn add_indexed(&mut self, dir: &Path, path: &Path) -> Result<(), Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
-            action: "read",
-            path: path.into(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         let index: Index = serde_json::from_str(&text).map_err(|source| Error::Json {
             file: path.display().to_string(),
             source,
@@ -99,11 +95,7 @@ impl Shards {
     }
 
     fn add(&mut self, path: &Path) -> Result<(), Error> {
-        let map = map_file(path).map_err(|source| Error::Io {
-            action: "map",
-            path: path.into(),
-            source,
-        })?;
+        let map = map_file(path).map_err(Error::io("map", path))?;
         let (header_len, metadata) =
             SafeTensors::read_metadata(&map).map_err(|source| Error::Safetensors {
                 path: path.into(),

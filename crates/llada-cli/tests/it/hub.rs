@@ -65,7 +65,12 @@ impl Scene {
 
     /// Returns exit code and stderr of a command that must fail.
     fn fails(&self, args: &[&str]) -> (i32, String) {
-        let output = self.run(args);
+        Self::failure_of(&mut self.command(args))
+    }
+
+    /// Likewise, of a command that was given more.
+    fn failure_of(command: &mut Command) -> (i32, String) {
+        let output = command.output().unwrap();
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(
             !output.status.success() && !message.contains("panicked"),
@@ -210,26 +215,11 @@ fn what_is_neither_a_path_nor_on_the_hub_is_refused_as_both() {
     let says = ["no directory or file", "Hub id", "404", &scene.mock.url];
     assert!(says.iter().all(|word| message.contains(word)), "{message}");
     let args = ["generate", "org/golden", "--ids", "1"];
-    let offline = scene
-        .command(&args)
-        .env("HF_HUB_OFFLINE", "1")
-        .output()
-        .unwrap();
-    let message = String::from_utf8(offline.stderr).unwrap();
-    assert!(
-        offline.status.code() == Some(2) && message.contains("HF_HUB_OFFLINE"),
-        "{message}"
-    );
-    let away = scene
-        .command(&args)
-        .env("HF_ENDPOINT", "http://127.0.0.1:9")
-        .output()
-        .unwrap();
-    let message = String::from_utf8(away.stderr).unwrap();
-    assert!(
-        away.status.code() == Some(1) && message.contains("127.0.0.1:9"),
-        "{message}"
-    );
+    let (code, message) = Scene::failure_of(scene.command(&args).env("HF_HUB_OFFLINE", "1"));
+    assert!(code == 2 && message.contains("HF_HUB_OFFLINE"), "{message}");
+    let away = "http://127.0.0.1:9";
+    let (code, message) = Scene::failure_of(scene.command(&args).env("HF_ENDPOINT", away));
+    assert!(code == 1 && message.contains("127.0.0.1:9"), "{message}");
     scene.mock.misbehave(Fault::Token("good"));
     let (code, message) = scene.fails(&args);
     assert!(code == 2 && message.contains("set HF_TOKEN"), "{message}");

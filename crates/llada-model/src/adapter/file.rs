@@ -80,11 +80,7 @@ impl Adapter {
     /// If a file is missing or damaged, is no adapter of this kind, or a factor is without its other.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(CONFIG);
-        let text = std::fs::read(&path).map_err(|source| Error::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
+        let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
         let raw: Raw = serde_json::from_slice(&text).map_err(|source| Error::Json {
             file: path.display().to_string(),
             source,
@@ -133,11 +129,7 @@ impl Raw {
 }
 
 fn read_factors(path: &Path, rank: usize) -> Result<BTreeMap<String, [Tensor; 2]>, Error> {
-    let bytes = map_file(path).map_err(|source| Error::Io {
-        action: "map",
-        path: path.into(),
-        source,
-    })?;
+    let bytes = map_file(path).map_err(Error::io("map", path))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|source| Error::Safetensors {
         path: path.into(),
         source,

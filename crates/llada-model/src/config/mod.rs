@@ -101,11 +101,7 @@ impl Config {
     /// If the file cannot be read, and as [`Config::from_json`].
     pub fn from_dir(dir: &Path) -> Result<Self, Error> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
-            action: "read",
-            path,
-            source,
-        })?;
+        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         Self::from_json(&text)
     }
 

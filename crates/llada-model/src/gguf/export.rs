@@ -239,11 +239,7 @@ fn write_file(
     tensors: &[Tensor<'_>],
     progress: &mut dyn FnMut(&WrittenTensor),
 ) -> Result<(), Error> {
-    let failed = |source| Error::Io {
-        action: "write",
-        path: out.into(),
-        source,
-    };
+    let failed = Error::io("write", out);
     let file = File::create(partial).map_err(failed)?;
     let mut writer = BufWriter::with_capacity(1 << 20, file);
     let infos: Vec<_> = tensors.iter().map(Tensor::info).collect();

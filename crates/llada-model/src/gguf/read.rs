@@ -96,11 +96,7 @@ impl GgufFile {
     }
 
     fn add_part(&mut self, path: &Path) -> Result<Metadata, Error> {
-        let map = map_file(path).map_err(|source| Error::Io {
-            action: "map",
-            path: path.into(),
-            source,
-        })?;
+        let map = map_file(path).map_err(Error::io("map", path))?;
         let parsed = parse(&map).map_err(|problem| refuse(path, problem))?;
         for (name, format, shape, bytes) in parsed.tensors {
             let tensor = GgufTensor {

@@ -4,12 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Matrix, PartProduct, Right, gemm_parts};
-use crate::parallel::rows_per_task;
+use crate::gemm::{Matrix, PartProduct, Right, gemm_parts, products_per_task};
 use crate::{Gradient, Isa, Precision, Routing, Tensor, Weight};
-
-/// Multiply-adds of a product that cost as much as one element operation.
-const MULTIPLY_ADDS_PER_OP: usize = 16;
 
 /// Where the (row, slot) pairs of a routing lie when sorted by expert: a pair has one *position* in
 /// 0..S, and an expert's positions are consecutive, in the order of the rows.
@@ -128,24 +124,13 @@ impl Plan {
         weight: impl Fn(usize) -> &'w Weight + Sync,
         dw: Vec<&mut Gradient>,
     ) {
-        let dw = dw
-            .into_par_iter()
-            .enumerate()
-            .with_min_len(self.experts_per_task(x, dy.dims2()[1]));
+        let task = products_per_task(self.num_experts(), x.len() * dy.dims2()[1]);
+        let dw = dw.into_par_iter().enumerate().with_min_len(task);
         dw.filter(|(expert, _)| !self.range(*expert).is_empty())
             .for_each(|(expert, dw)| {
                 let (x, dy) = (self.part(x, expert), self.part(dy, expert));
                 dw.add_product(isa, weight(expert), x, dy);
             });
-    }
-
-    /// Returns how many experts one task should process when `x` is multiplied to `width` columns.
-    fn experts_per_task(&self, x: &Tensor, width: usize) -> usize {
-        let experts = self.num_experts();
-        rows_per_task(
-            experts,
-            x.len() * width / (experts * MULTIPLY_ADDS_PER_OP).max(1),
-        )
     }
 }
 

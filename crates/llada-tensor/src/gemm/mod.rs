@@ -117,16 +117,18 @@ pub(crate) fn gemm_parts(isa: Isa, a: Matrix<'_>, products: Vec<PartProduct<'_>>
     if let Some(codes) = common_codes(&products) {
         return codes::parts(isa, codes, a, products);
     }
-    let cost: usize = products.iter().map(PartProduct::cost).sum();
-    let task = rows_per_task(
-        products.len(),
-        cost / products.len().max(1) / MULTIPLY_ADDS_PER_OP,
-    );
+    let cost = products.iter().map(PartProduct::cost).sum();
+    let task = products_per_task(products.len(), cost);
     let products = products.into_par_iter().with_min_len(task);
     products.for_each(|part| {
         let a = a.block(part.rows, 0..a.shape()[1]);
         gemm(isa, part.precision, a, part.right, part.c);
     });
+}
+
+/// Returns how many of some products one task should compute, given the multiply-adds of all.
+pub(crate) fn products_per_task(products: usize, cost: usize) -> usize {
+    rows_per_task(products, cost / (products * MULTIPLY_ADDS_PER_OP).max(1))
 }
 
 /// Returns the codes of all operands if they are of one kind.

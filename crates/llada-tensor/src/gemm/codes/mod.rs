@@ -76,7 +76,7 @@ fn divide(isa: Isa, mut sweeps: Vec<Sweep<'_>>, tasks: usize) {
     );
 }
 
-/// Leaves work of about the given cost, and returns the rest.
+/// Leaves work of about the given cost, which is less than all, and returns the rest.
 fn split_off<'a>(sweeps: &mut Vec<Sweep<'a>>, mut cost: usize) -> Vec<Sweep<'a>> {
     let mut whole = 0;
     while whole < sweeps.len() && sweeps[whole].cost() <= cost {
@@ -84,7 +84,7 @@ fn split_off<'a>(sweeps: &mut Vec<Sweep<'a>>, mut cost: usize) -> Vec<Sweep<'a>>
         whole += 1;
     }
     let mut others = sweeps.split_off(whole);
-    if whole == 0 || cost > 0 && !others.is_empty() {
+    if cost > 0 {
         let sweep = others.remove(0);
         let at = sweep.columns_for(cost);
         let [left, right] = sweep.split(at);
