@@ -38,8 +38,10 @@ seeded = [chat(n=2, seed=5, temperature=0.9, top_p=0.9) for _ in range(2)]
 first, second = ([choice.message.content for choice in answer.choices] for answer in seeded)
 assert first == second and first[0] != first[1], (first, second)
 
-logprobs = chat(logprobs=True).choices[0].logprobs.content
+logprobs = chat(logprobs=True, top_logprobs=4).choices[0].logprobs.content
 assert len(logprobs) == 24 and all(token.logprob <= 0 for token in logprobs)
+assert all(len(token.top_logprobs) == 4 for token in logprobs)
+assert all(token.top_logprobs[0].token == token.token for token in logprobs)
 
 stop = text[5:8]
 assert chat(stop=[stop]).choices[0].message.content == text[: text.index(stop)]
@@ -47,8 +49,9 @@ assert chat(stop=[stop]).choices[0].message.content == text[: text.index(stop)]
 eager = chat(extra_body={"threshold": 0.3, "block_length": 8, "return_steps": True})
 assert len(eager.choices[0].dllm["placed"]) == 24
 
-completion = client.completions.create(model="parent", prompt=PROMPT, max_tokens=8, logprobs=0)
+completion = client.completions.create(model="parent", prompt=PROMPT, max_tokens=8, logprobs=2)
 assert len(completion.choices[0].logprobs.tokens) == 8
+assert all(1 <= len(top) <= 2 for top in completion.choices[0].logprobs.top_logprobs)
 
 with client.chat.completions.with_streaming_response.create(
     model="story", messages=[{"role": "user", "content": PROMPT}], stream=True

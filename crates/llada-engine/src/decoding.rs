@@ -13,6 +13,7 @@ use llada_diffusion::{
 };
 use llada_tensor::HeadRow;
 
+use crate::alternatives::Alternatives;
 use crate::plan::Plan;
 use crate::sampling::{Choice, Sampler, best};
 use crate::scheduler::{Group, Stand};
@@ -31,6 +32,7 @@ pub(crate) struct Decoding {
     sent: usize,
     forwards: Forwards,
     cached_tokens: Option<usize>,
+    alternatives: Alternatives,
     trace: Option<Vec<TraceStep>>,
     draft: bool,
 }
@@ -88,6 +90,7 @@ impl Decoding {
             last_row: Vec::new(),
             forwards: Forwards::default(),
             cached_tokens: None,
+            alternatives: Alternatives::new(request.top_logprobs),
             trace: request.trace.then(Vec::new),
             draft: request.draft,
         })
@@ -205,6 +208,7 @@ impl Decoding {
     /// Returns whether the fused head says all that this request needs to know.
     pub(crate) fn is_plain(&self) -> bool {
         self.sampler.is_plain()
+            && !self.alternatives.are_kept()
             && self.hooks.constraint.is_none()
             && self.text.adjustments().is_empty()
             && !matches!(self.plan.policy.edit, Edit::Revise { .. })
@@ -232,6 +236,7 @@ impl Decoding {
             .zip(logits.map(<[f32]>::to_vec))
             .collect();
         let rows = self.adjust(rows)?;
+        self.alternatives.propose(&rows, self.plan.mask_token_id);
         if matches!(self.plan.policy.edit, Edit::Revise { .. }) {
             return Ok(Proposed::Open(LogitRows {
                 sampler: self.sampler.clone(),
@@ -292,6 +297,8 @@ impl Decoding {
             .map(|rows| (self.text.step_at(rows.start), rows))
             .collect();
         let done = self.apply(proposed);
+        let is_decided = |i| done.written.contains(&i) || done.edited.contains(&i);
+        self.alternatives.decide(is_decided);
         stats.accepted += done.written.len() as u64;
         stats.edits += done.edited.len() as u64;
         stats.fallbacks += u64::from(done.fell_back);
@@ -371,6 +378,7 @@ impl Decoding {
                 request: id,
                 ids: tokens[self.sent..end].to_vec(),
                 placed: self.placed(self.sent..end),
+                alternatives: self.alternatives.of(self.sent..end),
             });
             self.sent = end;
         }
@@ -394,7 +402,8 @@ impl Decoding {
         let counts = self.text.counts();
         Answer {
             output_ids: self.text.tokens()[answer.clone()].to_vec(),
-            placed: self.placed(answer),
+            placed: self.placed(answer.clone()),
+            alternatives: self.alternatives.of(answer),
             finish_reason,
             approximate: self.plan.policy.window.is_approximate(),
             forwards: self.forwards,

@@ -1,6 +1,6 @@
 //! What the engine says while requests run.
 
-use crate::{Answer, Error, Placed, RequestId};
+use crate::{Alternative, Answer, Error, Placed, RequestId};
 
 /// Something that happened to a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub enum Event {
         ids: Vec<u32>,
         /// How each of them came to its place.
         placed: Vec<Placed>,
+        /// The most probable tokens of each place, if [`Request::top_logprobs`](crate::Request) asks for any.
+        alternatives: Vec<Vec<Alternative>>,
     },
     /// An active block after a step, sent if [`Request::draft`](crate::Request::draft) asks for it.
     /// Open positions hold MASK, and with editing placed tokens may still change.

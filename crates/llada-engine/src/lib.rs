@@ -37,6 +37,7 @@
 //! The engine speaks token ids: no text, and no files but the recorded decodes of
 //! [`generate_parity`]. Rules that need the text come in as [`Hooks`]. Clocks only feed [`Stats`].
 
+mod alternatives;
 mod batch;
 mod decoding;
 mod engine;
@@ -53,6 +54,7 @@ mod sampling;
 mod scheduler;
 mod stats;
 
+pub use alternatives::Alternative;
 pub use engine::Engine;
 pub use error::Error;
 pub use event::Event;

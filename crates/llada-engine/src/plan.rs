@@ -36,6 +36,10 @@ impl Plan {
         if plan.is_shifted() && request.prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
+        if matches!(plan.policy.edit, Edit::Revise { .. }) && request.top_logprobs > 0 {
+            let expected = "0 where edits insert and delete";
+            return Err(field("top_logprobs", request.top_logprobs, expected));
+        }
         Ok(plan)
     }
 
@@ -151,6 +155,10 @@ fn check_common(request: &Request, options: &Options, config: &Config) -> Result
     check_mask(request, options, config)?;
     check_length(request, config)?;
     check_sampling(&request.sampling)?;
+    if request.top_logprobs > Request::MAX_TOP_LOGPROBS {
+        let expected = format!("at most {}", Request::MAX_TOP_LOGPROBS);
+        return Err(field("top_logprobs", request.top_logprobs, &expected));
+    }
     let bias: Vec<u32> = request
         .sampling
         .logit_bias

@@ -318,6 +318,7 @@ impl Oracle<'_> {
             placed: placed
                 .map(|placed| placed.expect("the answer is filled"))
                 .collect(),
+            alternatives: Vec::new(), // not known here
             finish_reason: stop.map_or(FinishReason::Length, |_| FinishReason::Stop),
             approximate: self.plan.policy.window.is_approximate(),
             forwards: Forwards {

@@ -2,6 +2,8 @@
 
 use llada_diffusion::{FinishReason, Placed, Policy};
 
+use crate::Alternative;
+
 /// A request's number, given when it is submitted; numbers grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
@@ -27,6 +29,9 @@ pub struct Request {
     pub stop_ids: Vec<u32>,
     /// Go on after the checkpoint's end-of-text ids: for measurements.
     pub ignore_eos: bool,
+    /// How many of the most probable tokens of each place are told, at most
+    /// [`Request::MAX_TOP_LOGPROBS`]. The text stays the same; whole logits are computed for it.
+    pub top_logprobs: usize,
     /// Whether the answer records the active blocks after every step.
     pub trace: bool,
     /// Whether every step sends the active blocks, each as an [`Event::Draft`](crate::Event::Draft).
@@ -34,6 +39,9 @@ pub struct Request {
 }
 
 impl Request {
+    /// Most tokens of a place that are told.
+    pub const MAX_TOP_LOGPROBS: usize = 20;
+
     /// Returns a greedy request with threshold 0.95, accepting at least one token per forward.
     pub fn new(prompt: Vec<u32>, max_new_tokens: usize) -> Self {
         Self {
@@ -46,6 +54,7 @@ impl Request {
             sampling: Sampling::default(),
             stop_ids: Vec::new(),
             ignore_eos: false,
+            top_logprobs: 0,
             trace: false,
             draft: false,
         }
@@ -136,6 +145,8 @@ pub struct Answer {
     /// How each id came to its place. The logarithm of the confidence is the token's log-probability
     /// *given the state of that step*, not a part of a sequence likelihood.
     pub placed: Vec<Placed>,
+    /// The most probable tokens of each place, the best first; empty if none were asked for.
+    pub alternatives: Vec<Vec<Alternative>>,
     /// Why the text ended.
     pub finish_reason: FinishReason,
     /// The request let blocks begin before their predecessor was done: the text may differ from the

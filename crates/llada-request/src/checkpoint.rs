@@ -123,6 +123,7 @@ impl Checkpoint {
             sampling: sampling(settings),
             stop_ids,
             ignore_eos,
+            top_logprobs: policy::top_logprobs(settings)?,
             trace: settings.trace == Some(true),
             ..Request::new(prompt, settings.max_new_tokens.unwrap_or(256))
         })

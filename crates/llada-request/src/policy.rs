@@ -45,6 +45,15 @@ pub(crate) fn policy(settings: &Settings, ids: EditIds) -> Result<Policy> {
     })
 }
 
+/// Returns how many of the most probable tokens are told.
+pub(crate) fn top_logprobs(settings: &Settings) -> Result<usize> {
+    if settings.logprobs != Some(true) {
+        let details = [("top_logprobs", settings.top_logprobs.is_some())];
+        refuse(&details, "needs `logprobs`")?;
+    }
+    Ok(settings.top_logprobs.unwrap_or(0))
+}
+
 /// Returns how done blocks are edited again.
 fn reopen(settings: &Settings) -> Result<Option<Reopen>> {
     let rounds = settings.reopen_rounds;

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use llada_engine::Preset;
+use llada_engine::{Preset, Request};
 use schemars::JsonSchema as Described;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -141,6 +141,10 @@ pub struct Settings {
     /// Includes each token's log-probability, given the state of the step that placed it (JSON).
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub logprobs: Option<bool>,
+    /// With --logprobs: also those of this many most probable tokens, at most 20 (JSON).
+    #[arg(long, value_name = "N")]
+    #[schemars(range(max = Request::MAX_TOP_LOGPROBS))]
+    pub top_logprobs: Option<usize>,
     /// Includes the step of its block that placed each token (JSON).
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub return_steps: Option<bool>,
@@ -170,7 +174,8 @@ impl Settings {
             max_post_edit_steps penalty_lambda reopen_blocks reopen_rounds buffer_blocks
             admit_threshold semi_complete temperature top_k top_p min_p repetition_penalty
             presence_penalty frequency_penalty logit_bias seed stop stop_token_ids ignore_eos
-            json_schema regex eos_early_stop reference_schedule trace logprobs return_steps
+            json_schema regex eos_early_stop reference_schedule trace logprobs
+            top_logprobs return_steps
         };
         Self {
             steps,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use llada_engine::{Answer, Event, Placed};
+use llada_engine::{Alternative, Answer, Event, Placed};
 use llada_request::{AnswerText, Job, joint, spell};
+use llada_text::Tokenizer;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Receiver, channel};
 
@@ -58,9 +59,26 @@ pub(crate) struct Text {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
+    pub(crate) id: u32,
     pub(crate) text: String,
     /// Given the state of the step that placed it.
     pub(crate) logprob: f32,
+    /// The most probable tokens of its place, if they were asked for; they have none themselves.
+    pub(crate) top: Vec<Token>,
+}
+
+impl Token {
+    fn new(tokenizer: &Tokenizer, id: u32, logprob: f32, top: &[Alternative]) -> Self {
+        let top = top.iter();
+        Self {
+            id,
+            text: spell(tokenizer, id),
+            logprob,
+            top: top
+                .map(|other| Self::new(tokenizer, other.token, other.logprob, &[]))
+                .collect(),
+        }
+    }
 }
 
 /// An active block after a step.
@@ -146,8 +164,13 @@ impl Reply {
                 continue;
             };
             match event {
-                Event::Committed { ids, placed, .. } => {
-                    let text = self.commit(&ids, &placed)?;
+                Event::Committed {
+                    ids,
+                    placed,
+                    alternatives,
+                    ..
+                } => {
+                    let text = self.commit(&ids, &placed, &alternatives)?;
                     return Ok(Piece::Text(text));
                 }
                 Event::Draft { .. } => return Ok(Piece::Draft(self.draft(event))),
@@ -176,7 +199,12 @@ impl Reply {
         }
     }
 
-    fn commit(&mut self, ids: &[u32], placed: &[Placed]) -> Result<Text, Refusal> {
+    fn commit(
+        &mut self,
+        ids: &[u32],
+        placed: &[Placed],
+        alternatives: &[Vec<Alternative>],
+    ) -> Result<Text, Refusal> {
         let now = Instant::now();
         let last = self.last_text.replace(now);
         let elapsed = now - last.unwrap_or(self.start);
@@ -187,15 +215,14 @@ impl Reply {
         if let (true, None, Some(&first)) = (self.asked.joined, last, ids.first()) {
             text.insert_str(0, &joint(tokenizer, &self.prompt, first)?);
         }
-        let shown = ids
-            .iter()
-            .zip(placed)
-            .filter(|(id, _)| !self.text.is_end(**id));
-        let token = |(&id, placed): (&u32, &Placed)| Token {
-            text: spell(tokenizer, id),
+        let token = |(index, &id): (usize, &u32)| {
             // A confidence that underflowed has no logarithm that JSON could write.
-            logprob: placed.confidence.max(f32::MIN_POSITIVE).ln(),
+            let logprob = placed[index].confidence.max(f32::MIN_POSITIVE).ln();
+            let top = alternatives.get(index).map_or(&[][..], Vec::as_slice);
+            Token::new(tokenizer, id, logprob, top)
         };
+        let shown = ids.iter().enumerate();
+        let shown = shown.filter(|(_, id)| !self.text.is_end(**id));
         let tokens = match self.asked.logprobs {
             true => shown.map(token).collect(),
             false => Vec::new(),

@@ -84,7 +84,11 @@ fn post<T: JsonSchema>(
     let mut responses = errors(&POST_STATUSES);
     let mut content = json!({ "application/json": { "schema": { "type": "object" } } });
     if path.contains("completions") || path == "/generate" {
-        content["text/event-stream"] = json!({ "schema": { "type": "string" } });
+        // The schema of an event.
+        content["text/event-stream"] = json!({ "schema": {
+            "type": "object",
+            "properties": { "event": { "type": "string" }, "data": { "type": "string" } },
+        }});
     }
     responses["200"] = json!({ "description": "The answer", "content": content });
     let operation = json!({

@@ -1,4 +1,5 @@
-//! The official clients of OpenAI against `llada serve`.
+//! The official clients of OpenAI, and one that tries whatever the description allows, against
+//! `llada serve`.
 //!
 //! Each needs its package from a registry, which is installed under `target/` once. Where Python, node
 //! or the registry is not at hand, the test says so and checks nothing.
@@ -112,45 +113,65 @@ fn home(name: &str) -> PathBuf {
     home
 }
 
-fn check(command: &mut Command) {
+/// Runs a client that says `promise` when all went well.
+fn check(command: &mut Command, promise: &str) {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let problem = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && said.contains("contract kept"),
+        output.status.success() && said.contains(promise),
         "{said}{problem}"
     );
 }
 
+/// Returns the programs of a virtual environment with a package; `None` if it cannot be had.
+fn python_with(package: &str) -> Option<PathBuf> {
+    let home = home(&format!("python-{package}"));
+    let programs = home.join("bin");
+    install(
+        Command::new("python3").args(["-m", "venv"]).arg(&home),
+        "python3",
+    )?;
+    let pip = ["-m", "pip", "install", "--quiet", "--retries", "1", package];
+    install(
+        Command::new(programs.join("python")).args(pip),
+        &format!("the Python package `{package}`"),
+    )?;
+    Some(programs)
+}
+
 #[test]
 fn the_python_client_works_unchanged() {
-    let home = home("python-client");
-    let python = home.join("bin/python");
-    let install = || {
-        install(
-            Command::new("python3").args(["-m", "venv"]).arg(&home),
-            "python3",
-        )?;
-        let pip = [
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--retries",
-            "1",
-            "openai",
-        ];
-        install(
-            Command::new(&python).args(pip),
-            "the Python package `openai`",
-        )
-    };
-    if install().is_none() {
+    let Some(programs) = python_with("openai") else {
         return;
-    }
+    };
     let serving = Serving::start(&MODELS);
+    let mut client = Command::new(programs.join("python"));
     let script = root().join("tests/clients/contract.py");
-    check(Command::new(&python).arg(script).arg(serving.url()));
+    check(client.arg(script).arg(serving.url()), "contract kept");
+}
+
+/// Sends what the OpenAPI description allows and what it does not to every endpoint: no answer is a
+/// fault, late, or other than described. `LLADA_SLOW_TESTS=1` sends some thousands.
+#[test]
+fn whatever_the_description_allows_is_answered_as_it_says() {
+    let Some(programs) = python_with("schemathesis") else {
+        return;
+    };
+    let slow = std::env::var_os("LLADA_SLOW_TESTS").is_some();
+    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,\
+                  response_schema_conformance,unsupported_method";
+    let serving = Serving::start(&MODELS[..1]);
+    let mut client = Command::new(programs.join("st"));
+    client
+        .current_dir(programs)
+        .args(["run", "--no-color", "--checks", checks])
+        .args(["--generation-database", "none", "--seed", "1"])
+        .args(["--max-examples", if slow { "500" } else { "10" }])
+        .args(["--request-timeout", "60"])
+        .arg(format!("{}/openapi.json", serving.url()));
+    check(&mut client, " passed");
+    assert!(is_ready(&serving.address));
 }
 
 #[test]
@@ -178,5 +199,6 @@ fn the_javascript_client_works_unchanged() {
     let script = home.join("contract.mjs");
     std::fs::copy(root().join("tests/clients/contract.mjs"), &script).unwrap();
     let serving = Serving::start(&MODELS);
-    check(Command::new("node").arg(script).arg(serving.url()));
+    let mut client = Command::new("node");
+    check(client.arg(script).arg(serving.url()), "contract kept");
 }

@@ -228,7 +228,7 @@ fn settings_that_would_have_no_effect_are_refused() {
         "--prompt",
         "1+1=",
     ];
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--low", "0.5"], "`low`"),
         (&["--eos-early-stop"], "`reference_schedule`"),
         (
@@ -239,6 +239,7 @@ fn settings_that_would_have_no_effect_are_refused() {
         (&["--edit", "revise:0.5"], "--delete-id"),
         (&["--edit", "0.5", "--reference-schedule"], "edit"),
         (&["--logprobs"], "--json"),
+        (&["--json", "--top-logprobs", "2"], "`logprobs`"),
         (&["--trace"], "--json"),
         (&["--concurrency", "4"], "--json"),
     ];
@@ -275,6 +276,18 @@ fn a_probability_and_a_step_are_told_of_every_token() {
     assert!(list("logprobs").iter().all(|p| p.as_f64().unwrap() < 0.0));
     assert!(list("steps").iter().any(|step| step.as_u64().unwrap() > 0));
     assert_eq!(golden(&[])["logprobs"], Value::Null);
+}
+
+#[test]
+fn the_most_probable_tokens_of_every_place_are_told() {
+    let answer = golden(&["--logprobs", "--top-logprobs", "3"]);
+    assert_eq!(answer["output_ids"], golden(&[])["output_ids"]);
+    let places = answer["top_logprobs"].as_array().unwrap();
+    for (place, id) in places.iter().zip(answer["output_ids"].as_array().unwrap()) {
+        assert_eq!(place.as_array().unwrap().len(), 3);
+        assert_eq!(place[0]["id"], *id);
+    }
+    assert_eq!(golden(&["--logprobs"])["top_logprobs"], Value::Null);
 }
 
 /// Returns the answer of a worked-sums model.

@@ -36,6 +36,7 @@ fn listen(events: Vec<Event>, heard: &mut BTreeMap<RequestId, Heard>) {
                 request,
                 ids,
                 placed,
+                ..
             } => {
                 let heard = heard.entry(request).or_default();
                 heard.ids.extend(ids);
@@ -414,6 +415,10 @@ fn any_request(alignment: LabelAlignment) -> impl Strategy<Value = Request> {
                     },
                     reopen: reopen.map(|(blocks, rounds)| Reopen { blocks, rounds }),
                     ..Policy::default()
+                },
+                top_logprobs: match edit {
+                    Edit::Revise { .. } => 0,
+                    _ => seed as usize % 3,
                 },
                 sampling,
                 stop_ids: vec![stop_id],

@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use llada_engine::Request;
+use llada_request::Settings;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -26,8 +28,8 @@ use crate::refusal::Refusal;
 pub(crate) struct CompletionRequest {
     /// A text, the ids of one, or several texts.
     prompt: Prompt,
-    /// 0 adds the tokens with their log-probabilities, each given the state of the step that placed
-    /// it. Others than the chosen token are not offered.
+    /// Adds the tokens with their log-probabilities, each given the state of the step that placed
+    /// it, and those of this many most probable tokens.
     #[serde(default)]
     logprobs: Option<usize>,
     #[serde(flatten)]
@@ -35,16 +37,20 @@ pub(crate) struct CompletionRequest {
     rest: Map<String, Value>,
 }
 
-/// Describes `logprobs` as it is here: the setting of that name, which is in the schema of the other
-/// fields, is a flag.
+/// Describes `logprobs` as it is here. In the settings, which are in the schema of the other fields,
+/// it is a flag and `top_logprobs` the number.
 fn own_logprobs(schema: &mut schemars::Schema) {
-    if let Some(properties) = schema.get_mut("properties") {
-        properties["logprobs"] = json!({
+    let properties = schema.get_mut("properties");
+    if let Some(properties) = properties.and_then(Value::as_object_mut) {
+        properties.remove("top_logprobs");
+        let own = json!({
             "type": ["integer", "null"],
             "minimum": 0,
-            "maximum": 0,
-            "description": "0 adds the tokens with their log-probabilities.",
+            "maximum": Request::MAX_TOP_LOGPROBS,
+            "description": "Adds the tokens with their log-probabilities, and those of this many \
+                            most probable tokens.",
         });
+        properties.insert("logprobs".to_owned(), own);
     }
 }
 
@@ -126,11 +132,7 @@ pub(crate) async fn complete(State(app): State<App>, body: Body) -> Result<Respo
     let request: CompletionRequest = read(body.0, None)?;
     let (common, mut settings) = Common::read(request.rest)?;
     let delivery = common.delivery()?;
-    if let Some(others @ 1..) = request.logprobs {
-        let problem = format!("is {others}; expected 0: only the chosen tokens are offered");
-        return Err(Refusal::field("logprobs", problem));
-    }
-    settings.logprobs = Some(request.logprobs.is_some());
+    set_logprobs(&mut settings, request.logprobs)?;
     let place = app.model(common.model.as_deref())?;
     let prompt = request.prompt;
     if prompt.count() == 0 {
@@ -161,6 +163,22 @@ pub(crate) async fn complete(State(app): State<App>, body: Body) -> Result<Respo
             Ok(stream::response(worded.collect(), tail))
         }
     }
+}
+
+/// Says with the settings' two fields what OpenAI says here with one.
+fn set_logprobs(settings: &mut Settings, logprobs: Option<usize>) -> Result<(), Refusal> {
+    if settings.top_logprobs.is_some() {
+        let problem = "is of chats; here `logprobs` is that number";
+        return Err(Refusal::field("top_logprobs", problem));
+    }
+    let most = Request::MAX_TOP_LOGPROBS;
+    if let Some(top) = logprobs.filter(|&top| top > most) {
+        let problem = format!("is {top}; expected at most {most}");
+        return Err(Refusal::field("logprobs", problem));
+    }
+    settings.logprobs = Some(logprobs.is_some());
+    settings.top_logprobs = logprobs;
+    Ok(())
 }
 
 async fn whole(replies: Vec<Reply>, head: &Head, choices: usize) -> Result<Response, Refusal> {
@@ -245,10 +263,20 @@ fn logprobs(tokens: &[Token], offset: &mut usize) -> Value {
         start
     });
     let offsets: Vec<_> = offsets.collect();
+    let has_top = tokens.iter().any(|token| !token.top.is_empty());
     json!({
         "tokens": tokens.iter().map(|token| &token.text).collect::<Vec<_>>(),
         "token_logprobs": tokens.iter().map(|token| token.logprob).collect::<Vec<_>>(),
-        "top_logprobs": null,
+        "top_logprobs": has_top.then(|| tokens.iter().map(top_logprobs).collect::<Vec<_>>()),
         "text_offset": offsets,
     })
+}
+
+/// Returns the most probable tokens of a place by their text. Of those that read the same, such as
+/// parts of a character, the most probable one stays.
+fn top_logprobs(token: &Token) -> Value {
+    let top = token.top.iter().rev();
+    top.map(|other| (other.text.clone(), other.logprob.into()))
+        .collect::<Map<_, _>>()
+        .into()
 }

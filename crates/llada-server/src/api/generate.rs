@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use llada_engine::Request;
 use llada_request::Settings;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -38,6 +39,9 @@ pub(crate) struct GenerateRequest {
     stream_draft: Option<bool>,
     /// Adds the log-probability of every token, given the state of the step that placed it.
     return_logprob: Option<bool>,
+    /// With `return_logprob`: also those of this many most probable tokens.
+    #[schemars(range(max = Request::MAX_TOP_LOGPROBS))]
+    top_logprobs_num: Option<usize>,
     #[serde(flatten)]
     #[schemars(skip)]
     rest: Map<String, Value>,
@@ -52,6 +56,29 @@ impl GenerateRequest {
                 "text",
                 "or `input_ids` is needed, and only one of them",
             )),
+        }
+    }
+
+    /// Says with the settings' fields what SGLang says beside them.
+    fn set_logprobs(&self, settings: &mut Settings) -> Result<(), Refusal> {
+        if settings.logprobs.is_some() || settings.top_logprobs.is_some() {
+            let problem = "are asked for with `return_logprob` and `top_logprobs_num` here";
+            return Err(Refusal::field("sampling_params.logprobs", problem));
+        }
+        let (asked, most) = (self.return_logprob == Some(true), Request::MAX_TOP_LOGPROBS);
+        match self.top_logprobs_num {
+            Some(top) if top > most => {
+                let problem = format!("is {top}; expected at most {most}");
+                Err(Refusal::field("top_logprobs_num", problem))
+            }
+            Some(1..) if !asked => {
+                Err(Refusal::field("top_logprobs_num", "needs `return_logprob`"))
+            }
+            top => {
+                settings.logprobs = Some(asked);
+                settings.top_logprobs = top.filter(|_| asked);
+                Ok(())
+            }
         }
     }
 
@@ -73,7 +100,7 @@ pub(crate) async fn generate(State(app): State<App>, body: Body) -> Result<Respo
     refuse_rest(&request.rest)?;
     let params = request.sampling_params.take().unwrap_or_default();
     let mut settings = settings(params, Some("sampling_params"))?;
-    settings.logprobs = Some(request.return_logprob == Some(true));
+    request.set_logprobs(&mut settings)?;
     let (prompt, delivery) = (request.prompt()?, request.delivery()?);
     let place = app.model(request.model.as_deref())?;
     let mut replies = start(&app, place, 1, move |ready| {
@@ -153,11 +180,11 @@ impl Wording for Words {
             "dllm": cost::dllm(end),
         });
         if end.asked.logprobs {
-            // As there: log-probability, id, text.
-            let ids = answer.output_ids.iter();
-            let tokens = self.tokens.iter().zip(ids);
-            let triples = tokens.map(|(token, id)| json!([token.logprob, id, token.text]));
-            meta["output_token_logprobs"] = triples.collect();
+            meta["output_token_logprobs"] = self.tokens.iter().map(triple).collect();
+            if self.tokens.iter().any(|token| !token.top.is_empty()) {
+                let top = |token: &Token| token.top.iter().map(triple).collect::<Value>();
+                meta["output_top_logprobs"] = self.tokens.iter().map(top).collect();
+            }
         }
         vec![json!({
             "text": self.text,
@@ -165,4 +192,9 @@ impl Wording for Words {
             "meta_info": meta,
         })]
     }
+}
+
+/// Returns a token as SGLang writes it: log-probability, id, text.
+fn triple(token: &Token) -> Value {
+    json!([token.logprob, token.id, token.text])
 }

@@ -158,6 +158,43 @@ async fn several_prompts_are_answered_in_their_order() {
 }
 
 #[tokio::test]
+async fn the_most_probable_tokens_are_told_in_three_ways() {
+    let server = server(vec![story()]).await;
+    let chat = json!({
+        "messages": [{ "role": "user", "content": "Once upon a time" }], "max_tokens": 8,
+        "logprobs": true, "top_logprobs": 3,
+    });
+    let chat = server.ask("/v1/chat/completions", chat).await.ok();
+    let tokens = chat["choices"][0]["logprobs"]["content"]
+        .as_array()
+        .unwrap();
+    assert_eq!(tokens.len(), 8);
+    let completion = with(
+        story_request(8),
+        json!({ "logprobs": 3, "threshold": 0.95 }),
+    );
+    let completion = server.ask("/v1/completions", completion).await.ok();
+    let logprobs = &completion["choices"][0]["logprobs"];
+    let generate = json!({
+        "text": "Once upon a time", "sampling_params": { "max_new_tokens": 8 },
+        "return_logprob": true, "top_logprobs_num": 3,
+    });
+    let generate = server.ask("/generate", generate).await.ok();
+    for (place, token) in tokens.iter().enumerate() {
+        let top = &token["top_logprobs"];
+        assert_eq!(top.as_array().unwrap().len(), 3);
+        assert_eq!(top[0]["token"], token["token"]);
+        for other in top.as_array().unwrap() {
+            let text = other["token"].as_str().unwrap();
+            assert_eq!(logprobs["top_logprobs"][place][text], other["logprob"]);
+        }
+        let triple = &generate["meta_info"]["output_top_logprobs"][place][2];
+        assert_eq!(triple[0], top[2]["logprob"]);
+        assert_eq!(triple[2], top[2]["token"]);
+    }
+}
+
+#[tokio::test]
 async fn generate_speaks_as_sglang_does() {
     let server = server(vec![story()]).await;
     let params = json!({ "max_new_tokens": 16, "threshold": 0.6 });

@@ -19,7 +19,8 @@ async fn a_field_that_cannot_be_honoured_is_named() {
         (json!({ "n": 0 }), "n"),
         (json!({ "n": 1000 }), "n"),
         (json!({ "max_tokens": 0 }), "max_new_tokens"),
-        (json!({ "logprobs": 5 }), "logprobs"),
+        (json!({ "logprobs": 21 }), "logprobs"),
+        (json!({ "logprobs": 1, "top_logprobs": 1 }), "top_logprobs"),
         (json!({ "stop": [""] }), ""),
         (json!({ "stop": 3 }), "stop"),
         (
@@ -101,7 +102,11 @@ async fn a_conversation_that_cannot_be_honoured_is_refused() {
             "tool_choice",
         ),
         (
-            json!({ "messages": hello, "top_logprobs": 2, "logprobs": true }),
+            json!({ "messages": hello, "top_logprobs": 21, "logprobs": true }),
+            "top_logprobs",
+        ),
+        (
+            json!({ "messages": hello, "top_logprobs": 2 }),
             "top_logprobs",
         ),
         (

@@ -1,6 +1,6 @@
 //! An answer as JSON.
 
-use llada_engine::{Answer, Placed};
+use llada_engine::{Alternative, Answer, Placed};
 use serde_json::{Value, json};
 
 use llada_request::Checkpoint;
@@ -53,10 +53,19 @@ pub(in crate::commands) fn to_json(
     if job.settings.logprobs == Some(true) {
         object["logprobs"] = answer.placed.iter().map(logprob).collect();
     }
+    if !answer.alternatives.is_empty() {
+        let places = answer.alternatives.iter();
+        object["top_logprobs"] = places.map(|place| alternatives(place)).collect();
+    }
     if job.settings.return_steps == Some(true) {
         object["steps"] = answer.placed.iter().map(|placed| placed.step).collect();
     }
     Ok(object)
+}
+
+fn alternatives(place: &[Alternative]) -> Value {
+    let alternative = |a: &Alternative| json!({ "id": a.token, "logprob": a.logprob });
+    place.iter().map(alternative).collect()
 }
 
 fn logprob(placed: &Placed) -> f32 {

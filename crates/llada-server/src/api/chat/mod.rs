@@ -50,10 +50,6 @@ pub(crate) struct ChatRequest {
     /// Variables of the chat template, such as `enable_thinking`.
     #[serde(default)]
     chat_template_kwargs: Option<Map<String, Value>>,
-    /// Only 0: others than the chosen token are not offered.
-    #[serde(default)]
-    #[schemars(range(max = 0))]
-    top_logprobs: Option<usize>,
     #[serde(flatten)]
     #[schemars(with = "Common")]
     rest: Map<String, Value>,
@@ -95,7 +91,7 @@ pub(crate) async fn complete(State(app): State<App>, body: Body) -> Result<Respo
     let mut request: ChatRequest = read(body.0, None)?;
     let (common, settings) = Common::read(std::mem::take(&mut request.rest))?;
     let delivery = common.delivery()?;
-    request.check(&settings)?;
+    request.check()?;
     let settings = request.confined(settings)?;
     let calling = Calling::new(request.tools.take(), request.tool_choice.take(), &settings)?;
     let place = app.model(common.model.as_deref())?;
@@ -140,7 +136,7 @@ async fn whole(replies: Vec<Reply>, head: &Head, calling: &Calling) -> Result<Re
 }
 
 impl ChatRequest {
-    fn check(&self, settings: &Settings) -> Result<(), Refusal> {
+    fn check(&self) -> Result<(), Refusal> {
         if self.messages.is_empty() {
             return Err(Refusal::field(
                 "messages",
@@ -152,17 +148,7 @@ impl ChatRequest {
                 "is false; how many tools a model calls cannot be bounded, so leave it out";
             return Err(Refusal::field("parallel_tool_calls", problem));
         }
-        match self.top_logprobs {
-            Some(others @ 1..) => {
-                let problem =
-                    format!("is {others}; expected 0: only the chosen tokens are offered");
-                Err(Refusal::field("top_logprobs", problem))
-            }
-            Some(0) if settings.logprobs != Some(true) => {
-                Err(Refusal::field("top_logprobs", "needs `logprobs`"))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Adds the format of the response to the settings.

@@ -70,14 +70,19 @@ fn finish_reason(end: &End, has_calls: bool) -> String {
 /// Returns OpenAI's form of log-probabilities.
 fn logprobs(tokens: &[Token]) -> Value {
     let content = tokens.iter().map(|token| {
-        json!({
-            "token": token.text,
-            "logprob": token.logprob,
-            "bytes": token.text.as_bytes(),
-            "top_logprobs": [],
-        })
+        let mut object = logprob(token);
+        object["top_logprobs"] = token.top.iter().map(logprob).collect();
+        object
     });
     json!({ "content": content.collect::<Vec<_>>() })
+}
+
+fn logprob(token: &Token) -> Value {
+    json!({
+        "token": token.text,
+        "logprob": token.logprob,
+        "bytes": token.text.as_bytes(),
+    })
 }
 
 /// The words of a streamed answer.
