@@ -26,17 +26,22 @@ pub(crate) struct Serving {
 impl Serving {
     /// Starts one of these models and settings, and waits until it is ready.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_at("0", args)
+    }
+
+    /// The same on a port of one's choice.
+    pub(crate) fn start_at(port: &str, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = dir.path().join("port");
+        let chosen = dir.path().join("port");
         let process = Command::new(env!("CARGO_BIN_EXE_llada"))
             .current_dir(root())
             .arg("serve")
             .args(args)
-            .args(["--port", "0", "--port-file", port.to_str().unwrap()])
+            .args(["--port", port, "--port-file", chosen.to_str().unwrap()])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let port = eventually(|| std::fs::read_to_string(&port).ok());
+        let port = eventually(|| std::fs::read_to_string(&chosen).ok());
         let address = format!("127.0.0.1:{}", port.trim());
         eventually(|| is_ready(&address).then_some(()));
         Self {

@@ -1,8 +1,10 @@
 //! `llada serve` as a process: what it refuses to start with, and how it starts and ends.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
+use crate::clients::{Serving, ask, eventually, is_ready};
 use crate::{failure, root};
 
 #[test]
@@ -92,10 +94,47 @@ fn a_log_that_cannot_be_written_does_not_end_the_server() {
         .stderr(full)
         .spawn()
         .unwrap();
-    let port = crate::clients::eventually(|| std::fs::read_to_string(&port_file).ok());
+    let port = eventually(|| std::fs::read_to_string(&port_file).ok());
     let address = format!("127.0.0.1:{}", port.trim());
-    crate::clients::eventually(|| crate::clients::is_ready(&address).then_some(()));
+    eventually(|| is_ready(&address).then_some(()));
     let id = process.id().to_string();
     assert!(Command::new("kill").arg(id).status().unwrap().success());
     assert!(process.wait().unwrap().success());
+}
+
+#[test]
+fn a_server_outlives_its_files_and_its_port_a_killed_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("story");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(root().join("assets/stories-child")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    let text = |server: &Serving| {
+        let body = r#"{ "prompt": "Once upon a time", "max_tokens": 24 }"#;
+        let answer = ask(&server.address, "POST /v1/completions", body).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        body["choices"][0]["text"].clone()
+    };
+    let server = Serving::start(&[model.to_str().unwrap()]);
+    std::fs::remove_dir_all(&model).unwrap();
+    let before = text(&server);
+    let address = server.address.clone();
+    let (_, port) = address.split_once(':').unwrap();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    let body = r#"{"prompt":"A","max_tokens":400,"stream":true,"ignore_eos":true,"threshold":2}"#;
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json";
+    write!(
+        stream,
+        "{head}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    stream.read_exact(&mut [0; 15]).unwrap();
+    drop(server); // by SIGKILL
+    let server = Serving::start_at(port, &["assets/stories-child"]);
+    assert_eq!(text(&server), before);
 }
