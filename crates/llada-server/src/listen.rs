@@ -20,6 +20,9 @@ use crate::app::App;
 const HEAD_BYTES: usize = 64 << 10;
 /// After this much silence a peer is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Connections that may wait to be accepted; the system may allow fewer. A client beyond them tries
+/// again after a whole second.
+const BACKLOG: i32 = 4096;
 /// How long to wait where the system has no more descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long ended requests have to say so.
@@ -28,6 +31,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Serves until `stop` is ready, then lets requests go on for the grace that the configuration gives.
 pub(crate) async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = ()>) {
     let router = app.router();
+    // Not needed: the listener has a shorter queue already.
+    let _ = SockRef::from(&listener).listen(BACKLOG);
     let connections = Arc::new(Semaphore::new(app.config().connections));
     let graceful = GracefulShutdown::new();
     let accept = async {
