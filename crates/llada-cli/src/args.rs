@@ -20,7 +20,7 @@ pub(crate) use eval::{
 };
 pub(crate) use quantize::QuantizeArgs;
 use quantize::quant;
-pub(crate) use serve::{AdapterName, LogFormat, ServeArgs};
+pub(crate) use serve::{AdapterName, LogFormat, ModelName, ServeArgs};
 
 /// Block-diffusion language models of the LLaDA2 family: convert, train, evaluate, generate.
 #[derive(Debug, Parser)]

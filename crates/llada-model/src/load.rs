@@ -43,11 +43,28 @@ pub enum KeepDtype {
 /// # Errors
 /// If a file is missing or damaged, the config is refused, or the tensors do not fit the config.
 pub fn load(path: &Path, precision: Precision, keep: KeepDtype) -> Result<Loaded, Error> {
+    load_watched(path, precision, keep, &mut |_, _| {})
+}
+
+/// As [`load`]; after each parameter `watch` is told how many bytes have been read, and of how many.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_watched(
+    path: &Path,
+    precision: Precision,
+    keep: KeepDtype,
+    watch: &mut dyn FnMut(u64, u64),
+) -> Result<Loaded, Error> {
     let mut checkpoint = Checkpoint::open(path)?;
     let (sources, mut warnings) = checkpoint.sources()?;
+    let (mut done, mut total) = (0, 0);
+    sources.for_each(|_, (_, source)| total += source.num_bytes());
     let mut weights = sources.map_into(|_, (spec, source)| {
         let weight = read(&spec, &source, precision, keep);
         checkpoint.release(&source);
+        done += source.num_bytes();
+        watch(done, total);
         weight
     });
     if std::mem::take(&mut checkpoint.config.norm_head) {
@@ -161,6 +178,13 @@ pub(crate) enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
+    fn num_bytes(&self) -> u64 {
+        match self {
+            Self::Rows(pieces) => pieces.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
+            Self::Zeros => 0,
+        }
+    }
+
     /// Writes the values of row `index` to `to`, which is as wide; returns its bytes if they are in `format`.
     pub(crate) fn read_row(
         &self,

@@ -24,9 +24,9 @@ pub(crate) struct ServeArgs {
     /// [default: that of the directory or repository].
     #[arg(value_name = "MODEL[:NAME]", required = true)]
     pub models: Vec<ModelName>,
-    /// Adapters (LoRA) to serve beside the model, each under a name of its own; may be repeated. For one
-    /// MODEL, whose weights they share.
-    #[arg(long = "lora", value_name = "NAME=DIR")]
+    /// Adapters (LoRA), each under a name of its own beside the model whose weights it shares; may be
+    /// repeated. Of several models, the name after `@` says which.
+    #[arg(long = "lora", value_name = "NAME[@MODEL]=DIR")]
     pub adapters: Vec<AdapterName>,
     /// Address to listen on. Others than the loopback let the network in.
     #[arg(long, default_value = "127.0.0.1")]
@@ -102,21 +102,26 @@ impl FromStr for ModelName {
 pub(crate) struct AdapterName {
     pub dir: PathBuf,
     pub name: String,
+    /// Name of its model; may be left out where there is one.
+    pub base: Option<String>,
 }
 
 impl FromStr for AdapterName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((name, dir)) if is_name(name) && !dir.is_empty() => Ok(Self {
+        let (names, dir) = text.split_once('=').unwrap_or((text, ""));
+        let (name, base) = match names.split_once('@') {
+            Some((name, base)) => (name, Some(base)),
+            None => (names, None),
+        };
+        match is_name(name) && base.is_none_or(is_name) && !dir.is_empty() {
+            true => Ok(Self {
                 dir: dir.into(),
                 name: name.into(),
+                base: base.map(str::to_owned),
             }),
-            _ => {
-                let name = text.split('=').next().unwrap_or_default();
-                Err(no_name(name, "NAME=DIR"))
-            }
+            false => Err(no_name(names, "NAME=DIR or NAME@MODEL=DIR")),
         }
     }
 }
@@ -195,11 +200,15 @@ mod tests {
 
     #[test]
     fn an_adapter_has_a_name_before_its_directory() {
-        let parse = |text: &str| text.parse::<AdapterName>().map(|a| (a.name, a.dir));
-        assert_eq!(parse("a=b/c=d"), Ok(("a".to_owned(), "b/c=d".into())));
+        let parse = |text: &str| text.parse::<AdapterName>().map(|a| (a.name, a.base, a.dir));
+        let named = |base: Option<&str>, dir: &str| {
+            Ok(("a".to_owned(), base.map(str::to_owned), dir.into()))
+        };
+        assert_eq!(parse("a=b/c=d"), named(None, "b/c=d"));
+        assert_eq!(parse("a@b=c@d"), named(Some("b"), "c@d"));
         let message = parse("a/b").unwrap_err();
         assert!(message.contains("as NAME=DIR"), "{message}");
-        for wrong in ["=a", "a=", "a b=c"] {
+        for wrong in ["=a", "a=", "a b=c", "a@=c", "@b=c"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

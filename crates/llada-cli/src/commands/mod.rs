@@ -23,6 +23,7 @@ pub(crate) mod trace;
 pub(crate) mod train;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use llada_model::{KeepDtype, Model};
@@ -55,9 +56,30 @@ fn with_models(
     Ok(recipe)
 }
 
-/// Loads a checkpoint for decoding or evaluation and prints its warnings.
+/// Time that a model may take to load without a word.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Loads a checkpoint for decoding or evaluation and prints its warnings; a large one shows how far it is.
 fn load_model(dir: &Path, precision: Precision) -> anyhow::Result<Model> {
-    let loaded = llada_model::load(dir, precision, KeepDtype::AsStored)?;
+    let (start, bar) = (Instant::now(), ui::byte_bar());
+    let mut show = |done, total| {
+        if start.elapsed() > PATIENCE {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    };
+    let model = load_model_watched(dir, precision, &mut show);
+    bar.finish_and_clear();
+    model
+}
+
+/// The same; `watch` is told how many bytes have been read, and of how many.
+fn load_model_watched(
+    dir: &Path,
+    precision: Precision,
+    watch: &mut dyn FnMut(u64, u64),
+) -> anyhow::Result<Model> {
+    let loaded = llada_model::load_watched(dir, precision, KeepDtype::AsStored, watch)?;
     for warning in &loaded.warnings {
         ui::say(format!("warning: {warning}"));
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use indicatif::HumanBytes;
 use llada_engine::{Capacity, Engine, Options};
 use llada_model::{Adapter, Config, KvStore, Weights};
 use llada_server::{ApiKeys, Model, Seat, Served, Server};
@@ -16,8 +17,8 @@ use llada_tensor::{LowRank, Precision};
 use tokio::net::TcpListener;
 use tokio::signal;
 
-use super::{decoding, load_model, quantised};
-use crate::args::{AdapterName, LogFormat, ServeArgs};
+use super::{decoding, load_model_watched, quantised};
+use crate::args::{AdapterName, LogFormat, ModelName, ServeArgs};
 use crate::{failure, ui};
 
 pub(crate) fn run(args: &ServeArgs, threads: Option<usize>) -> anyhow::Result<()> {
@@ -103,8 +104,8 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 
 /// Reads what is quick to read of all models, so that mistakes end the program at once.
 fn setups(args: &ServeArgs, threads: Option<usize>) -> anyhow::Result<Vec<Setup>> {
-    if args.models.len() > 1 && !args.adapters.is_empty() {
-        return Err(failure::usage("--lora is for one MODEL, found several"));
+    for adapter in &args.adapters {
+        check_base(adapter, &args.models)?;
     }
     let mut setups = Vec::new();
     for model in &args.models {
@@ -115,13 +116,34 @@ fn setups(args: &ServeArgs, threads: Option<usize>) -> anyhow::Result<Vec<Setup>
             loaded: OnceLock::new(),
         });
         setups.push(Setup::read(args, &model.name, Arc::clone(&base), pool)?);
-        for adapter in &args.adapters {
+        let is_own = |adapter: &&AdapterName| match &adapter.base {
+            Some(base) => *base == model.name,
+            None => true, // there is one model
+        };
+        for adapter in args.adapters.iter().filter(is_own) {
             let pool = ui::thread_pool(threads)?;
             let setup = Setup::read(args, &adapter.name, Arc::clone(&base), pool)?;
             setups.push(setup.with_adapter(adapter)?);
         }
     }
     Ok(setups)
+}
+
+/// Refuses an adapter that does not say which of the models it is of.
+fn check_base(adapter: &AdapterName, models: &[ModelName]) -> anyhow::Result<()> {
+    let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
+    let (name, known) = (&adapter.name, names.join("`, `"));
+    match &adapter.base {
+        Some(base) if names.contains(&base.as_str()) => Ok(()),
+        Some(base) => Err(failure::usage(format!(
+            "--lora {name}@{base}: no MODEL is named `{base}`; expected one of `{known}`"
+        ))),
+        None if models.len() == 1 => Ok(()),
+        None => Err(failure::usage(format!(
+            "--lora {name}: of which MODEL? Name one of `{known}`, as {name}@{}=DIR",
+            names[0]
+        ))),
+    }
 }
 
 /// The weights of a model and of all adapters beside it, loaded by the first that needs them.
@@ -132,8 +154,15 @@ struct Base {
 }
 
 impl Base {
-    fn model(&self) -> Result<&llada_model::Model, String> {
-        let load = || load_model(&self.dir, self.precision).map_err(|e| failure::message(&e));
+    fn model(&self, seat: &Seat) -> Result<&llada_model::Model, String> {
+        let mut watch = |done, total| {
+            let (done, total) = (HumanBytes(done), HumanBytes(total));
+            seat.say(format!("reading weights: {done} of {total}"));
+        };
+        let load = || {
+            let model = load_model_watched(&self.dir, self.precision, &mut watch);
+            model.map_err(|error| failure::message(&error))
+        };
         self.loaded.get_or_init(load).as_ref().map_err(Clone::clone)
     }
 }
@@ -212,7 +241,7 @@ impl Setup {
         } = self;
         // Kernels run inside the pool, so the whole loop does.
         pool.install(move || {
-            let mut model = base.model()?.clone(); // which shares the weights
+            let mut model = base.model(&seat)?.clone(); // which shares the weights
             if let Some(parts) = adapter {
                 model = model.with_adapter(parts);
             }

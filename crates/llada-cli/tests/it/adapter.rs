@@ -97,9 +97,12 @@ fn an_adapter_survives_a_kill_and_is_merged_into_what_generates() {
 fn an_adapter_is_served_by_name_beside_its_base() {
     let dir = tempfile::tempdir().unwrap();
     train(dir.path(), &["--set", "optimizer.lr=0.1"]);
-    let lora = format!("tuned={}", dir.path().join("final/adapter").display());
+    let adapter = dir.path().join("final/adapter");
+    let lora = format!("tuned={}", adapter.display());
+    let of_base = format!("tuned@base={}", adapter.display());
     let base = format!("{BASE}:base");
-    let serving = Serving::start(&[&base, "--lora", &lora]);
+    let other = "assets/worked-sums/child:other";
+    let serving = Serving::start(&[other, &base, "--lora", &of_base]);
     let prompt = "Once upon a time";
     let served = |model: &str| {
         let body = object!({ "model": model, "prompt": prompt, "max_tokens": 16 });
@@ -133,7 +136,8 @@ fn an_adapter_is_served_by_name_beside_its_base() {
             &["serve", "assets/worked-sums/child", "--lora", &lora][..],
             "of another base",
         ),
-        (&["serve", BASE, &base, "--lora", &lora], "for one MODEL"),
+        (&["serve", BASE, &base, "--lora", &lora], "tuned@"),
+        (&["serve", BASE, "--lora", "a@b=c"], "no MODEL is named `b`"),
         (&["serve", BASE, "--lora", "no-such-adapter"], "NAME=DIR"),
         (
             &["serve", BASE, "--lora", "a=no-such-adapter"],

@@ -20,7 +20,7 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
     let models = app.models().iter().map(|place| {
         let (state, detail) = match place.state() {
             Stage::Ready(_) => ("ready", None),
-            Stage::Loading(stage) => ("loading", Some(stage.to_owned())),
+            Stage::Loading(stage) => ("loading", Some(stage)),
             Stage::Failed(reason) => ("failed", Some(reason)),
         };
         is_ready &= state == "ready";

@@ -56,7 +56,7 @@ pub(crate) struct Place {
 #[derive(Clone, Debug)]
 pub(crate) enum State {
     /// Not usable yet, for the reason given.
-    Loading(&'static str),
+    Loading(String),
     Ready(Arc<Ready>),
     /// It never will be.
     Failed(String),
@@ -79,7 +79,7 @@ impl Place {
             created: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
-            state: RwLock::new(State::Loading("starting")),
+            state: RwLock::new(State::Loading("starting".to_owned())),
             places: Arc::new(Semaphore::new(places)),
             tickets: Mutex::new(Some(tickets)),
             is_stopping: AtomicBool::new(false),
@@ -100,7 +100,7 @@ impl Place {
     pub(crate) fn ready(&self) -> Result<Arc<Ready>, Refusal> {
         match self.state() {
             State::Ready(ready) => Ok(ready),
-            State::Loading(stage) => Err(Refusal::loading(&self.name, stage)),
+            State::Loading(stage) => Err(Refusal::loading(&self.name, &stage)),
             State::Failed(reason) => Err(Refusal::lost(&self.name, &reason)),
         }
     }

@@ -28,8 +28,8 @@ pub struct Served {
 
 impl Seat {
     /// Says what the model is busy with, to those who ask before it is ready.
-    pub fn say(&self, stage: &'static str) {
-        self.place.set_state(State::Loading(stage));
+    pub fn say(&self, stage: impl Into<String>) {
+        self.place.set_state(State::Loading(stage.into()));
     }
 
     /// Serves until the server stops. `new_engine` is asked again for an engine after one panicked.
@@ -53,7 +53,8 @@ impl Seat {
                 return Ok(());
             }
             tracing::error!(model = place.name, "the engine panicked and starts anew");
-            place.set_state(State::Loading("the engine starts anew after a fault"));
+            let stage = "the engine starts anew after a fault";
+            place.set_state(State::Loading(stage.to_owned()));
             place.metrics.count_fault();
             worker.fail_all();
         }
