@@ -124,7 +124,7 @@ fn take(len: usize) -> Option<Vec<f32>> {
 
 /// Returns whether a buffer is large enough, and not so large that it would be wasted.
 fn fits(capacity: usize, len: usize) -> bool {
-    (len..=len + len / 4).contains(&capacity)
+    (len..=2 * len).contains(&capacity)
 }
 
 #[cfg(test)]
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_small_array_does_not_occupy_a_large_buffer() {
-        assert!(fits(100, 100) && fits(125, 100));
-        assert!(!fits(99, 100) && !fits(126, 100));
+        assert!(fits(100, 100) && fits(200, 100));
+        assert!(!fits(99, 100) && !fits(201, 100));
     }
 }

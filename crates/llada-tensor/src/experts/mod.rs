@@ -61,8 +61,8 @@ pub fn experts(
 ) -> (Tensor, ExpertsSaved) {
     let (isa, plan) = (Isa::active(), Plan::new(routing, experts.len()));
     let [ffn, hidden] = experts[0].gate.values().dims2();
-    let [mut gate, mut up, mut down] =
-        [ffn, ffn, hidden].map(|width| Tensor::zeros(&[plan.rows.len(), width]));
+    let zeros = |width| Tensor::zeros(&[plan.rows.len(), width]);
+    let (mut gate, mut up) = (zeros(ffn), zeros(ffn));
     let sorted = gather_rows(x, &plan.rows); // [S, D]
     plan.multiply(
         isa,
@@ -73,7 +73,9 @@ pub fn experts(
     let parts = LowRankParts { isa, plan: &plan };
     parts.forward(&sorted, &mut gate, |e| experts[e].gate);
     parts.forward(&sorted, &mut up, |e| experts[e].up);
+    drop(sorted); // its memory is that of `down`
     let inner = swiglu(&gate, &up); // [S, F]
+    let mut down = zeros(hidden);
     plan.multiply(isa, &inner, |e| [forward(experts[e].down)], [&mut down]);
     parts.forward(&inner, &mut down, |e| experts[e].down);
     let y = combine(isa, &plan, routing.top_k, &down, &routing.weights);
