@@ -5,50 +5,63 @@
 //! step can write to it. Here they wait in a pool, and an array that is overwritten anyway starts from
 //! whatever its memory held last.
 //!
-//! The pool needs no limit: a buffer enters it only if it once left it, and one that has to be
-//! allocated for want of a fitting one displaces as much of the pool. Arrays in use and in the pool
-//! together thus never exceed by more than [`fits`] allows what was once in use at the same time.
+//! Each is a map of its own, in large pages where that pays: what leaves the pool is the system's
+//! again at once, where an allocator would keep it in pieces. When one has to be made for want of a
+//! fitting one, others leave until those in use and in the pool together take hardly more memory than
+//! was once in use at the same time ([`Pool::allowed`]).
 
-use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use memmap2::MmapMut;
+
 /// Elements of the smallest buffer that is kept. The allocator is fast at smaller ones.
 const SMALLEST: usize = 1 << 14;
+/// Elements from which on large pages are asked for, a few of them.
+#[cfg(target_os = "linux")]
+const LARGE: usize = 1 << 21;
 
-/// Buffers that no array uses, the oldest first.
-static POOL: Mutex<VecDeque<Vec<f32>>> = Mutex::new(VecDeque::new());
+static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
 /// Elements of an array.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    values: Vec<f32>,
-    /// Whether the memory goes to the pool in the end.
-    is_pooled: bool,
+    memory: Memory,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Memory {
+    /// From the allocator.
+    Own(Vec<f32>),
+    /// From the pool, where it goes in the end.
+    Pooled(MmapMut),
 }
 
 impl Buffer {
     /// Returns `len` elements of arbitrary value.
     pub(crate) fn scratch(len: usize) -> Self {
-        let is_pooled = len >= SMALLEST;
-        let reused = if is_pooled { take(len) } else { None };
-        Self {
-            values: reused.unwrap_or_else(|| vec![0.0; len]),
-            is_pooled,
-        }
+        Self::new(len, |_| {})
     }
 
     /// Returns `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        let is_pooled = len >= SMALLEST;
-        let mut reused = if is_pooled { take(len) } else { None };
-        if let Some(values) = &mut reused {
-            values.fill(0.0);
+        Self::new(len, |used| used.fill(0.0))
+    }
+
+    /// Returns `len` zeros, or what `prepare` makes of used memory.
+    fn new(len: usize, prepare: impl Fn(&mut [f32])) -> Self {
+        if len < SMALLEST {
+            return vec![0.0; len].into();
         }
-        Self {
-            values: reused.unwrap_or_else(|| vec![0.0; len]),
-            is_pooled,
+        let taken = pool().take(len);
+        let is_used = taken.is_some();
+        let memory = Memory::Pooled(taken.unwrap_or_else(|| map(len)));
+        let mut buffer = Self { memory, len };
+        if is_used {
+            prepare(&mut buffer);
         }
+        buffer
     }
 }
 
@@ -56,8 +69,8 @@ impl Buffer {
 impl From<Vec<f32>> for Buffer {
     fn from(values: Vec<f32>) -> Self {
         Self {
-            values,
-            is_pooled: false,
+            len: values.len(),
+            memory: Memory::Own(values),
         }
     }
 }
@@ -66,13 +79,19 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.values
+        match &self.memory {
+            Memory::Own(values) => values,
+            Memory::Pooled(map) => &bytemuck::cast_slice(map)[..self.len],
+        }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.values
+        match &mut self.memory {
+            Memory::Own(values) => values,
+            Memory::Pooled(map) => &mut bytemuck::cast_slice_mut(map)[..self.len],
+        }
     }
 }
 
@@ -86,50 +105,106 @@ impl Clone for Buffer {
 
 impl PartialEq for Buffer {
     fn eq(&self, other: &Self) -> bool {
-        self.values == other.values
+        self[..] == other[..]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.is_pooled {
-            pool().push_back(std::mem::take(&mut self.values));
+        let memory = std::mem::replace(&mut self.memory, Memory::Own(Vec::new()));
+        if let Memory::Pooled(map) = memory {
+            pool().put(map);
         }
     }
 }
 
-fn pool() -> MutexGuard<'static, VecDeque<Vec<f32>>> {
-    // Every change of the pool is one push or one removal: it is whole even after a panic.
+/// Returns new memory for `len` elements, which are zero. As with any allocation the process ends if
+/// there is none.
+fn map(len: usize) -> MmapMut {
+    let bytes = size_of::<f32>() * len;
+    let Ok(map) = MmapMut::map_anon(bytes) else {
+        std::alloc::handle_alloc_error(std::alloc::Layout::new::<f32>())
+    };
+    // Advice: without it more pages are cleared one by one.
+    #[cfg(target_os = "linux")]
+    if len >= LARGE {
+        let _ = map.advise(memmap2::Advice::HugePage);
+    }
+    map
+}
+
+fn pool() -> MutexGuard<'static, Pool> {
+    // Every change leaves it whole, even one that a panic cuts short.
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the tightest fitting buffer from the pool, or else removes `len` elements from there.
-fn take(len: usize) -> Option<Vec<f32>> {
-    let mut pool = pool();
-    let fitting = (0..pool.len()).filter(|&index| fits(pool[index].capacity(), len));
-    let tightest = fitting.min_by_key(|&index| pool[index].capacity());
-    if let Some(mut values) = tightest.and_then(|index| pool.remove(index)) {
-        values.resize(len, 0.0);
-        return Some(values);
-    }
-    let mut removed = 0;
-    while removed < len {
-        let Some(oldest) = pool.pop_front() else {
-            break;
-        };
-        removed += oldest.capacity();
-    }
-    None
+/// Memory that no array uses. Sizes are in elements.
+struct Pool {
+    /// The oldest first.
+    free: Vec<MmapMut>,
+    /// Of all in `free`.
+    free_size: usize,
+    /// Of what arrays use.
+    used_size: usize,
+    /// The largest that `used_size` has been.
+    most_used: usize,
 }
 
-/// Returns whether a buffer is large enough, and not so large that it would be wasted.
-fn fits(capacity: usize, len: usize) -> bool {
-    (len..=2 * len).contains(&capacity)
+impl Pool {
+    const fn new() -> Self {
+        Self {
+            free: Vec::new(),
+            free_size: 0,
+            used_size: 0,
+            most_used: 0,
+        }
+    }
+
+    fn put(&mut self, map: MmapMut) {
+        self.used_size -= size(&map);
+        self.free_size += size(&map);
+        self.free.push(map);
+    }
+
+    /// Takes the tightest fitting memory. If there is none, makes room for `len` elements that the caller
+    /// maps.
+    fn take(&mut self, len: usize) -> Option<MmapMut> {
+        let fitting = (0..self.free.len()).filter(|&i| fits(size(&self.free[i]), len));
+        let tightest = fitting.min_by_key(|&i| size(&self.free[i]));
+        let taken = tightest.map(|index| self.remove(index));
+        self.used_size += taken.as_ref().map_or(len, size);
+        self.most_used = self.most_used.max(self.used_size);
+        while self.used_size + self.free_size > self.allowed() && !self.free.is_empty() {
+            self.remove(0);
+        }
+        taken
+    }
+
+    /// Returns how much there may be in all: an eighth more than was ever in use, so that arrays that
+    /// are needed by turns can stay.
+    fn allowed(&self) -> usize {
+        self.most_used + self.most_used / 8
+    }
+
+    fn remove(&mut self, index: usize) -> MmapMut {
+        let map = self.free.remove(index);
+        self.free_size -= size(&map);
+        map
+    }
+}
+
+fn size(map: &MmapMut) -> usize {
+    map.len() / size_of::<f32>()
+}
+
+/// Returns whether memory is large enough, and not so large that it would be wasted.
+fn fits(size: usize, len: usize) -> bool {
+    (len..=2 * len).contains(&size)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Buffer, fits};
+    use super::*;
 
     // The pool is shared with tests on other threads: these lengths are used by no other test.
 
@@ -153,5 +228,20 @@ mod tests {
     fn a_small_array_does_not_occupy_a_large_buffer() {
         assert!(fits(100, 100) && fits(200, 100));
         assert!(!fits(99, 100) && !fits(201, 100));
+    }
+
+    #[test]
+    fn memory_stays_within_what_was_once_in_use() {
+        let mut pool = Pool::new();
+        let take = |pool: &mut Pool, len| pool.take(len).unwrap_or_else(|| map(len));
+        let maps = [800, 100, 100].map(|len| take(&mut pool, len));
+        maps.into_iter().for_each(|map| pool.put(map));
+        // Up to 1,125 may stay. Nothing fits 300, and the oldest goes.
+        let map = take(&mut pool, 300);
+        assert_eq!((pool.used_size, pool.free_size), (300, 200));
+        pool.put(map);
+        let map = take(&mut pool, 60);
+        assert_eq!(size(&map), 100);
+        assert_eq!((pool.used_size, pool.free_size), (100, 400));
     }
 }

@@ -7,7 +7,7 @@
 mod combine;
 mod plan;
 
-use crate::gemm::{Matrix, Right};
+use crate::gemm::{Left, Matrix, Right, Start};
 use crate::{
     Gradient, Isa, LowRank, Precision, Routing, SwigluGrads, Tensor, Weight, gather_rows, swiglu,
     swiglu_backward,
@@ -61,22 +61,33 @@ pub fn experts(
 ) -> (Tensor, ExpertsSaved) {
     let (isa, plan) = (Isa::active(), Plan::new(routing, experts.len()));
     let [ffn, hidden] = experts[0].gate.values().dims2();
-    let zeros = |width| Tensor::zeros(&[plan.rows.len(), width]);
-    let (mut gate, mut up) = (zeros(ffn), zeros(ffn));
-    let sorted = gather_rows(x, &plan.rows); // [S, D]
+    let scratch = |width| Tensor::scratch(&[plan.rows.len(), width]);
+    let (mut gate, mut up) = (scratch(ffn), scratch(ffn));
     plan.multiply(
         isa,
-        &sorted,
+        Left {
+            x,
+            rows: Some(&plan.rows),
+        },
+        Start::Zero,
         |e| [experts[e].gate, experts[e].up].map(forward),
         [&mut gate, &mut up],
     );
     let parts = LowRankParts { isa, plan: &plan };
-    parts.forward(&sorted, &mut gate, |e| experts[e].gate);
-    parts.forward(&sorted, &mut up, |e| experts[e].up);
-    drop(sorted); // its memory is that of `down`
+    if experts.iter().any(has_low_rank_inputs) {
+        let sorted = gather_rows(x, &plan.rows); // [S, D]
+        parts.forward(&sorted, &mut gate, |e| experts[e].gate);
+        parts.forward(&sorted, &mut up, |e| experts[e].up);
+    }
     let inner = swiglu(&gate, &up); // [S, F]
-    let mut down = zeros(hidden);
-    plan.multiply(isa, &inner, |e| [forward(experts[e].down)], [&mut down]);
+    let mut down = scratch(hidden);
+    plan.multiply(
+        isa,
+        all(&inner),
+        Start::Zero,
+        |e| [forward(experts[e].down)],
+        [&mut down],
+    );
     parts.forward(&inner, &mut down, |e| experts[e].down);
     let y = combine(isa, &plan, routing.top_k, &down, &routing.weights);
     (
@@ -112,8 +123,14 @@ pub fn experts_backward(
     let dweights = dots(isa, &plan, routing.top_k, dy, &down);
     drop(down);
     let ddown = spread(&plan, routing, dy); // [S, D]
-    let mut dhidden = Tensor::zeros(gate.shape()); // [S, F]
-    plan.multiply(isa, &ddown, |e| [backward(experts[e].down)], [&mut dhidden]);
+    let mut dhidden = Tensor::scratch(gate.shape()); // [S, F]
+    plan.multiply(
+        isa,
+        all(&ddown),
+        Start::Zero,
+        |e| [backward(experts[e].down)],
+        [&mut dhidden],
+    );
     let parts = LowRankParts { isa, plan: &plan };
     parts.backward(&ddown, &mut dhidden, |e| experts[e].down);
     let SwigluGrads {
@@ -122,9 +139,21 @@ pub fn experts_backward(
         y: hidden,
     } = swiglu_backward(gate, up, dhidden); // [S, F] each
     let sorted = gather_rows(x, &plan.rows); // [S, D]
-    let mut dsorted = Tensor::zeros(sorted.shape());
-    plan.multiply(isa, &dgate, |e| [backward(experts[e].gate)], [&mut dsorted]);
-    plan.multiply(isa, &dup, |e| [backward(experts[e].up)], [&mut dsorted]);
+    let mut dsorted = Tensor::scratch(sorted.shape());
+    plan.multiply(
+        isa,
+        all(&dgate),
+        Start::Zero,
+        |e| [backward(experts[e].gate)],
+        [&mut dsorted],
+    );
+    plan.multiply(
+        isa,
+        all(&dup),
+        Start::Sum,
+        |e| [backward(experts[e].up)],
+        [&mut dsorted],
+    );
     parts.backward(&dgate, &mut dsorted, |e| experts[e].gate);
     parts.backward(&dup, &mut dsorted, |e| experts[e].up);
 
@@ -182,6 +211,17 @@ impl LowRankParts<'_> {
             }
         });
     }
+}
+
+fn has_low_rank_inputs(expert: &ExpertWeights<'_>) -> bool {
+    [expert.gate, expert.up]
+        .iter()
+        .any(|weight| weight.low_rank().is_some())
+}
+
+/// Returns the left operand of all rows.
+fn all(x: &Tensor) -> Left<'_> {
+    Left { x, rows: None }
 }
 
 /// Returns the right operand of an output.

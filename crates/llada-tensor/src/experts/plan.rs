@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Matrix, PartProduct, Right, gemm_parts, products_per_task};
+use crate::gemm::{Left, Matrix, PartProduct, Right, Start, gemm_parts, products_per_task};
 use crate::{Gradient, Isa, Precision, Routing, Tensor, Weight};
 
 /// Where the (row, slot) pairs of a routing lie when sorted by expert: a pair has one *position* in
@@ -73,12 +73,13 @@ impl Plan {
         (0..self.num_experts()).map(&mut cut).collect()
     }
 
-    /// Adds to the rows of every expert in each `y` the product of its rows in `x` and its matrix.
-    /// # Shapes: x [S, I], matrices [I, O], y [S, O] each.
+    /// Writes to the rows of every expert in each `y` the product of its rows in `x` and its matrix, or
+    /// adds it there. # Shapes: x [S, I], matrices [I, O], y [S, O] each.
     pub(super) fn multiply<'w, const K: usize>(
         &self,
         isa: Isa,
-        x: &Tensor,
+        x: Left<'_>,
+        start: Start,
         matrices: impl Fn(usize) -> [(Right<'w>, Precision); K],
         ys: [&mut Tensor; K],
     ) {
@@ -97,7 +98,7 @@ impl Plan {
                 }
             }
         }
-        gemm_parts(isa, Matrix::of(x), products);
+        gemm_parts(isa, x, start, products);
     }
 
     /// Calls `add` with every expert that has rows, its rows in `x` and those in `y`.

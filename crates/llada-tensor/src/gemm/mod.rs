@@ -27,9 +27,9 @@ use kernel::Block;
 use matrix::Target;
 use pack::PANEL;
 
-use crate::Isa;
 use crate::parallel::rows_per_task;
 use crate::simd::dispatch;
+use crate::{Isa, Tensor, gather_rows};
 
 /// Element type to which the operands of a matrix product are rounded. Accumulation is always `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,12 +91,20 @@ pub(crate) fn gemm_over(
     product(isa, precision, a, b, Start::Zero, c);
 }
 
-/// A product of some of the rows that several products share.
+/// The left operand that several products share.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub(crate) x: &'a Tensor,
+    /// The rows of `x` that it consists of; all in their order if `None`.
+    pub(crate) rows: Option<&'a [u32]>,
+}
+
+/// A product of some of the rows of a [`Left`].
 pub(crate) struct PartProduct<'a> {
     pub(crate) rows: Range<usize>,
     pub(crate) precision: Precision,
     pub(crate) right: Right<'a>,
-    /// Receives the sums, [rows, N].
+    /// Receives the results, [rows, N].
     pub(crate) c: &'a mut [f32],
 }
 
@@ -108,21 +116,26 @@ impl PartProduct<'_> {
     }
 }
 
-/// Adds to every target the product of its rows of `a`. Products of the same rows follow each other,
-/// and together they cover the rows in their order.
+/// Writes to every target the product of its rows of `a`, or adds it there. Products of the same rows
+/// follow each other, and together they cover the rows in their order.
 ///
 /// # Panics
 /// As [`gemm`].
-pub(crate) fn gemm_parts(isa: Isa, a: Matrix<'_>, products: Vec<PartProduct<'_>>) {
+pub(crate) fn gemm_parts(isa: Isa, a: Left<'_>, start: Start, products: Vec<PartProduct<'_>>) {
     if let Some(codes) = common_codes(&products) {
-        return codes::parts(isa, codes, a, products);
+        return codes::parts(isa, codes, a, start, products);
     }
+    let gathered = a.rows.map(|rows| gather_rows(a.x, rows));
+    let a = Matrix::of(gathered.as_ref().unwrap_or(a.x));
     let cost = products.iter().map(PartProduct::cost).sum();
     let task = products_per_task(products.len(), cost);
     let products = products.into_par_iter().with_min_len(task);
     products.for_each(|part| {
         let a = a.block(part.rows, 0..a.shape()[1]);
-        gemm(isa, part.precision, a, part.right, part.c);
+        match start {
+            Start::Sum => gemm(isa, part.precision, a, part.right, part.c),
+            Start::Zero => gemm_over(isa, part.precision, a, part.right, part.c),
+        }
     });
 }
 
@@ -143,7 +156,7 @@ fn common_codes(products: &[PartProduct<'_>]) -> Option<Codes> {
 
 /// What the additions of a product start from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Start {
+pub(crate) enum Start {
     /// The values in C.
     Sum,
     /// Zero: the values in C are not read.

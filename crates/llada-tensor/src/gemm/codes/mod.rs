@@ -26,7 +26,7 @@ pub(crate) use panels::CodePanels;
 pub use panels::Codes;
 
 use super::matrix::Matrix;
-use super::{PartProduct, Right, Start, TASK, most_tasks};
+use super::{Left, PartProduct, Right, Start, TASK, most_tasks};
 use crate::Isa;
 use crate::simd::dispatch;
 use kernel::Sweep;
@@ -46,17 +46,27 @@ pub(super) fn product(isa: Isa, a: Matrix<'_>, b: &CodePanels, start: Start, c: 
     divide(isa, vec![sweep], most_tasks());
 }
 
-/// Adds the products of parts of `a`, which cover it in their order; equal ones follow each other.
+/// Computes the products of parts of `a`, which cover it in their order; equal ones follow each other.
 ///
 /// # Panics
 /// As [`product`], or if an operand is not of these codes.
-pub(super) fn parts(isa: Isa, codes: Codes, a: Matrix<'_>, products: Vec<PartProduct<'_>>) {
+pub(super) fn parts(
+    isa: Isa,
+    codes: Codes,
+    a: Left<'_>,
+    start: Start,
+    products: Vec<PartProduct<'_>>,
+) {
     let mut rows: Vec<Range<usize>> = products.iter().map(|part| part.rows.clone()).collect();
     rows.dedup();
-    let rounded = CodeRows::new(isa, codes, a, &rows);
+    let x = Matrix::of(a.x);
+    let rounded = match a.rows {
+        Some(picked) => CodeRows::picked(isa, codes, x, picked, &rows),
+        None => CodeRows::new(isa, codes, x, &rows),
+    };
     let sweeps = products.into_iter().map(|part| match part.right {
         Right::Codes(b) if b.codes() == codes => {
-            Sweep::new(rounded.part(part.rows), b, Start::Sum, part.c)
+            Sweep::new(rounded.part(part.rows), b, start, part.c)
         }
         _ => panic!("expected operands of {codes:?}"),
     });

@@ -58,6 +58,49 @@ impl CodeRows {
     /// If the width is not a multiple of 32, or the parts do not follow each other over all rows.
     pub(super) fn new(isa: Isa, codes: Codes, x: Matrix<'_>, parts: &[Range<usize>]) -> Self {
         let ([rows, width], x) = (x.shape(), x.f32_rows());
+        Self::fill(rows, width, parts, OPS, |rows, blocks| {
+            let round = Round {
+                codes,
+                x: &x[rows.start * width..rows.end * width],
+                blocks_per_row: width / BLOCK,
+                blocks,
+            };
+            dispatch(isa, round);
+        })
+    }
+
+    /// The same of rows that are picked from `x`, each of which is rounded once.
+    ///
+    /// # Panics
+    /// As [`CodeRows::new`], or if a row does not exist.
+    pub(super) fn picked(
+        isa: Isa,
+        codes: Codes,
+        x: Matrix<'_>,
+        picked: &[u32],
+        parts: &[Range<usize>],
+    ) -> Self {
+        let [rows, width] = x.shape();
+        let alone: Vec<_> = (0..rows).map(|row| row..row + 1).collect();
+        let rounded = Self::new(isa, codes, x, &alone);
+        let each = |row: u32| rounded.part(row as usize..row as usize + 1).blocks;
+        Self::fill(picked.len(), width, parts, 1, |rows, blocks| {
+            let height = rows.len();
+            for (row, &from) in picked[rows].iter().enumerate() {
+                let to = blocks[row..].iter_mut().step_by(height);
+                to.zip(each(from)).for_each(|(to, from)| *to = *from);
+            }
+        })
+    }
+
+    /// Calls `fill` with the rows of every tile, whose elements cost `ops` each, and their blocks.
+    fn fill(
+        rows: usize,
+        width: usize,
+        parts: &[Range<usize>],
+        ops: usize,
+        fill: impl Fn(Range<usize>, &mut [RowBlock]) + Sync,
+    ) -> Self {
         assert!(
             width.is_multiple_of(BLOCK),
             "{width} elements in blocks of {BLOCK}"
@@ -72,17 +115,12 @@ impl CodeRows {
             let (blocks, others) =
                 std::mem::take(&mut rest).split_at_mut(rows.len() * blocks_per_row);
             rest = others;
-            work.push(Round {
-                codes,
-                x: &x[rows.start * width..rows.end * width],
-                blocks_per_row,
-                blocks,
-            });
+            work.push((rows, blocks));
         }
         assert_eq!(done, rows, "parts of rows");
-        let task = rows_per_task(work.len(), TALL * width * OPS);
+        let task = rows_per_task(work.len(), TALL * width * ops);
         let work = work.into_par_iter().with_min_len(task);
-        work.for_each(|round| dispatch(isa, round));
+        work.for_each(|(rows, blocks)| fill(rows, blocks));
         Self {
             blocks,
             blocks_per_row,

@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::*;
+use crate::Tensor;
 
 /// Weights [n, k] as in a file, and their values.
 fn weights(codes: Codes, n: usize, k: usize) -> (Vec<u8>, Vec<f64>) {
@@ -103,7 +104,8 @@ fn a_row_does_not_depend_on_the_others_bit_by_bit() {
 #[test]
 fn products_of_parts_are_those_of_each_row_alone() {
     let (n, k) = (48, 64);
-    let (x, wide) = (inputs(30, k), n + 7);
+    let (left, wide) = (Tensor::from_f32(&[12, k], inputs(12, k)), n + 7);
+    let picked: Vec<u32> = (0..30).map(|i| i * 5 % 12).collect();
     for codes in [Codes::Q4_0, Codes::Q8_0] {
         let matrices = [n, wide].map(|n| (n, weights(codes, n, k).0));
         let panels = [0, 1].map(|i| CodePanels::new(codes, [matrices[i].0, k], &matrices[i].1));
@@ -123,10 +125,21 @@ fn products_of_parts_are_those_of_each_row_alone() {
                 right: Right::Codes(&panels[index % 2]),
                 c,
             });
-            parts(isa, codes, Matrix::new(&x, k), products.collect());
+            parts(
+                isa,
+                codes,
+                Left {
+                    x: &left,
+                    rows: Some(&picked),
+                },
+                Start::Zero,
+                products.collect(),
+            );
             for (index, c) in sums.iter().enumerate() {
                 let (rows, (n, bytes)) = (&ranges[index / 2], &matrices[index % 2]);
-                let x = x[rows.start * k..rows.end * k].chunks_exact(k);
+                let x = picked[rows.clone()]
+                    .iter()
+                    .map(|&row| left.row(row as usize));
                 for (x, row) in x.zip(c.chunks_exact(*n)) {
                     assert_eq!(multiply(isa, codes, x, bytes, [*n, k]), row);
                 }
