@@ -27,7 +27,7 @@
 //! | [`group`] | several noisy blocks at once, with rising mask ratios | – |
 //! | [`alignment`] | which row predicts a token | – |
 //! | [`layout`] | a training batch without rows that serve nobody | Eq. 1, 2 and 5 as rows |
-//! | [`objective`] | weights and denominators, confidence-aware training, preference margins | Eq. 1, 2, 5; 6; 7 and 8 |
+//! | [`objective`] | weights and denominators, confidence-aware training, preference margins, policy ratios | Eq. 1, 2, 5; 6; 7 and 8; LLaDA2.1 |
 //! | [`schedule`] | warm-up, stable, decay of the block size; learning rate | the WSD strategy |
 //! | [`proposal`] | what a forward says about a position | – |
 //! | [`acceptance`] | which proposals fill open positions: threshold and relatives | threshold decoding |
@@ -122,8 +122,8 @@ pub use layout::{Elision, LossRow, NoisyCopy, NoisyDocument, TrainRows};
 pub use levenshtein::{Masks, Operations, apply_labels, levenshtein_labels};
 pub use noise::{Band, Corruption, MaskDraw, NoiseSchedule, RateScope};
 pub use objective::{
-    Counts, Elbos, Normalisation, Objective, cap_rows, cap_weight, dpo_loss, dpo_margin,
-    loss_weights,
+    Clip, Counts, Elbos, Normalisation, Objective, cap_rows, cap_weight, dpo_loss, dpo_margin,
+    ebpo_loss, group_advantages, loss_weights,
 };
 pub use policy::{Edit, Policy, Preset, Reopen};
 pub use proposal::{Adjustment, Candidate, Proposals, propose};

@@ -8,6 +8,7 @@
 //! L_SFT  = the same, with a prompt that is never masked          Eq. 5
 //! L_CAP  = L_SFT + lambda * mean over C of H(p(. | i))           Eq. 6, C = right guesses
 //! L_DPO  = -log sigmoid(beta * margin of ELBOs)                  Eq. 7 and 8
+//! L_EBPO = -min(r A, clip(r) A), log r a difference of ELBOs     LLaDA2.1
 //! ```
 //!
 //! The printed Eq. 1 carries a minus sign both outside and in its factor alpha'/(1 - alpha); the text
@@ -173,6 +174,41 @@ pub fn dpo_loss(margin: f64, beta: f64) -> (f64, f64) {
     (loss, -beta * sigmoid_of_minus_x)
 }
 
+/// How far from 1 the ratio of two policies is followed: from 1 - low to 1 + high.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clip {
+    /// Below 1, for answers that are worse than their group.
+    pub low: f64,
+    /// Above 1, for answers that are better.
+    pub high: f64,
+}
+
+/// Returns the loss -min(r A, clip(r) A) of an answer with advantage A, and its derivative by log r: 0 where
+/// the ratio has left its bounds in the direction that the advantage asks for.
+pub fn ebpo_loss(log_ratio: f64, advantage: f64, clip: Clip) -> (f64, f64) {
+    let ratio = log_ratio.exp();
+    let clipped = ratio.clamp(1.0 - clip.low, 1.0 + clip.high) * advantage;
+    if clipped < ratio * advantage {
+        return (-clipped, 0.0);
+    }
+    (-ratio * advantage, -ratio * advantage)
+}
+
+/// Returns by how many standard deviations each reward exceeds the mean of its group; `None` if all are
+/// the same, which says nothing about what to do.
+pub fn group_advantages(rewards: &[f64]) -> Option<Vec<f64>> {
+    let count = rewards.len() as f64;
+    let is_equal = rewards.windows(2).all(|pair| pair[0] == pair[1]);
+    if is_equal {
+        return None;
+    }
+    let mean = rewards.iter().sum::<f64>() / count;
+    let squares = rewards.iter().map(|reward| (reward - mean).powi(2));
+    let deviation = (squares.sum::<f64>() / count).sqrt();
+    let advantages = rewards.iter().map(|reward| (reward - mean) / deviation);
+    Some(advantages.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,5 +320,55 @@ mod tests {
             loss > 0.0 && slope < 0.0,
             "-log sigmoid(500) is about exp(-500), not 0"
         );
+    }
+
+    const CLIP: Clip = Clip {
+        low: 0.2,
+        high: 0.3,
+    };
+
+    #[test]
+    fn a_ratio_is_clipped_only_on_the_side_that_its_advantage_asks_for() {
+        let at = |ratio: f64, advantage| ebpo_loss(ratio.ln(), advantage, CLIP);
+        assert_eq!(ebpo_loss(0.0, 2.0, CLIP), (-2.0, -2.0));
+        assert_eq!(at(1.5, 1.0), (-1.3, 0.0));
+        assert_eq!(at(0.5, -1.0), (0.8, 0.0));
+        for (ratio, advantage) in [(0.5, 1.0), (1.5, -1.0), (1.2, 1.0), (0.9, -1.0)] {
+            let (loss, slope) = at(ratio, advantage);
+            assert!(
+                (loss + ratio * advantage).abs() < 1e-12,
+                "{ratio} {advantage}"
+            );
+            assert_eq!(slope, loss);
+        }
+    }
+
+    #[test]
+    fn the_slope_is_the_derivative_by_the_logarithm_of_the_ratio() {
+        let step = 1e-6;
+        for log_ratio in [-0.5, -0.1, 0.0, 0.2, 0.5] {
+            for advantage in [-1.5, 0.7] {
+                let loss = |at| ebpo_loss(at, advantage, CLIP).0;
+                let numeric = (loss(log_ratio + step) - loss(log_ratio - step)) / (2.0 * step);
+                let (_, slope) = ebpo_loss(log_ratio, advantage, CLIP);
+                assert!((slope - numeric).abs() < 1e-8, "{log_ratio} {advantage}");
+            }
+        }
+    }
+
+    #[test]
+    fn advantages_of_a_group_have_mean_zero_and_deviation_one() {
+        assert_eq!(group_advantages(&[1.0, 0.0]).unwrap(), [1.0, -1.0]);
+        let advantages = group_advantages(&[1.0, 1.0, 1.0, 0.0]).unwrap();
+        let sum: f64 = advantages.iter().sum();
+        let squares: f64 = advantages.iter().map(|a| a * a).sum();
+        assert!(sum.abs() < 1e-12 && (squares / 4.0 - 1.0).abs() < 1e-12);
+        assert!(advantages[3] < -1.7 && advantages[0] > 0.0);
+    }
+
+    #[test]
+    fn equal_rewards_have_no_advantage() {
+        assert_eq!(group_advantages(&[0.1; 7]), None);
+        assert_eq!(group_advantages(&[1.0]), None);
     }
 }

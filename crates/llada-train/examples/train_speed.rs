@@ -79,8 +79,10 @@ fn corpus(config: &Config) -> Vec<Document> {
 fn assembly(config: &Config) -> Result<Assembly> {
     let diffusion = Diffusion {
         objective: Objective::Bdlm,
-        noise: NoiseSchedule::new(RateScope::Document, Band::new(0.3, 0.8)?),
-        draws: 1,
+        noises: vec![NoiseSchedule::new(
+            RateScope::Document,
+            Band::new(0.3, 0.8)?,
+        )],
         group_blocks: 1,
         complementary: false,
         fill: None,

@@ -61,10 +61,8 @@ pub enum Task {
 pub struct Diffusion {
     /// Decides the block size of a document together with the schedule.
     pub objective: Objective,
-    /// How documents are corrupted.
-    pub noise: NoiseSchedule,
-    /// Masks drawn per document, at least 1.
-    pub draws: usize,
+    /// How each mask of a document is drawn, at least one.
+    pub noises: Vec<NoiseSchedule>,
     /// Blocks denoised at the same time, at least 1.
     pub group_blocks: usize,
     /// Whether each mask comes with its complement.
@@ -124,6 +122,17 @@ pub struct MicroBatch {
     pub dropout: Option<AdapterDropout>,
 }
 
+/// What is known of answers that a policy wrote. A batch of them has one document per answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answers {
+    /// How much better than its group each answer is.
+    pub advantages: Vec<f64>,
+    /// Bounds on their log-likelihood by the policy that wrote them; `None` while that is the policy.
+    pub old_bounds: Option<Vec<f64>>,
+    /// How many there were, those that were not worth comparing included.
+    pub count: usize,
+}
+
 /// The forward passes of one step.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -133,8 +142,12 @@ pub struct Batch {
     pub counts: Counts,
     /// Tokens of the documents.
     pub num_tokens: u64,
+    /// Tokens of the longest of them.
+    pub longest: usize,
     /// The documents.
     pub drawn: Vec<Drawn>,
+    /// What is known of them, if they are answers.
+    pub answers: Answers,
 }
 
 impl Batch {
@@ -181,11 +194,17 @@ impl Assembly {
     /// # Panics
     /// If a document number is not in the corpus.
     pub fn batch(&self, corpus: &[Document], drawn: Vec<Drawn>, block_size: BlockSize) -> Batch {
-        let prepare = |&drawn: &Drawn| {
-            let documents = self.unit.documents(corpus, drawn).iter();
-            documents.map(move |document| self.prepare(document, drawn, block_size))
+        let unit = |&drawn: &Drawn| (drawn, self.unit.documents(corpus, drawn));
+        self.batch_of(&drawn.iter().map(unit).collect::<Vec<_>>(), block_size)
+    }
+
+    /// Builds the forward passes over units of documents, each under the noise of what it was drawn as.
+    pub fn batch_of(&self, units: &[(Drawn, &[Document])], block_size: BlockSize) -> Batch {
+        let prepare = |&(drawn, documents): &(Drawn, &[Document])| {
+            let prepare = |document| self.prepare(document, drawn, block_size);
+            documents.iter().map(prepare).collect::<Vec<_>>()
         };
-        let documents: Vec<Prepared> = drawn.iter().flat_map(prepare).collect();
+        let documents: Vec<Prepared> = units.iter().flat_map(prepare).collect();
         let mut counts = Counts::default();
         documents
             .iter()
@@ -202,15 +221,14 @@ impl Assembly {
         if let Some(editing) = self.task.editing() {
             weigh_edits(&mut micro_batches, editing.weights);
         }
-        let num_tokens = documents
-            .iter()
-            .map(|document| document.ids.len() as u64)
-            .sum();
+        let lens = documents.iter().map(|document| document.ids.len());
         Batch {
             micro_batches,
             counts,
-            num_tokens,
-            drawn,
+            num_tokens: lens.clone().sum::<usize>() as u64,
+            longest: lens.max().unwrap_or(0),
+            drawn: units.iter().map(|&(drawn, _)| drawn).collect(),
+            answers: Answers::default(),
         }
     }
 
@@ -282,19 +300,18 @@ impl Diffusion {
         let longest = turns.iter().map(|turn| turn.ids.len()).max().unwrap_or(0);
         let block_size = self.objective.block_size(scheduled, longest);
         let grouping = self.grouping(drawn, seed);
-        // To the noise, every draw is a document of its own.
-        let numbers = (0..self.draws).map(|draw| (drawn.document * self.draws + draw) as u64);
         let noisy = |turn: Turn| {
-            let of = |document| Grouped {
+            // To the noise, every draw is a document of its own.
+            let of = |draw| Grouped {
                 seed,
                 epoch: drawn.epoch,
-                document,
+                document: (drawn.document * self.noises.len() + draw) as u64,
                 supervised: &turn.supervised,
                 block_size,
             };
-            let noises = numbers
-                .clone()
-                .flat_map(|number| self.noises(&of(number), grouping));
+            let noises = self.noises.iter().enumerate();
+            let noises =
+                noises.flat_map(|(draw, noise)| self.corruptions(noise, &of(draw), grouping));
             noises
                 .map(|noise| Noisy::new(turn.clone(), noise))
                 .collect::<Vec<_>>()
@@ -313,22 +330,22 @@ impl Diffusion {
     }
 
     /// Returns a mask and, with twins, its complement.
-    fn noises(
+    fn corruptions(
         &self,
+        noise: &NoiseSchedule,
         of: &Grouped<'_>,
         grouping: Grouping,
     ) -> impl Iterator<Item = Corruption> + use<> {
-        let first = self.corrupt(of, grouping);
+        let first = self.corrupt(noise, of, grouping);
         let twin = self.complementary.then(|| first.complement(of.supervised));
         std::iter::once(first).chain(twin)
     }
 
-    fn corrupt(&self, of: &Grouped<'_>, grouping: Grouping) -> Corruption {
+    fn corrupt(&self, noise: &NoiseSchedule, of: &Grouped<'_>, grouping: Grouping) -> Corruption {
         if self.group_blocks > 1 {
-            return self.noise.corrupt_groups(of, grouping);
+            return noise.corrupt_groups(of, grouping);
         }
-        self.noise
-            .corrupt(of.seed, of.epoch, of.document, of.supervised, of.block_size)
+        noise.corrupt(of.seed, of.epoch, of.document, of.supervised, of.block_size)
     }
 
     /// Returns how the blocks of a document are grouped: over the epochs, every shift comes up.

@@ -77,7 +77,8 @@ pub enum Error {
     /// A validation that checkpoints cannot be compared by.
     #[error(
         "`{0}` does not say which checkpoint is better; known are `ar`, `block_N`, `dpo_loss` (lower is \
-         better), `dpo_accuracy`, `dpo_margin` and `dpo_chosen_elbo` (higher is better)"
+         better), `dpo_accuracy`, `dpo_margin`, `dpo_chosen_elbo`, `ebpo_reward` and `ebpo_tpf` (higher is \
+         better)"
     )]
     UnknownMetric(String),
     /// A checkpoint lacks what the objective or the evaluation needs.
@@ -107,6 +108,9 @@ pub enum Error {
     /// A checkpoint cannot insert or delete.
     #[error("config.json names no `{0}`, which `[levenshtein]` trains; name an unused token there")]
     NoEditToken(&'static str),
+    /// Answers of a policy, or their rewards, could not be had.
+    #[error("the policy's answers: {0}")]
+    Environment(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Configuration, loading or saving of a model failed.
     #[error(transparent)]
     Model(#[from] llada_model::Error),

@@ -6,6 +6,7 @@
 //!
 //! * [`data`] reads rows of files, [`check_data`] says beforehand what they are; [`batch`] turns
 //!   documents into forward passes.
+//! * [`rollout`] is where the answers of a policy come from that is trained on them.
 //! * [`objective`] holds the losses and their gradients, [`step`] and [`optimizer`] the update.
 //! * [`mask_noise`] and [`balance`] are for the start of a conversion and for mixtures of experts,
 //!   [`adapter_dropout`] for adapters.
@@ -34,6 +35,7 @@ pub mod plan;
 pub mod recipe;
 mod replace;
 pub mod report;
+pub mod rollout;
 pub mod step;
 #[cfg(test)]
 mod testing;
@@ -47,4 +49,4 @@ pub use evaluate::{Mode, NllResult, Total, nll, nll_of_each};
 pub use merge::{best_checkpoints, merge, merge_adapter};
 pub use recipe::Recipe;
 pub use step::{Learner, StepReport};
-pub use trainer::{Ending, Metrics, Outcome, Resume, train};
+pub use trainer::{Ending, Metrics, Outcome, Resume, train, train_policy};

@@ -122,9 +122,15 @@ fn bytes_at_rest(recipe: &Recipe, config: &Config, spec: &ParamSpec) -> u64 {
 fn tokens_per_step(recipe: &Recipe) -> u64 {
     let (train, longest) = (&recipe.train, recipe.data.max_len as u64);
     match (train.batch_documents, train.batch_tokens) {
-        (Some(units), _) => (units * setup::unit(recipe).size()) as u64 * longest,
+        (Some(units), _) => (units * documents_of(recipe)) as u64 * longest,
         (None, tokens) => tokens.unwrap_or(0) as u64 + longest - 1, // the last document may exceed it
     }
+}
+
+/// Returns how many documents come of what is drawn.
+fn documents_of(recipe: &Recipe) -> usize {
+    let of_prompt = recipe.ebpo.as_ref().map(|ebpo| ebpo.group_size);
+    of_prompt.unwrap_or_else(|| setup::unit(recipe).size())
 }
 
 /// Rows of the largest forward pass.
@@ -139,15 +145,17 @@ impl Rows {
     /// one per copy. Causal and whole-document passes have only one of them.
     fn of(recipe: &Recipe) -> Self {
         let objective = &recipe.objective;
-        let draws = recipe.dpo.as_ref().map_or(1, |dpo| dpo.draws as u64);
+        let draws = match &recipe.ebpo {
+            Some(ebpo) => ebpo.levels.len() as u64,
+            None => recipe.dpo.as_ref().map_or(1, |dpo| dpo.draws as u64),
+        };
         let copies = draws * (1 + u64::from(objective.complementary));
         let of_document = recipe.data.max_len as u64 * (1 + copies);
         let of_unit = of_document * setup::unit(recipe).size() as u64;
         let budget = (recipe.train.micro_batch_rows as u64).max(of_unit);
         let rows = budget.min(tokens_per_step(recipe) * (1 + copies));
-        let [lo, hi] = objective.mask_ratio_band.map(f64::from);
         let noisy = rows * copies / (1 + copies);
-        let masked = (noisy as f64 * (lo + hi) / 2.0) as u64;
+        let masked = (noisy as f64 * mean_ratio(recipe)) as u64;
         match objective.kind {
             Objective::Ar => Self {
                 all: noisy,
@@ -163,6 +171,15 @@ impl Rows {
             },
         }
     }
+}
+
+/// Returns the share of the noisy rows that is masked.
+fn mean_ratio(recipe: &Recipe) -> f64 {
+    let ratios = match &recipe.ebpo {
+        Some(ebpo) => &ebpo.levels[..],
+        None => &recipe.objective.mask_ratio_band,
+    };
+    ratios.iter().copied().map(f64::from).sum::<f64>() / ratios.len() as f64
 }
 
 /// Returns the numbers held at the peak: what the tape keeps, and the larger of the two backward passes

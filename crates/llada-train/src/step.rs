@@ -35,7 +35,7 @@ pub struct StepSettings {
 }
 
 /// What one step measured.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepReport {
     /// The loss, normalised as the recipe says, in nats.
     pub loss: f64,

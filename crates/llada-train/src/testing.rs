@@ -63,8 +63,10 @@ pub(crate) fn assembly(alignment: LabelAlignment, elision: Elision) -> Assembly 
     Assembly {
         task: Task::Diffusion(Diffusion {
             objective: Objective::Bdlm,
-            noise: NoiseSchedule::new(RateScope::Block, Band::new(0.2, 0.8).expect("a band")),
-            draws: 1,
+            noises: vec![NoiseSchedule::new(
+                RateScope::Block,
+                Band::new(0.2, 0.8).expect("a band"),
+            )],
             group_blocks: 1,
             complementary: false,
             fill: Some(EOS),

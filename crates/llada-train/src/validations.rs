@@ -25,7 +25,9 @@ impl Better {
         let block_size = metric.strip_prefix("block_").map(str::parse::<usize>);
         match (metric, block_size) {
             ("ar" | "dpo_loss", _) | (_, Some(Ok(_))) => Ok(Self::Lower),
-            ("dpo_accuracy" | "dpo_margin" | "dpo_chosen_elbo", _) => Ok(Self::Higher),
+            ("dpo_accuracy" | "dpo_margin" | "dpo_chosen_elbo" | "ebpo_reward" | "ebpo_tpf", _) => {
+                Ok(Self::Higher)
+            }
             _ => Err(Error::UnknownMetric(metric.into())),
         }
     }

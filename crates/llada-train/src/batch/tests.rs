@@ -100,7 +100,7 @@ fn elision_and_recomputation_change_no_gradient() {
 fn a_block_as_long_as_the_document_is_full_sequence_diffusion() {
     let model = model(LabelAlignment::Same);
     let mut whole = assembly(LabelAlignment::Same, Elision::On);
-    diffusion(&mut whole).noise.scope = RateScope::Document;
+    diffusion(&mut whole).noises[0].scope = RateScope::Document;
     diffusion(&mut whole).fill = None;
     let blocks = whole.batch(&corpus(), drawn(), size(64));
     diffusion(&mut whole).objective = Objective::Mdlm;
@@ -126,7 +126,7 @@ fn a_block_as_long_as_the_document_is_full_sequence_diffusion() {
 fn shifted_blocks_of_one_masked_token_are_the_causal_loss() {
     let model = model(LabelAlignment::Shifted);
     let mut denoising = assembly(LabelAlignment::Shifted, Elision::On);
-    diffusion(&mut denoising).noise = NoiseSchedule {
+    diffusion(&mut denoising).noises[0] = NoiseSchedule {
         scope: RateScope::Block,
         band: Band::new(1.0, 1.0).unwrap(),
         draw: MaskDraw::Independent,
@@ -147,7 +147,7 @@ fn shifted_blocks_of_one_masked_token_are_the_causal_loss() {
 #[test]
 fn a_prompt_is_never_masked_and_never_scored() {
     let mut assembly = assembly(LabelAlignment::Same, Elision::Off);
-    diffusion(&mut assembly).noise.band = Band::new(1.0, 1.0).unwrap();
+    diffusion(&mut assembly).noises[0].band = Band::new(1.0, 1.0).unwrap();
     let answer = vec![Drawn {
         epoch: 0,
         document: 3,
@@ -165,7 +165,7 @@ fn an_answer_is_filled_with_eos_to_the_end_of_its_block_and_learns_it() {
     let batch = |fill| {
         let mut assembly = assembly(LabelAlignment::Same, Elision::On);
         diffusion(&mut assembly).fill = fill;
-        diffusion(&mut assembly).noise.band = Band::new(1.0, 1.0).unwrap();
+        diffusion(&mut assembly).noises[0].band = Band::new(1.0, 1.0).unwrap();
         assembly.batch(
             &corpus(),
             vec![Drawn {
@@ -260,7 +260,7 @@ fn causal_prompts_are_scored_only_on_request() {
 fn a_batch_in_which_nothing_is_masked_has_no_forward_pass() {
     let mut assembly = assembly(LabelAlignment::Same, Elision::On);
     assembly.normalisation = Normalisation::MaskedMean;
-    diffusion(&mut assembly).noise.band = Band::new(1e-6, 1e-6).unwrap();
+    diffusion(&mut assembly).noises[0].band = Band::new(1e-6, 1e-6).unwrap();
     let batch = assembly.batch(&corpus(), drawn(), size(4));
     assert_eq!(batch.counts.masked, 0);
     assert!(batch.micro_batches.is_empty());
@@ -333,7 +333,7 @@ fn a_conversation_is_the_sum_of_its_answers_after_what_came_before_them() {
 #[test]
 fn the_turns_of_a_conversation_share_its_clean_rows() {
     let mut assembly = assembly(LabelAlignment::Same, Elision::On);
-    diffusion(&mut assembly).noise.band = Band::new(1.0, 1.0).unwrap();
+    diffusion(&mut assembly).noises[0].band = Band::new(1.0, 1.0).unwrap();
     let batch = assembly.batch(&[conversation()], at_document_0(1), size(4));
     let rows = &batch.micro_batches[0].rows;
     let clean = rows.rows.iter().filter(|row| row.clean).count();
@@ -351,7 +351,7 @@ fn the_turns_of_a_conversation_share_its_clean_rows() {
 fn a_whole_conversation_as_one_block_ends_each_turn_with_one_eos() {
     let mut assembly = assembly(LabelAlignment::Same, Elision::On);
     diffusion(&mut assembly).objective = Objective::Mdlm;
-    diffusion(&mut assembly).noise.band = Band::new(1.0, 1.0).unwrap();
+    diffusion(&mut assembly).noises[0].band = Band::new(1.0, 1.0).unwrap();
     let batch = assembly.batch(&[conversation()], at_document_0(1), size(4));
     let rows = &batch.micro_batches[0].rows;
     assert!(rows.rows.iter().all(|row| !row.clean));

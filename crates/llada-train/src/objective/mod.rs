@@ -3,11 +3,12 @@
 //! A loss only decides the weights that a row's negative log-likelihood and entropy have; the rest
 //! is [`Pass`]. Next-token, block and document denoising are one weighted sum ([`weighted_nll`]);
 //! confidence-aware training ([`cap()`]) adds entropies, preference training ([`Preference`]) weighs
-//! the two answers of a pair against each other, editing ([`Turns`]) looks at drafts. [`Loss`] is the
-//! choice among them. Noise on MASK and the z-loss of routers belong to the pass, whatever the loss.
+//! the two answers of a pair against each other, editing ([`Turns`]) looks at drafts, policy optimisation
+//! ([`Ebpo`]) weighs the model's own answers by their advantage. [`Loss`] is the choice among them. Noise on MASK and the z-loss of routers belong to the pass, whatever the loss.
 
 mod cap;
 mod dpo;
+mod ebpo;
 mod pass;
 mod turns;
 
@@ -19,6 +20,7 @@ use llada_tensor::HeadRow;
 
 pub use self::cap::{CapLoss, cap};
 pub use self::dpo::{DpoSums, Preference};
+pub use self::ebpo::Ebpo;
 pub(crate) use self::pass::nll as nll_of;
 use self::pass::pass_and_backward;
 pub use self::pass::{Pass, score};
@@ -42,6 +44,8 @@ pub enum Loss {
     Edit(Turns),
     /// Masked tokens, some of them filled by the model itself.
     OnPolicy(OnPolicy),
+    /// Answers of the model's own, by their advantage (LLaDA2.1). For batches of answers.
+    Ebpo(Ebpo),
 }
 
 /// What is logged of a step beside its loss, by name.
@@ -90,6 +94,7 @@ impl Loss {
             }
             Self::Edit(turns) => turns.accumulate(model, batch, activations, grads),
             Self::OnPolicy(on_policy) => on_policy.accumulate(model, batch, activations, grads),
+            Self::Ebpo(ebpo) => ebpo.accumulate(model, batch, activations, grads),
         }
     }
 }

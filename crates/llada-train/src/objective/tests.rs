@@ -106,8 +106,8 @@ fn pair_batch(documents: &[Document], micro_batch_rows: usize) -> Batch {
         ..assembly(LabelAlignment::Same, Elision::On)
     };
     if let Task::Diffusion(diffusion) = &mut assembly.task {
-        diffusion.noise.draw = MaskDraw::ExactK;
-        diffusion.draws = 3;
+        diffusion.noises[0].draw = MaskDraw::ExactK;
+        diffusion.noises = vec![diffusion.noises[0]; 3];
     }
     let pair = |document| Drawn { epoch: 0, document };
     let drawn = (0..documents.len() / 2).map(pair).collect();

@@ -1,5 +1,5 @@
 //! What goes beyond the likelihood of masked tokens: `[cap]`, `[dpo]`, `[edit]`, `[levenshtein]`,
-//! `[oput]`. At most one of them is given, beside a `bdlm` or `mdlm` objective.
+//! `[oput]`, `[ebpo]`. At most one of them is given, beside a `bdlm` or `mdlm` objective.
 
 use std::path::PathBuf;
 
@@ -90,6 +90,7 @@ pub(super) fn validate(recipe: &Recipe) -> Result<()> {
         ("edit", recipe.edit.is_some()),
         ("levenshtein", recipe.levenshtein.is_some()),
         ("oput", recipe.oput.is_some()),
+        ("ebpo", recipe.ebpo.is_some()),
     ];
     let mut given = given
         .into_iter()

@@ -9,6 +9,7 @@
 mod by_name;
 mod data;
 mod dfactory;
+mod ebpo;
 mod lora;
 mod loss;
 mod model;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 pub use self::data::{Data, Paths, Source, Sources, Weighted};
+pub use self::ebpo::Ebpo;
 pub use self::lora::{Lora, Target};
 pub use self::loss::{Cap, Dpo, Edit, Levenshtein, Oput};
 pub use self::model::{Compute, Init, Model};
@@ -52,6 +54,8 @@ pub struct Recipe {
     pub levenshtein: Option<Levenshtein>,
     /// Masks filled with the model's guesses. Default: none.
     pub oput: Option<Oput>,
+    /// Policy optimisation. Default: none.
+    pub ebpo: Option<Ebpo>,
     /// How weights are updated.
     pub optimizer: Optimizer,
     /// How long, in which batches, and what is written when.
@@ -93,6 +97,7 @@ impl Recipe {
         self.objective.validate()?;
         lora::validate(self)?;
         loss::validate(self)?;
+        ebpo::validate(self)?;
         self.optimizer.schedule(self.train.steps)?;
         self.optimizer.validate()?;
         self.train.validate()
@@ -115,16 +120,18 @@ fn apply(table: &mut Table, given: &str) -> Result<()> {
     let (path, value) = given
         .split_once('=')
         .ok_or_else(|| refuse("there is no `=`"))?;
-    let (section, key) = path
+    let (sections, key) = path
         .trim()
-        .split_once('.')
+        .rsplit_once('.')
         .ok_or_else(|| refuse("no section is named"))?;
-    let section = table
-        .entry(section)
-        .or_insert_with(|| Value::Table(Table::new()));
-    let section = section
-        .as_table_mut()
-        .ok_or_else(|| refuse("this is not a section"))?;
+    let mut section = table;
+    for name in sections.split('.') {
+        let entry = section.entry(name);
+        let entry = entry.or_insert_with(|| Value::Table(Table::new()));
+        section = entry
+            .as_table_mut()
+            .ok_or_else(|| refuse("this is not a section"))?;
+    }
     section.insert(key.to_owned(), override_value(value.trim()));
     Ok(())
 }

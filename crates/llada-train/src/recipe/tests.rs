@@ -158,6 +158,69 @@ fn an_adapter_has_defaults_and_reads_back_as_itself() {
 }
 
 #[test]
+fn policy_optimisation_has_defaults_and_is_refused_by_key() {
+    let task = "ebpo.task=worked_sums";
+    let recipe = with(&[task]).unwrap();
+    let ebpo = recipe.ebpo.as_ref().unwrap();
+    assert_eq!(
+        (ebpo.group_size, ebpo.updates, ebpo.temperature),
+        (8, 2, 1.0)
+    );
+    assert_eq!(ebpo.levels, [0.3, 0.6, 0.9]);
+    assert_eq!((ebpo.eps_low, ebpo.eps_high), (0.2, 0.2));
+    assert!((ebpo.weights().iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
+    let decoder = with(&[task, "ebpo.decoder.threshold=0.9", "ebpo.decoder.edit=0.5"]).unwrap();
+    assert_eq!(decoder.ebpo.unwrap().decoder.len(), 2);
+    assert!(message(with(&["ebpo.updates=1"])).contains("missing field `task`"));
+    assert!(message(with(&[task, "ebpo.kl=0.1"])).contains("unknown field `kl`"));
+    for (overrides, key) in [
+        (&["ebpo.group_size=1"][..], "ebpo.group_size"),
+        (&["ebpo.updates=0"], "ebpo.updates"),
+        (&["ebpo.temperature=0"], "ebpo.temperature"),
+        (&["ebpo.levels=[]"], "ebpo.levels"),
+        (&["ebpo.levels=[0.5, 1.5]"], "ebpo.levels"),
+        (&["ebpo.levels=[0.0]"], "ebpo.levels"),
+        (&["ebpo.level_weights=[1.0]"], "ebpo.level_weights"),
+        (
+            &["ebpo.level_weights=[1.0, 0.0, 1.0]"],
+            "ebpo.level_weights",
+        ),
+        (&["ebpo.eps_low=1.0"], "ebpo.eps_low"),
+        (&["ebpo.eps_high=nan"], "ebpo.eps_high"),
+        (&["ebpo.decoder={temperature=0.7}"], "`ebpo.temperature`"),
+        (&["ebpo.decoder={seed=1}"], "`train.seed`"),
+        (&["ebpo.decoder={block_length=8}"], "`objective.block_size`"),
+        (&["dpo.beta=0.1"], "`ebpo`"),
+        (&["lora.rank=4"], "lora.dropout"),
+        (&["model.tokenizer=parent"], "model.tokenizer"),
+        (&["objective.kind=mdlm"], "objective.block_size"),
+        (&["objective.complementary=true"], "objective.normalisation"),
+        (
+            &["objective.mask_ratio_band=[0.2, 0.8]"],
+            "objective.mask_ratio_band",
+        ),
+        (
+            &["objective.normalisation=masked_mean"],
+            "objective.normalisation",
+        ),
+        (
+            &["objective.mask_noise_steps=5"],
+            "objective.mask_noise_steps",
+        ),
+    ] {
+        let message = message(with(&[&[task], overrides].concat()));
+        assert!(message.contains(key), "{overrides:?}: {message}");
+    }
+    let by_tokens = SMALL.replace("batch_documents = 4", "batch_tokens = 400");
+    let by_tokens = message(Recipe::parse(&by_tokens, &[task.into()]));
+    assert!(by_tokens.contains("train.batch_documents"), "{by_tokens}");
+    let random = SMALL.replace("path = \"parent\"", "config = \"config.json\"");
+    let random = message(Recipe::parse(&random, &[task.into()]));
+    assert!(random.contains("model.path"), "{random}");
+}
+
+#[test]
 fn stages_are_counted_in_steps_or_in_tokens_but_not_both() {
     let schedule = |stages: &str| {
         let text = SMALL.replace("block_size = 8", &format!("block_schedule = [{stages}]"));

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::replace::replace;
 
 /// Known keys in reading order: key, title, unit, scale.
-const CHARTS: [(&str, &str, &str, Scale); 16] = [
+const CHARTS: [(&str, &str, &str, Scale); 20] = [
     (
         "loss",
         "Loss",
@@ -51,6 +51,25 @@ const CHARTS: [(&str, &str, &str, Scale); 16] = [
         Scale::Linear,
     ),
     ("cap_entropy", "CAP: their entropy", "nats", Scale::Linear),
+    ("ebpo_reward", "Reward", "mean over answers", Scale::Linear),
+    (
+        "ebpo_compared",
+        "Answers with an advantage",
+        "share of answers",
+        Scale::Linear,
+    ),
+    (
+        "ebpo_ratio",
+        "Ratio to the old policy",
+        "mean before the last update of a batch",
+        Scale::Linear,
+    ),
+    (
+        "ebpo_tpf",
+        "Tokens per forward",
+        "of answers",
+        Scale::Linear,
+    ),
     ("grad_norm", "Gradient norm", "before clipping", Scale::Log),
     (
         "mask_row_norm",

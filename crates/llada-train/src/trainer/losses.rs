@@ -1,6 +1,6 @@
-//! What a recipe's `[cap]`, `[dpo]`, `[edit]`, `[levenshtein]` and `[oput]` make of a run.
+//! What a recipe's `[cap]`, `[dpo]`, `[edit]`, `[levenshtein]`, `[oput]` and `[ebpo]` make of a run.
 
-use llada_diffusion::{LevenshteinNoise, Operations, ReplaceNoise, Replacements};
+use llada_diffusion::{LevenshteinNoise, NoiseSchedule, Operations, ReplaceNoise, Replacements};
 use llada_model::{Config, Model};
 use llada_text::Tokenizer;
 
@@ -8,7 +8,7 @@ use super::setup;
 use crate::batch::{DraftNoise, EditWeights, Editing, Reading};
 use crate::data::Unit;
 use crate::error::{Error, Result};
-use crate::objective::{Loss, OnPolicy, Preference, Turns};
+use crate::objective::{Ebpo, Loss, OnPolicy, Preference, Turns};
 use crate::recipe::{Dpo, Init, Recipe};
 
 /// Returns what is drawn together.
@@ -31,6 +31,12 @@ pub(super) fn loss(recipe: &Recipe, model: &Model) -> Result<Loss> {
     if let Some(oput) = &recipe.oput {
         let (share, seed) = (oput.share, recipe.train.seed);
         return Ok(Loss::OnPolicy(OnPolicy { share, seed }));
+    }
+    if let Some(ebpo) = &recipe.ebpo {
+        return Ok(Loss::Ebpo(Ebpo {
+            clip: ebpo.clip(),
+            level_weights: ebpo.weights(),
+        }));
     }
     let Some(weights) = weights(recipe) else {
         return Ok(Loss::Likelihood);
@@ -62,6 +68,15 @@ fn preference(recipe: &Recipe, dpo: &Dpo, model: &Model) -> Result<Loss> {
     }
     let beta = dpo.beta;
     Ok(Loss::Dpo(Box::new(Preference { reference, beta })))
+}
+
+/// Returns how each mask of a document is drawn.
+pub(super) fn noises(recipe: &Recipe) -> Result<Vec<NoiseSchedule>> {
+    let noise = recipe.objective.noise()?;
+    match &recipe.ebpo {
+        Some(ebpo) => ebpo.noises(noise),
+        None => Ok(vec![noise; recipe.dpo.as_ref().map_or(1, |dpo| dpo.draws)]),
+    }
 }
 
 /// Returns how drafts are made, if the recipe wants any.

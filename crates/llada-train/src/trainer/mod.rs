@@ -41,6 +41,7 @@ use crate::objective::{Loss, Measures};
 use crate::recipe::{Blocks, Recipe};
 use crate::replace::replace;
 use crate::report;
+use crate::rollout::{self, Environment, Lesson};
 use crate::step::{Learner, StepReport, StepSettings};
 use crate::validations;
 
@@ -135,47 +136,33 @@ pub fn train(
     progress: &mut dyn FnMut(&Metrics),
     stop: &AtomicBool,
 ) -> Result<Outcome> {
-    let mut run = Run::open(recipe, run_dir, resume)?;
-    let ending = loop {
-        if run.state.step >= recipe.train.steps {
-            break Ending::Finished;
-        }
-        if recipe
-            .train
-            .max_seconds
-            .is_some_and(|limit| run.seconds() >= limit)
-        {
-            break Ending::OutOfTime;
-        }
-        if stop.load(Ordering::Relaxed) {
-            break Ending::Stopped;
-        }
-        if let Some(metrics) = run.step()? {
-            run.log.write(&metrics)?;
-            if !metrics.valid.is_empty() {
-                run.report()?;
-            }
-            progress(&metrics);
-        }
-        run.checkpoint_if_due()?;
-    };
-    run.save_checkpoint()?;
-    if ending != Ending::Stopped {
-        run.export()?;
-    }
-    Ok(Outcome {
-        ending,
-        steps: run.state.step,
-        warnings: run.warnings,
-    })
+    Run::open(recipe, run_dir, resume, None)?.go(progress, stop)
+}
+
+/// As [`train`], of a recipe with `[ebpo]`, on answers that `environment` rewards.
+///
+/// # Errors
+/// As [`train`], and if the environment fails.
+pub fn train_policy(
+    recipe: &Recipe,
+    environment: &mut dyn Environment,
+    run_dir: &Path,
+    resume: Resume,
+    progress: &mut dyn FnMut(&Metrics),
+    stop: &AtomicBool,
+) -> Result<Outcome> {
+    Run::open(recipe, run_dir, resume, Some(environment))?.go(progress, stop)
 }
 
 /// A run in progress.
 struct Run<'a> {
     recipe: &'a Recipe,
     dir: &'a Path,
+    /// Where the answers come from, if a policy is trained.
+    environment: Option<&'a mut dyn Environment>,
     learner: Learner,
     tokenizer: Option<Tokenizer>,
+    /// What is trained on, if it is no answers.
     corpus: Corpus,
     validation: Option<Validation>,
     assembly: Assembly,
@@ -191,8 +178,14 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn open(recipe: &'a Recipe, dir: &'a Path, resume: Resume) -> Result<Self> {
+    fn open(
+        recipe: &'a Recipe,
+        dir: &'a Path,
+        resume: Resume,
+        environment: Option<&'a mut dyn Environment>,
+    ) -> Result<Self> {
         let began = Instant::now();
+        setup::require_environment(recipe, environment.is_some())?;
         if resume == Resume::No {
             require_unused(dir)?;
         }
@@ -203,8 +196,10 @@ impl<'a> Run<'a> {
         let config = &learner.model.config;
         setup::require_experts(recipe, config)?;
         let tokenizer = setup::tokenizer(recipe, config)?;
-        let reader = setup::reader(recipe, config, tokenizer.as_ref());
-        let (corpus, sources) = setup::corpus(recipe, &reader)?;
+        let (corpus, sources) = match &environment {
+            Some(environment) => (Corpus::default(), environment.sources()),
+            None => setup::corpus(recipe, &setup::reader(recipe, config, tokenizer.as_ref()))?,
+        };
         setup::require_cursors(dir, &state, &sources)?;
         warnings.extend(setup::warnings(&corpus, recipe.data.max_len));
         let validation = setup::validation(recipe, config, tokenizer.as_ref())?;
@@ -218,6 +213,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             recipe,
             dir,
+            environment,
             assembly,
             loss,
             blocks: recipe.objective.blocks()?,
@@ -235,6 +231,43 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Takes the steps that are left.
+    fn go(mut self, progress: &mut dyn FnMut(&Metrics), stop: &AtomicBool) -> Result<Outcome> {
+        let ending = loop {
+            if self.state.step >= self.recipe.train.steps {
+                break Ending::Finished;
+            }
+            if self
+                .recipe
+                .train
+                .max_seconds
+                .is_some_and(|limit| self.seconds() >= limit)
+            {
+                break Ending::OutOfTime;
+            }
+            if stop.load(Ordering::Relaxed) {
+                break Ending::Stopped;
+            }
+            if let Some(metrics) = self.step()? {
+                self.log.write(&metrics)?;
+                if !metrics.valid.is_empty() {
+                    self.report()?;
+                }
+                progress(&metrics);
+            }
+            self.checkpoint_if_due()?;
+        };
+        self.save_checkpoint()?;
+        if ending != Ending::Stopped {
+            self.export()?;
+        }
+        Ok(Outcome {
+            ending,
+            steps: self.state.step,
+            warnings: self.warnings,
+        })
+    }
+
     /// Returns the seconds that all sessions of the run have taken.
     fn seconds(&self) -> f64 {
         self.state.seconds + self.began.elapsed().as_secs_f64()
@@ -245,9 +278,13 @@ impl<'a> Run<'a> {
         let began = Instant::now();
         let block_size = self.blocks.at(self.state.step, self.state.tokens);
         let drawn = self.draw();
-        let mut batch = self
-            .assembly
-            .batch(&self.corpus.documents, drawn, block_size);
+        let lesson = self.practise(&drawn)?;
+        let mut batch = match &lesson {
+            Some(lesson) => lesson.batch(&self.assembly, block_size),
+            None => self
+                .assembly
+                .batch(&self.corpus.documents, drawn, block_size),
+        };
         batch.set_mask_noise(self.mask_noise(&batch.drawn).as_ref());
         batch.set_router_z_loss(self.recipe.optimizer.router_z_loss);
         batch.set_dropout(self.adapter_dropout(&batch.drawn).as_ref());
@@ -257,12 +294,16 @@ impl<'a> Run<'a> {
             activations: self.recipe.train.activations.into(),
             expert_bias_rate: self.recipe.optimizer.expert_bias_rate,
         };
-        let report = self.learner.train_step(&batch, &self.loss, &settings)?;
+        let report = self.update(&mut batch, &settings)?;
         self.state.step += 1;
         self.state.tokens += batch.num_tokens;
         self.state.skipped_steps += u64::from(report.is_none());
         let seconds = began.elapsed().as_secs_f64();
         let valid = self.validate_if_due()?;
+        let report = match lesson {
+            Some(lesson) => Some(lesson.report(report)),
+            None => report,
+        };
         let metrics = report.map(|report| Metrics {
             lr: settings.learning_rate,
             tokens_per_second: batch.num_tokens as f64 / seconds,
@@ -272,17 +313,41 @@ impl<'a> Run<'a> {
         Ok(metrics)
     }
 
+    /// Answers the prompts that are drawn, if a policy is trained.
+    fn practise(&mut self, drawn: &[Drawn]) -> Result<Option<Lesson>> {
+        let Some(environment) = &mut self.environment else {
+            return Ok(None);
+        };
+        let groups = environment.answer(&self.learner.model, drawn)?;
+        Ok(Some(Lesson::of(&groups, drawn)))
+    }
+
+    /// Updates the model on a batch: once, or as often as the recipe says on answers of a policy, which are
+    /// those of an older one from the second time on.
+    fn update(&mut self, batch: &mut Batch, settings: &StepSettings) -> Result<Option<StepReport>> {
+        let num_updates = self.recipe.ebpo.as_ref().map_or(1, |ebpo| ebpo.updates);
+        if let (Loss::Ebpo(ebpo), true) = (&self.loss, num_updates > 1) {
+            batch.answers.old_bounds = Some(ebpo.bounds(&self.learner.model, batch));
+        }
+        let mut report = None;
+        for _ in 0..num_updates {
+            report = self.learner.train_step(batch, &self.loss, settings)?;
+        }
+        Ok(report)
+    }
+
     /// Takes the documents of one step from the shuffled corpus.
     fn draw(&mut self) -> Vec<Drawn> {
         let train = &self.recipe.train;
         let max_documents = train.batch_documents.unwrap_or(usize::MAX);
-        let max_tokens = train.batch_tokens.unwrap_or(usize::MAX);
         let (mut drawn, mut tokens) = (Vec::new(), 0);
-        while drawn.len() < max_documents && tokens < max_tokens {
+        while drawn.len() < max_documents && train.batch_tokens.is_none_or(|most| tokens < most) {
             let Some(next) = self.mix.next() else {
                 break;
             };
-            tokens += self.lengths(next).sum::<usize>();
+            if train.batch_tokens.is_some() {
+                tokens += self.num_tokens(next);
+            }
             drawn.push(next);
         }
         self.state.cursors = self.mix.cursors();
@@ -305,14 +370,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Returns the lengths of the documents of a draw.
-    fn lengths(&self, drawn: Drawn) -> impl Iterator<Item = usize> {
+    /// Returns the tokens of the documents of a draw.
+    fn num_tokens(&self, drawn: Drawn) -> usize {
         let documents = self.assembly.unit.documents(&self.corpus.documents, drawn);
-        documents.iter().map(|document| document.ids.len())
+        documents.iter().map(|document| document.ids.len()).sum()
     }
 
     fn metrics(&self, report: &StepReport, batch: &Batch, scheduled: BlockSize) -> Metrics {
-        let lengths = batch.drawn.iter().flat_map(|&drawn| self.lengths(drawn));
         let objective = self.recipe.objective.kind;
         Metrics {
             step: self.state.step,
@@ -324,9 +388,7 @@ impl<'a> Run<'a> {
                 _ => report.nll_by_mask_ratio.to_vec(),
             },
             mask_ratio: batch.mask_ratio(),
-            block_size: objective
-                .block_size(scheduled, lengths.max().unwrap_or(0))
-                .get(),
+            block_size: objective.block_size(scheduled, batch.longest).get(),
             grad_norm: report.grad_norm,
             lr: 0.0,
             rows: batch.num_rows(),
@@ -340,14 +402,22 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn validate_if_due(&self) -> Result<BTreeMap<String, f64>> {
-        let train = &self.recipe.train;
+    fn validate_if_due(&mut self) -> Result<BTreeMap<String, f64>> {
+        let (train, model) = (&self.recipe.train, &self.learner.model);
         let is_last = self.state.step == train.steps;
-        let is_due = is_last || is_multiple(self.state.step, train.eval_every);
-        let Some(validation) = self.validation.as_ref().filter(|_| is_due) else {
-            return Ok(BTreeMap::new());
-        };
-        validation.measure(&self.learner.model, &self.loss, train.eval_draws)
+        let mut valid = BTreeMap::new();
+        if !is_last && !is_multiple(self.state.step, train.eval_every) {
+            return Ok(valid);
+        }
+        if let Some(validation) = &self.validation {
+            valid = validation.measure(model, &self.loss, train.eval_draws)?;
+        }
+        if let Some(environment) = &mut self.environment {
+            let groups = environment.answer_held_out(model)?;
+            let measured = rollout::measures(&groups).map(|(name, value)| (name.to_owned(), value));
+            valid.extend(measured.into_iter().filter(|_| !groups.is_empty()));
+        }
+        Ok(valid)
     }
 
     fn checkpoint_if_due(&mut self) -> Result<()> {

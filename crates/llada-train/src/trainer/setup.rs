@@ -7,8 +7,8 @@ use llada_diffusion::{BlockSize, Elision, Objective};
 use llada_model::{Adapter, Config, KeepDtype, Model, Weights, load};
 use llada_text::Tokenizer;
 
-use super::losses::editing;
 pub(crate) use super::losses::unit;
+use super::losses::{editing, noises};
 pub(crate) use super::trained::Trained;
 use super::trained::{adapter_config, resume_adapter};
 use crate::batch::{Assembly, Batch, Diffusion, Reading, Task};
@@ -19,6 +19,7 @@ use crate::evaluate::{Mode, nll};
 use crate::objective::{DpoSums, Loss};
 use crate::optimizer::AdamWSettings;
 use crate::recipe::{Init, Recipe};
+use crate::rollout::measures;
 use crate::step::Learner;
 use crate::validations::Better;
 
@@ -148,6 +149,19 @@ pub(crate) fn require_experts(recipe: &Recipe, config: &Config) -> Result<()> {
             problem: "must be 0 for this model, which has no experts with a bias".into(),
         }),
     }
+}
+
+/// Checks that answers are there if and only if the recipe trains on them.
+pub(super) fn require_environment(recipe: &Recipe, has_environment: bool) -> Result<()> {
+    let problem = match (recipe.ebpo.is_some(), has_environment) {
+        (true, false) => "needs answers of the model, for which there is no decoder here",
+        (false, true) => "must be given to train on answers of the model",
+        _ => return Ok(()),
+    };
+    Err(Error::Setting {
+        key: "ebpo",
+        problem: problem.into(),
+    })
 }
 
 fn adamw_settings(recipe: &Recipe) -> AdamWSettings {
@@ -329,7 +343,10 @@ pub(super) fn require_metric(recipe: &Recipe, validation: Option<&Validation>) -
         return Ok(());
     };
     Better::of(metric)?;
-    let names = validation.map_or_else(Vec::new, Validation::names);
+    let mut names = validation.map_or_else(Vec::new, Validation::names);
+    if recipe.ebpo.is_some() && !recipe.data.valid.0.is_empty() {
+        names.extend(measures(&[]).map(|(name, _)| name));
+    }
     if names.contains(&metric.as_str()) {
         return Ok(());
     }
@@ -351,8 +368,7 @@ pub(super) fn assembly(
         },
         kind => Task::Diffusion(Diffusion {
             objective: kind,
-            noise: objective.noise()?,
-            draws: recipe.dpo.as_ref().map_or(1, |dpo| dpo.draws),
+            noises: noises(recipe)?,
             group_blocks: objective.group_blocks,
             complementary: objective.complementary,
             fill: eos_token_id(config, tokenizer).filter(|_| objective.eos_fill),

@@ -4,6 +4,7 @@ use llada_tensor::Precision;
 use tempfile::TempDir;
 
 mod adapters;
+mod policy;
 mod stages;
 
 use super::log::step_of;
