@@ -5,7 +5,7 @@ use llada_train::{Lengths, SetReport, check_data};
 
 use super::models;
 use crate::args::{DataArgs, DataCheckArgs, DataCommand};
-use crate::ui;
+use crate::{failure, ui};
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
     match &args.what {
@@ -15,6 +15,11 @@ pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
 
 fn check(args: &DataCheckArgs) -> anyhow::Result<()> {
     let recipe = super::recipe(&args.recipe, &args.overrides)?;
+    if recipe.ebpo.is_some() {
+        return Err(failure::usage(
+            "recipe: the data of `ebpo` are rows of a task, which `llada train` checks before its first step",
+        ));
+    }
     let report = check_data(&super::with_models(recipe, models::texts)?)?;
     if args.json {
         ui::line(serde_json::to_string(&report)?)?;

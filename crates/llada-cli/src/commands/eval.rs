@@ -12,6 +12,7 @@ mod score;
 mod settings;
 
 pub(super) use self::nll::documents;
+pub(super) use self::score::{programs_at_once, sandbox, usage};
 use crate::args::{EvalArgs, EvalCommand};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod asker;
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod convert;

@@ -1,5 +1,7 @@
 //! `llada train`: one recipe, one run directory.
 
+mod practice;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,8 +10,9 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar};
 use llada_train::plan::{Plan, plan};
-use llada_train::{Ending, Error, Metrics, Recipe, Resume, train};
+use llada_train::{Ending, Error, Metrics, Outcome, Recipe, Resume, train, train_policy};
 
+use self::practice::Practice;
 use super::models;
 use crate::args::TrainArgs;
 use crate::{failure, ui};
@@ -20,6 +23,9 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     }
     let path = args.recipe.as_deref().context("no recipe is given")?;
     let recipe = super::recipe(path, &args.overrides)?;
+    if let Some(ebpo) = &recipe.ebpo {
+        practice::check(&recipe, ebpo)?;
+    }
     if args.plan {
         let recipe = super::with_models(recipe, models::texts)?;
         return show_plan(&plan(&recipe).map_err(refused)?, args.json);
@@ -27,15 +33,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let recipe = super::with_models(recipe, models::whole)?;
     let stop = StopOnCtrlC::new()?;
     let bar = ui::bar(recipe.train.steps, "steps");
-    let resume = if args.resume { Resume::Yes } else { Resume::No };
-    let outcome = train(
-        &recipe,
-        &args.run_dir,
-        resume,
-        &mut |metrics| show(&bar, metrics),
-        &stop.0,
-    )
-    .map_err(refused)?;
+    let outcome = outcome(&recipe, args, &mut |metrics| show(&bar, metrics), &stop.0)?;
     bar.finish_and_clear();
     for warning in &outcome.warnings {
         ui::say(format!("warning: {warning}"));
@@ -54,6 +52,25 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Trains on what the recipe's files hold, or on the model's answers to it.
+fn outcome(
+    recipe: &Recipe,
+    args: &TrainArgs,
+    progress: &mut dyn FnMut(&Metrics),
+    stop: &AtomicBool,
+) -> anyhow::Result<Outcome> {
+    let resume = if args.resume { Resume::Yes } else { Resume::No };
+    let dir = &args.run_dir;
+    let outcome = match &recipe.ebpo {
+        Some(ebpo) => {
+            let mut practice = Practice::open(recipe, ebpo)?;
+            train_policy(recipe, &mut practice, dir, resume, progress, stop)
+        }
+        None => train(recipe, dir, resume, progress, stop),
+    };
+    outcome.map_err(refused)
 }
 
 fn imported(path: &Path) -> anyhow::Result<Recipe> {

@@ -2,19 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::Context;
-use llada_engine::{Answer, Options, Savings};
+use llada_engine::{Options, Savings};
 use llada_eval::report::BASELINE;
 use llada_eval::{Ask, PromptSpec};
 use llada_model::Model;
-use llada_request::{AnswerText, Checkpoint, Settings};
+use llada_request::AnswerText;
 use llada_train::data::{Document, Span};
 use llada_train::{Mode, Total, nll_of_each};
 
 use super::settings::Setting;
 use crate::args::EvalRunArgs;
-use crate::commands::chat::Dialogue;
-use crate::commands::decoding;
+use crate::commands::asker::Asker;
 use crate::commands::load_model;
 use crate::failure;
 
@@ -23,8 +21,7 @@ pub(super) struct Contestant {
     pub settings: Vec<Setting>,
     /// What likelihoods are called in the results.
     pub likelihood: String,
-    checkpoint: Checkpoint,
-    dialogue: Dialogue,
+    asker: Asker,
     model: Model,
     mode: Mode,
     draws: usize,
@@ -63,17 +60,15 @@ impl Contestant {
         likelihood: &str,
     ) -> anyhow::Result<Self> {
         let mode = super::nll::mode("--likelihood", likelihood)?;
-        let checkpoint = decoding::open(dir, &args.model.ids, ar)?;
-        let dialogue = match args.plain {
-            true => Dialogue::Text(Vec::new()),
-            false => Dialogue::new(&checkpoint)?,
+        let asker = match args.plain {
+            true => Asker::plain(dir, &args.model.ids, ar)?,
+            false => Asker::new(dir, &args.model.ids, ar)?,
         };
         Ok(Self {
             settings,
             likelihood: likelihood.to_owned(),
-            dialogue,
+            asker,
             model: load_model(dir, args.model.precision.into())?,
-            checkpoint,
             mode,
             draws: args.draws.get(),
         })
@@ -81,7 +76,7 @@ impl Contestant {
 
     /// Whether questions are put as a user's message.
     pub(super) fn is_chat(&self) -> bool {
-        !self.dialogue.is_plain_text()
+        self.asker.is_chat()
     }
 
     pub(super) fn model(&self) -> &Model {
@@ -90,7 +85,7 @@ impl Contestant {
 
     /// Returns options under which no request profits from an earlier one, so that costs compare.
     pub(super) fn options(&self, slots: usize) -> Options {
-        let options = self.checkpoint.options(slots, None);
+        let options = self.asker.options(slots);
         let savings = Savings {
             prefix_cache: false,
             ..options.savings
@@ -106,32 +101,11 @@ impl Contestant {
         setting: &Setting,
         sample: usize,
     ) -> anyhow::Result<(Ask, AnswerText)> {
-        let tokenizer = self
-            .checkpoint
-            .tokenizer_for("a task")
-            .map_err(failure::usage)?;
-        let ids = self.dialogue.prompt(tokenizer, question)?;
-        let stop = (!self.is_chat() && !spec.stop.is_empty()).then(|| spec.stop.clone());
-        let of_task = Settings {
-            max_new_tokens: Some(spec.max_new_tokens),
-            stop,
-            ..Settings::default()
-        };
-        let settings = setting.decoding.clone().or(&of_task);
-        let mut job = self.checkpoint.job(ids, settings).map_err(failure::usage)?;
+        let (mut ask, text) = self.asker.ask(question, spec, &setting.decoding)?;
         // The first answer is that of a run with one.
-        job.request.sampling.seed = job.request.sampling.seed.wrapping_add(sample as u64);
-        let text = self
-            .checkpoint
-            .text(&job.request, &job.settings)
-            .map_err(failure::usage)?;
-        Ok((
-            Ask {
-                request: job.request,
-                hooks: job.hooks,
-            },
-            text,
-        ))
+        let seed = &mut ask.request.sampling.seed;
+        *seed = seed.wrapping_add(sample as u64);
+        Ok((ask, text))
     }
 
     /// Returns the likelihood of each continuation after its context.
@@ -167,10 +141,7 @@ impl Contestant {
     /// Returns the likelihood of a text, in pieces as long as the model's context. The first token of
     /// each is given.
     pub(super) fn text_likelihood(&self, text: &str) -> anyhow::Result<Total> {
-        let tokenizer = self
-            .checkpoint
-            .tokenizer_for("a task")
-            .map_err(failure::usage)?;
+        let tokenizer = self.asker.tokenizer()?;
         let ids = tokenizer.encode(text).map_err(failure::usage)?;
         let pieces = ids.chunks(self.model.config.max_position_embeddings);
         let documents: Vec<Document> = pieces.map(|ids| Document::text(ids.to_vec())).collect();
@@ -191,10 +162,7 @@ impl Contestant {
     /// Encodes both together, as they would stand in a text; the prompt ends where this differs from
     /// the context alone.
     fn joined(&self, context: &str, continuation: &str) -> anyhow::Result<Joined> {
-        let tokenizer = self
-            .checkpoint
-            .tokenizer_for("a task")
-            .map_err(failure::usage)?;
+        let tokenizer = self.asker.tokenizer()?;
         let alone = tokenizer.encode(context).map_err(failure::usage)?;
         let ids = tokenizer
             .encode(&format!("{context}{continuation}"))
@@ -214,10 +182,4 @@ struct Joined {
     ids: Vec<u32>,
     /// Tokens that are those of the context alone.
     context_len: usize,
-}
-
-/// Returns the text of a whole answer.
-pub(super) fn text_of(text: AnswerText, answer: &Answer) -> anyhow::Result<String> {
-    text.of(&answer.output_ids)
-        .context("cannot decode an answer")
 }

@@ -15,12 +15,13 @@ use llada_eval::{
 use serde_json::Value;
 
 use super::asked::asked;
-use super::contestant::{Contestant, text_of};
+use super::contestant::Contestant;
 use super::data;
 use super::record::{Slot, answered, chosen, cost, perplexity, questions, slots};
 use super::score::{programs_at_once, sandbox, usage};
 use super::settings::{Setting, settings};
 use crate::args::EvalRunArgs;
+use crate::commands::asker::text_of;
 use crate::commands::{models, quantised};
 use crate::{failure, ui};
 

@@ -124,7 +124,7 @@ pub(super) fn list(args: &EvalTasksArgs) -> anyhow::Result<()> {
 }
 
 /// Probes the sandbox if one of the tasks runs programs.
-pub(super) fn sandbox<'a>(
+pub(in crate::commands) fn sandbox<'a>(
     tasks: impl IntoIterator<Item = &'a Task>,
     unsafe_exec: bool,
 ) -> anyhow::Result<Option<Sandbox>> {
@@ -151,12 +151,12 @@ pub(super) fn sandbox<'a>(
 }
 
 /// Returns as many programs as there are processors.
-pub(super) fn programs_at_once() -> NonZeroUsize {
+pub(in crate::commands) fn programs_at_once() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Marks what the user gave wrongly as such.
-pub(super) fn usage(error: Error) -> anyhow::Error {
+pub(in crate::commands) fn usage(error: Error) -> anyhow::Error {
     match error {
         Error::Write { .. } | Error::Sandbox(_) | Error::Report(_) => error.into(),
         Error::Read { path, source } => {
