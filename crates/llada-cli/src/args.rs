@@ -437,6 +437,10 @@ pub(crate) struct SumsWriteArgs {
     /// `rejected`.
     #[arg(long)]
     pub pairs: bool,
+    /// Countdown in place of sums: numbers to add and subtract, with `nums` and `target` for the task
+    /// `plain_countdown`.
+    #[arg(long, conflicts_with = "pairs")]
+    pub countdown: bool,
     /// File to write.
     #[arg(long)]
     pub out: PathBuf,

@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod countdown;
 mod failure;
 mod live;
 mod ui;

@@ -19,7 +19,7 @@ const BUILT_IN: &[(&str, &str)] = built_in! {
     "humaneval" "humaneval_plus" "mbpp" "mbpp_sanitised" "cruxeval"
     "gsm8k" "math" "bbh" "ifeval" "lambada"
     "arc" "hellaswag" "piqa" "winogrande" "mmlu" "openbookqa" "story_cloze" "ppl"
-    "worked_sums" "countdown" "sudoku"
+    "worked_sums" "countdown" "plain_countdown" "sudoku"
 };
 
 /// A prompt, the data it is filled from, and how its answers are scored.

@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use anyhow::Context;
 use llada_text::{Role, Tokenizer};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{SumsArgs, SumsCommand, SumsInitArgs, SumsWriteArgs};
+use crate::countdown::Countdown;
 use crate::worked_sums::Sum;
 
 /// Every character of prompts and responses.
@@ -57,18 +58,28 @@ fn init(args: &SumsInitArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write `{}`", path.display()))
 }
 
+/// Returns one problem.
+fn row(args: &SumsWriteArgs, index: u64) -> Value {
+    if args.countdown {
+        let problem = Countdown::draw(args.seed, index);
+        let (nums, target) = (problem.numbers(), problem.target());
+        return json!({
+            "prompt": problem.prompt(), "response": problem.response(), "nums": nums, "target": target
+        });
+    }
+    let sum = Sum::draw(args.seed, index);
+    if args.pairs {
+        let wrong = sum.wrong_response(args.seed, index);
+        return json!({ "prompt": sum.prompt(), "chosen": sum.response(), "rejected": wrong });
+    }
+    json!({ "prompt": sum.prompt(), "response": sum.response() })
+}
+
 /// Writes problems of one stream.
 fn write(args: &SumsWriteArgs) -> anyhow::Result<()> {
     let mut lines = String::new();
     for index in 0..args.count {
-        let sum = Sum::draw(args.seed, index);
-        let row = if args.pairs {
-            let wrong = sum.wrong_response(args.seed, index);
-            json!({ "prompt": sum.prompt(), "chosen": sum.response(), "rejected": wrong })
-        } else {
-            json!({ "prompt": sum.prompt(), "response": sum.response() })
-        };
-        writeln!(lines, "{row}")?;
+        writeln!(lines, "{}", row(args, index))?;
     }
     std::fs::write(&args.out, lines)
         .with_context(|| format!("cannot write `{}`", args.out.display()))
