@@ -10,6 +10,7 @@ mod eval;
 mod hub;
 mod killed;
 mod pipeline;
+mod policy;
 mod quantize;
 mod readme;
 mod refusals;
