@@ -20,6 +20,14 @@ pub fn num_threads() -> usize {
     rayon::current_num_threads()
 }
 
+/// Returns what two computations give, which may run at the same time.
+pub fn join<A: Send, B: Send>(
+    a: impl FnOnce() -> A + Send,
+    b: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    rayon::join(a, b)
+}
+
 /// Returns `f(index, item)` for every item, in order; several items are computed at the same time.
 pub fn map_parallel<T: Send, R: Send>(items: Vec<T>, f: impl Fn(usize, T) -> R + Sync) -> Vec<R> {
     if items.len() == 1 {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use llada_tensor::{
     ExpertGrads, ExpertWeights, ExpertsSaved, Gradient, RouterConfig, Routing, SwigluGrads, Tensor,
-    Weight, add_assign, add_backward_input, experts, experts_backward, linear,
+    Weight, add_assign, add_backward_input, experts, experts_backward, join, linear,
     linear_backward_weight, route, route_backward, route_blocks, swiglu, swiglu_backward,
 };
 
@@ -147,18 +147,23 @@ fn moe_forward(
     blocks: &[Range<usize>],
     noise: Noise<'_>,
 ) -> (Tensor, MoeSaved) {
-    let router_logits = linear(x, &moe.router, None);
-    let (bias, router) = (moe.expert_bias.values(), router_config(config));
-    let routing = match config.block_routing {
-        Some(routing) => {
-            let capacity = routing.expert_capacity;
-            route_blocks(&router_logits, bias, blocks, capacity, &router)
-        }
-        None => route(&router_logits, bias, &router),
+    let routed = || {
+        let router_logits = linear(x, &moe.router, None);
+        let (bias, router) = (moe.expert_bias.values(), router_config(config));
+        let routing = match config.block_routing {
+            Some(routing) => {
+                let capacity = routing.expert_capacity;
+                route_blocks(&router_logits, bias, blocks, capacity, &router)
+            }
+            None => route(&router_logits, bias, &router),
+        };
+        let (y, saved) = experts(x, &routing, &expert_weights(moe));
+        (router_logits, routing, y, saved)
     };
-    let (mut y, experts) = experts(x, &routing, &expert_weights(moe));
-    let shared = moe.shared.as_ref().map(|shared| {
-        let (out, saved) = swiglu_forward(shared, x, noise);
+    // With few rows each product is short, and threads wait less the more there is to do.
+    let shared = || Some(swiglu_forward(moe.shared.as_ref()?, x, noise));
+    let ((router_logits, routing, mut y, experts), shared) = join(routed, shared);
+    let shared = shared.map(|(out, saved)| {
         add_assign(&mut y, &out);
         saved
     });
