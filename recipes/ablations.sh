@@ -1,23 +1,34 @@
 #!/usr/bin/env bash
-# What single choices of a conversion are worth, at equal tokens of documents: every variant of
-# recipes/ablation-stories.toml with three seeds, then the table of docs/experiments.md on stdout.
+# What single choices are worth: the tables of docs/experiments.md on stdout, three seeds each.
 #
-#   recipes/ablations.sh [DIR]
+#   recipes/ablations.sh [DIR [TABLE...]]
 #
-# DIR is runs/ablations; runs that it holds are not repeated. Uses one thread, of `cargo run --release`
-# or of the program that LLADA names. Needs cargo, coreutils and awk.
+# DIR is runs/ablations; runs that it holds are not repeated. TABLE is one of
+#   choices  a conversion with one respect changed, at equal tokens of documents
+#   labels   shifted labels and labels at the same position over three budgets
+#   cap      confidence-aware training of worked sums, by its weight
+#   dpo      preference pairs told apart, in training and held out
+#   edit     worked sums decoded with and without correction of placed tokens
+#   parent   the last model of the pipeline beside its parent
+# and all of them if none is named. All but the first two begin with models of recipes/tiny-cpu.sh, in
+# the directory that PIPELINE names, runs/tiny.
+#
+# Uses one thread, of `cargo run --release` or of the program that LLADA names. Needs cargo, coreutils,
+# sed and awk.
 set -euo pipefail
 export LC_ALL=C
 
 out=$(realpath -m -- "${1:-runs/ablations}")
+tables=("${@:2}")
+((${#tables[@]})) || tables=(choices labels cap dpo edit parent)
+pipeline=$(realpath -m -- "${PIPELINE:-runs/tiny}")
 program=(cargo run --release --quiet --)
 [[ -z ${LLADA:-} ]] || program=("$(realpath -- "$LLADA")")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 seeds=(1 2 3)
-blocks=(1 8 32)
 
-# Variants in the order of the table: a name, then what it sets.
+# Variants of `choices` in the order of the table: a name, then what it sets.
 variants=(
     "direct"
     "WSD 2-32-512-32-8|objective.block_schedule=[{block=2,steps=8},{block=32,steps=7},{block=512,steps=60},{block=32,steps=15},{block=8,steps=60}]"
@@ -27,6 +38,8 @@ variants=(
     "narrow band|objective.mask_ratio_band=[0.2,0.8]"
     "twins|objective.complementary=true"
     "narrow band and twins|objective.mask_ratio_band=[0.2,0.8]|objective.complementary=true"
+    "loss over tokens, by 1/t|objective.normalisation=elbo_token"
+    "loss over tokens of a document|objective.normalisation=sequence"
     "MASK noise, 15 steps|objective.mask_noise_steps=15"
     "labels at the same position|model.path=$out/same"
 )
@@ -35,61 +48,289 @@ llada() {
     "${program[@]}" --threads 1 "$@"
 }
 
-# run_dir VARIANT SEED
-run_dir() {
-    local name=${1%%|*}
-    echo "$out/${name// /_}-$2"
-}
-
-# run DIR SEED SETTING...: trains and measures one run.
-run() {
-    local dir=$1 seed=$2 setting block flags=()
+# trained DIR RECIPE SETTING...: trains a run that is not there yet.
+trained() {
+    local dir=$1 recipe=$2 setting flags=()
     shift 2
-    for setting in model.path="$out/shifted" train.seed="$seed" "$@"; do
+    [[ ! -d $dir/final ]] || return 0
+    for setting; do
         flags+=(--set "$setting")
     done
-    [[ -d $dir/final ]] || rm -rf "$dir"
-    [[ -d $dir ]] || llada train recipes/ablation-stories.toml --run-dir "$dir" "${flags[@]}"
-    for block in "${blocks[@]}"; do
-        [[ -e $dir/block_$block ]] && continue
-        bound "$dir/final" "$block" >"$dir/block_$block.partial"
-        mv "$dir/block_$block.partial" "$dir/block_$block"
-    done
+    rm -rf "$dir"
+    llada train "recipes/$recipe.toml" --run-dir "$dir" "${flags[@]}" >&2
+}
+
+# kept FILE COMMAND...: what a command writes to stdout, in a file that is not there yet.
+kept() {
+    [[ ! -e $1 ]] || return 0
+    "${@:2}" >"$1.partial"
+    mv "$1.partial" "$1"
+}
+
+# number KEY [FILE]: the last number of that key in JSON.
+number() {
+    grep -oE "\"$1\": *-?[0-9.eE+-]+" "${@:2}" | tail -n 1 | sed 's/.*: *//'
 }
 
 # bound MODEL BLOCK: nats per token of the first 100 held-out stories.
 bound() {
-    local measured
-    measured=$(llada eval nll "$1" --data <(head -n 100 assets/stories/valid.jsonl) \
-        --mode "block:$2" --draws 4 --json)
-    [[ $measured =~ \"nll_per_token\":([0-9.]+) ]] && echo "${BASH_REMATCH[1]}"
+    llada eval nll "$1" --data <(head -n 100 assets/stories/valid.jsonl) \
+        --mode "block:$2" --draws 4 --json | number nll_per_token
 }
 
-# Mean of some files with a number each, and the distance of the largest from the smallest.
+# spread PRECISION FILE...: mean of files with a number each, and the largest minus the smallest.
 spread() {
-    cat "$@" | awk '
+    cat "${@:2}" | awk -v f="%.$1f" '
         NR == 1 { low = high = $1 }
         { sum += $1; if ($1 < low) low = $1; if ($1 > high) high = $1 }
-        END { printf " %.3f (%.3f) |", sum / NR, high - low }'
+        END { printf " " f " (" f ") |", sum / NR, high - low }'
 }
 
-for labels in shifted same; do
-    [[ -d $out/$labels ]] || llada convert assets/tinystories-656k "$out/$labels" \
-        --block-size 8 --label-alignment "$labels"
-done
-for seed in "${seeds[@]}"; do # all variants have one seed before any has two
-    for variant in "${variants[@]}"; do
-        IFS='|' read -ra words <<<"$variant"
-        run "$(run_dir "$variant" "$seed")" "$seed" "${words[@]:1}" >&2
-    done
-done
+# header TITLE...: the first two lines of a table.
+header() {
+    printf '| %s ' "$@"
+    printf '|\n'
+    printf -- '|---%.0s' "$@"
+    printf '|\n'
+}
 
-printf '| variant |%s\n' "$(printf ' B %s |' "${blocks[@]}")"
-printf '|---|%s\n' "$(printf -- '---|%.0s' "${blocks[@]}")"
-for variant in "${variants[@]}"; do
-    printf '| %s |' "${variant%%|*}"
-    for block in "${blocks[@]}"; do
-        spread "$(run_dir "$variant" "")"*"/block_$block"
+converted() {
+    local labels
+    for labels in shifted same; do
+        [[ -d $out/$labels ]] || llada convert assets/tinystories-656k "$out/$labels" \
+            --block-size 8 --label-alignment "$labels" >&2
     done
+}
+
+table_choices() {
+    local seed variant block dir words
+    for seed in "${seeds[@]}"; do # all variants have one seed before any has two
+        for variant in "${variants[@]}"; do
+            IFS='|' read -ra words <<<"$variant"
+            dir=$out/${words[0]//[ \/]/_}-$seed
+            trained "$dir" ablation-stories model.path="$out/shifted" train.seed="$seed" "${words[@]:1}"
+            for block in 1 8 32; do
+                kept "$dir/block_$block" bound "$dir/final" "$block"
+            done
+        done
+    done
+    header variant "B 1" "B 8" "B 32"
+    for variant in "${variants[@]}"; do
+        variant=${variant%%|*}
+        printf '| %s |' "$variant"
+        for block in 1 8 32; do
+            spread 3 "$out/${variant//[ \/]/_}-"?"/block_$block"
+        done
+        echo
+    done
+}
+
+# Batches a third of those of `choices`: 75, 225 and 675 thousand tokens.
+table_labels() {
+    local seed steps labels dir block
+    for seed in "${seeds[@]}"; do
+        for steps in 50 150 450; do
+            for labels in shifted same; do
+                labels_run "$labels-$steps-$seed" "$out/$labels" "$steps" "$seed"
+            done
+        done
+        relabelled "$seed"
+        labels_run "late-150-$seed" "$out/relabelled-$seed" 150 "$seed"
+    done
+    header labels steps "B 1" "B 8"
+    for dir in {shifted,same}-{50,150,450} late-150; do
+        printf '| %s | %s |' "${dir%-*}" "${dir#*-}"
+        for block in 1 8; do
+            spread 3 "$out/labels/$dir-"?"/block_$block"
+        done
+        echo
+    done
+}
+
+# labels_run NAME MODEL STEPS SEED
+labels_run() {
+    local dir=$out/labels/$1 block
+    trained "$dir" ablation-stories model.path="$2" train.seed="$4" train.batch_documents=8 \
+        train.steps="$3" objective.block_schedule="[{block=8,steps=$3}]"
+    for block in 1 8; do
+        kept "$dir/block_$block" bound "$dir/final" "$block"
+    done
+}
+
+# A shifted child whose configuration says from now on that labels are at the same position.
+relabelled() {
+    local to=$out/relabelled-$1
+    [[ ! -d $to ]] || return 0
+    rm -rf "$to.partial"
+    cp -r "$out/labels/shifted-450-$1/final" "$to.partial"
+    sed -i 's/"label_alignment": *"shifted"/"label_alignment": "same"/' "$to.partial/config.json"
+    grep -q '"label_alignment": *"same"' "$to.partial/config.json"
+    mv "$to.partial" "$to"
+}
+
+# sums_run NAME RECIPE FROM SEED SETTING...: worked sums, half the batch of the pipeline.
+sums_run() {
+    local data=$pipeline/data
+    trained "$out/$1" "$2" model.path="$pipeline/sums/$3/final" train.seed="$4" \
+        data.train="$data/sums.jsonl" data.valid="$data/sums-valid.jsonl" \
+        train.batch_documents=32 "${@:5}"
+}
+
+# The model before, which solves nine sums of ten, and 80 steps that differ in lambda alone.
+table_cap() {
+    local seed lambda threshold dir key
+    for seed in "${seeds[@]}"; do
+        for lambda in 0 0.5 1 2; do
+            dir=cap/$lambda-$seed
+            sums_run "$dir" tiny-sums-cap merged "$seed" cap.lambda="$lambda" train.steps=80
+            for threshold in 0.95 0.7; do
+                kept "$out/$dir/solved_$threshold" solve "$out/$dir/final" "$threshold"
+                for key in tokens_per_forward exact; do
+                    number "$key" "$out/$dir/solved_$threshold" >"$out/$dir/$key-$threshold"
+                done
+            done
+        done
+    done
+    header lambda "tokens per forward, 0.95" "exact, 0.95" "tokens per forward, 0.7" "exact, 0.7"
+    for lambda in 0 0.5 1 2; do
+        printf '| %s |' "$lambda"
+        for threshold in 0.95 0.7; do
+            spread 2 "$out/cap/$lambda-"?"/tokens_per_forward-$threshold"
+            spread 3 "$out/cap/$lambda-"?"/exact-$threshold"
+        done
+        echo
+    done
+}
+
+# solve MODEL THRESHOLD: 200 unseen sums; the last line is that of the child.
+solve() {
+    llada eval sums assets/worked-sums/parent "$1" --thresholds "$2" --count 200 --json
+}
+
+table_dpo() {
+    local seed testbed key dir
+    for seed in "${seeds[@]}"; do
+        trained "$out/dpo/stories-$seed" tiny-stories-dpo model.path="$pipeline/cap/final" \
+            train.seed="$seed"
+        trained "$out/dpo/sums-$seed" tiny-sums-dpo model.path="$pipeline/sums/cap/final" \
+            data.train="$pipeline/data/sum-pairs.jsonl" \
+            data.valid="$pipeline/data/sum-pairs-valid.jsonl" train.seed="$seed"
+        for testbed in stories sums; do
+            dir=$out/dpo/$testbed-$seed
+            tail -n 1 "$dir/metrics.jsonl" >"$dir/last"
+            sed 's/"valid".*//' "$dir/last" | number dpo_accuracy >"$dir/trained"
+            for key in dpo_accuracy dpo_margin; do
+                sed 's/.*"valid"//' "$dir/last" | number "$key" >"$dir/$key"
+            done
+        done
+    done
+    header pairs "accuracy of the last batch" "accuracy held out" "margin held out"
+    for testbed in stories sums; do
+        printf '| %s |' "$testbed"
+        spread 3 "$out/dpo/$testbed-"?/trained
+        spread 3 "$out/dpo/$testbed-"?/dpo_accuracy
+        spread 2 "$out/dpo/$testbed-"?/dpo_margin
+        echo
+    done
+}
+
+# 80 steps with masks alone or with wrong tokens and drafts besides, from the model that solves nine
+# sums of ten.
+table_edit() {
+    local seed kind edit dir key
+    for seed in "${seeds[@]}"; do
+        sums_run "edit/masks-$seed" tiny-sums-sft merged "$seed" train.steps=80 \
+            objective.complementary=false
+        sums_run "edit/drafts-$seed" tiny-sums-sft merged "$seed" train.steps=80 \
+            objective.complementary=false edit.turns=2
+        for kind in masks drafts; do
+            dir=$out/edit/$kind-$seed
+            for edit in off 0.9 0.5; do
+                kept "$dir/answers_$edit" decode_with "$edit" "$dir/final"
+                judge "$dir/answers_$edit" tokens >"$dir/tokens-$edit"
+                judge "$dir/answers_$edit" exact >"$dir/exact-$edit"
+            done
+        done
+    done
+    header "trained on" "edits above" "tokens per forward" exact
+    for kind in masks drafts; do
+        for edit in off 0.9 0.5; do
+            printf '| %s | %s |' "$kind" "$edit"
+            spread 2 "$out/edit/$kind-"?"/tokens-$edit"
+            spread 3 "$out/edit/$kind-"?"/exact-$edit"
+            echo
+        done
+    done
+}
+
+# decode_with EDIT MODEL: the answers to the first 200 held-out sums at threshold 0.7.
+decode_with() {
+    llada generate "$2" --threshold 0.7 --edit "$1" --max-new-tokens 96 --json --requests \
+        <(head -n 200 "$pipeline/data/sums-valid.jsonl" | sed 's/,"response".*/}/')
+}
+
+# judge ANSWERS tokens|exact: tokens per forward, or the share of right answers.
+judge() {
+    local right=$pipeline/data/sums-valid.jsonl
+    paste -d '\t' <(head -n 200 "$right" | sed 's/.*"response":"//; s/".*//') \
+        <(sed 's/.*"text":"//; s/".*//' "$1") \
+        <(sed 's/.*"output_ids":\[//; s/\].*//' "$1") \
+        <(sed 's/.*"forwards":{//; s/}.*//; s/[^0-9,]//g' "$1") | awk -F '\t' -v what="$2" '
+        { exact += $1 == $2; tokens += split($3, ids, ","); split($4, f, ","); forwards += f[1] + f[2] + f[3] }
+        END { print what == "exact" ? exact / NR : tokens / forwards }'
+}
+
+# Bounds on the same stories as `choices`, and the parent's opinion of what is written.
+table_parent() {
+    local parent=assets/tinystories-656k dir=$out/parent block model threshold
+    mkdir -p "$dir"
+    kept "$dir/ar" bound_ar "$parent"
+    header model "B 1" "B 4" "B 8" "B 32"
+    printf '| parent |%s\n' "$(printf ' %.3f | | | |' "$(<"$dir/ar")")"
+    for model in merged sft dpo; do
+        printf '| `%s` |' "$model"
+        for block in 1 4 8 32; do
+            kept "$dir/$model-$block" bound "$pipeline/$model/final" "$block"
+            printf ' %.3f (%+.3f) |' "$(<"$dir/$model-$block")" \
+                "$(awk -v ar="$(<"$dir/ar")" '{ print $1 - ar }' "$dir/$model-$block")"
+        done
+        echo
+    done
+    echo
+    header model threshold "tokens per forward" "parent's NLL"
+    for model in merged dpo; do
+        for threshold in 0.9 0.5 0.3; do
+            kept "$dir/$model-text-$threshold" write_texts "$parent" "$pipeline/$model/final" "$threshold"
+            parent_row parent "$(head -n 1 "$dir/$model-text-$threshold")" - "$model$threshold"
+            parent_row "\`$model\`" "$(tail -n 1 "$dir/$model-text-$threshold")" "$threshold"
+        done
+    done
+}
+
+# parent_row NAME JSON THRESHOLD [WHICH]: a row of a table; of the parent only the first.
+parent_row() {
+    [[ ${4:-merged0.9} == merged0.9 ]] || return 0
+    printf '| %s | %s | %.2f | %.2f |\n' "$1" "$3" "$(number tokens_per_forward <<<"$2")" \
+        "$(number "parent's NLL" <<<"$2")"
+}
+
+bound_ar() {
+    llada eval nll "$1" --data <(head -n 100 assets/stories/valid.jsonl) --mode ar --json |
+        number nll_per_token
+}
+
+write_texts() {
+    llada eval text "$1" "$2" --thresholds "$3" --json --count 30 --max-new-tokens 128 \
+        --data assets/stories/valid.jsonl
+}
+
+mkdir -p "$out"
+converted
+for table in "${tables[@]}"; do
+    declare -F "table_$table" >/dev/null || {
+        printf 'error: no table `%s`\n' "$table" >&2
+        exit 2
+    }
+    "table_$table"
     echo
 done

@@ -79,6 +79,7 @@ mod tests {
             tokenizer: Some(&tokenizer),
             vocab_size: 32,
             mask_token_id: Some(MASK),
+            operations: None,
             eos_token_id: Some(EOS),
             append_eos: true,
             max_len: 6,

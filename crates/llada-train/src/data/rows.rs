@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
+use llada_diffusion::Operations;
 use llada_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value};
 
@@ -38,6 +39,8 @@ pub struct Reader<'a> {
     pub vocab_size: usize,
     /// Id that no document may hold.
     pub mask_token_id: Option<u32>,
+    /// Operations that rows may not hold, if they are what the model is to learn.
+    pub operations: Option<Operations>,
     /// Ends answers.
     pub eos_token_id: Option<u32>,
     /// Whether it ends plain text too.
@@ -245,12 +248,29 @@ impl Reader<'_> {
     }
 
     fn check_ids(&self, ids: &[u32]) -> std::result::Result<(), Problem> {
-        match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
-            Some(id) => Err(format!(
-                "id {id} is not below the model's vocab_size {}",
-                self.vocab_size
-            )),
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            let vocab_size = self.vocab_size;
+            return Err(format!(
+                "id {id} is not below the model's vocab_size {vocab_size}"
+            ));
+        }
+        let of = |of: Operations| {
+            [
+                ("delete_token_id", of.delete),
+                ("split_token_id", of.insert),
+            ]
+        };
+        match self
+            .operations
+            .into_iter()
+            .flat_map(of)
+            .find(|(_, id)| ids.contains(id))
+        {
             None => Ok(()),
+            Some((key, id)) => Err(format!(
+                "id {id} is the checkpoint's `{key}`, which `[levenshtein]` trains as an operation; \
+                 remove it from the text"
+            )),
         }
     }
 

@@ -21,6 +21,7 @@ fn read(text: &[u8], change: impl FnOnce(&mut Reader<'_>)) -> Result<Corpus> {
         tokenizer: Some(&tokenizer),
         vocab_size: 11,
         mask_token_id: Some(10),
+        operations: None,
         eos_token_id: Some(9),
         append_eos: true,
         max_len: 6,
@@ -184,6 +185,26 @@ fn rows_with_the_mask_id_are_left_out_and_counted() {
 }
 
 #[test]
+fn rows_with_an_operation_that_is_trained_are_refused() {
+    let rows = br#"{"input_ids": [1, 9, 2]}"#;
+    let operations = llada_diffusion::Operations {
+        mask: 10,
+        delete: 8,
+        insert: 9,
+    };
+    assert!(
+        read(rows, |_| ()).is_ok(),
+        "they are tokens like others to other recipes"
+    );
+    let refused = read(rows, |reader| reader.operations = Some(operations));
+    let message = refused.unwrap_err().to_string();
+    assert!(
+        message.contains("id 9") && message.contains("split_token_id"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_survey_goes_on_after_a_malformed_row() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("rows.jsonl");
@@ -197,6 +218,7 @@ fn a_survey_goes_on_after_a_malformed_row() {
         tokenizer: None,
         vocab_size: 11,
         mask_token_id: None,
+        operations: None,
         eos_token_id: None,
         append_eos: false,
         max_len: 6,

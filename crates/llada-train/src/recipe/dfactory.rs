@@ -31,18 +31,19 @@ const RENAMED: [(&str, &str, &str); 14] = [
 ];
 
 /// Keys that, together with another or in another unit, become one of ours: see [`derive()`].
-const DERIVED: [&str; 7] = [
+const DERIVED: [&str; 8] = [
     "data.noise_range_low",
     "data.noise_range_high",
     "train.beta1",
     "train.beta2",
     "train.lr_warmup_ratio",
+    "train.confidence_beta",
     "train.enable_mixed_precision",
     "train.enable_gradient_checkpointing",
 ];
 
 /// Keys that must have one value, because a recipe means nothing else by itself.
-const FIXED: [(&str, &str); 9] = [
+const FIXED: [(&str, &str); 8] = [
     ("data.text_keys", "messages"),
     ("data.enable_multisource", "false"),
     ("train.block_diffusion_mode", "true"),
@@ -50,7 +51,6 @@ const FIXED: [(&str, &str); 9] = [
     ("train.optimizer", "adamw"),
     ("train.lr_start", "0"),
     ("train.lr_decay_ratio", "1"),
-    ("train.confidence_beta", "0"),
     ("train.enable_full_determinism", "false"),
 ];
 
@@ -177,6 +177,13 @@ fn derive(table: &mut Table, given: &Given) -> Result<()> {
         "warmup_steps",
         Toml::from(warmup as i64),
     );
+    let lambda = number(given, "train.confidence_beta", 0.0)?;
+    if lambda != 0.0 {
+        table.insert(
+            "cap".into(),
+            Table::from_iter([("lambda".into(), lambda.into())]).into(),
+        );
+    }
     if given.get("train.enable_mixed_precision") == Some(&Value::Bool(false)) {
         set(table, "model", "precision", "f32".into());
     }
@@ -226,11 +233,20 @@ mod tests {
 
     #[test]
     fn every_key_that_cannot_be_honoured_is_named() {
-        let text = format!("{FILE}  confidence_beta: 2.0\n  log_steps: 5\n");
+        let text = format!("{FILE}  optimizer: lion\n  log_steps: 5\n");
         let message = Recipe::from_dfactory(&text).unwrap_err().to_string();
-        for key in ["train.confidence_beta", "train.log_steps"] {
+        for key in ["train.optimizer", "train.log_steps"] {
             assert!(message.contains(key), "{message}");
         }
+    }
+
+    #[test]
+    fn their_weight_of_confidence_is_that_of_cap() {
+        let cap = |beta: &str| Recipe::from_dfactory(&format!("{FILE}  confidence_beta: {beta}\n"));
+        assert_eq!(cap("2.0").unwrap().cap.unwrap().lambda, 2.0);
+        assert_eq!(cap("0").unwrap().cap, None);
+        let message = cap("-1").unwrap_err().to_string();
+        assert!(message.contains("cap.lambda"), "{message}");
     }
 
     #[test]

@@ -120,7 +120,8 @@ fn weights(recipe: &Recipe) -> Option<EditWeights> {
     Some(EditWeights { wrong, right })
 }
 
-fn operations(config: &Config) -> Result<Operations> {
+/// Returns the ids of the operations, if the checkpoint names them all.
+pub(super) fn operations(config: &Config) -> Result<Operations> {
     let missing = |key| move || Error::NoEditToken(key);
     Ok(Operations {
         mask: Reading::of(config)?.mask_token_id,

@@ -8,7 +8,7 @@ use llada_model::{Adapter, Config, KeepDtype, Model, Weights, load};
 use llada_text::Tokenizer;
 
 pub(crate) use super::losses::unit;
-use super::losses::{editing, noises};
+use super::losses::{editing, noises, operations};
 pub(crate) use super::trained::Trained;
 use super::trained::{adapter_config, resume_adapter};
 use crate::batch::{Assembly, Batch, Diffusion, Reading, Task};
@@ -205,6 +205,10 @@ pub(crate) fn reader<'t>(
         tokenizer,
         vocab_size: config.vocab_size,
         mask_token_id: config.mask_token_id,
+        operations: recipe
+            .levenshtein
+            .as_ref()
+            .and_then(|_| operations(config).ok()),
         eos_token_id: eos_token_id(config, tokenizer),
         append_eos: recipe.data.append_eos,
         max_len: recipe.data.max_len,

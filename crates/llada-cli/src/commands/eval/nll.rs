@@ -65,6 +65,7 @@ pub(in crate::commands) fn documents(
         tokenizer: Some(tokenizer),
         vocab_size: model.config.vocab_size,
         mask_token_id: model.config.mask_token_id,
+        operations: None,
         eos_token_id: eos.or(tokenizer.specials().eos),
         append_eos: false,
         max_len,

@@ -33,6 +33,7 @@ fn read_units(
         tokenizer: Some(tokenizer),
         vocab_size: 100,
         mask_token_id: tokenizer.specials().mask,
+        operations: None,
         eos_token_id: tokenizer.specials().eos,
         append_eos: true,
         max_len,

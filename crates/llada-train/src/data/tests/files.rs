@@ -12,6 +12,7 @@ fn read(path: &Path) -> Result<Corpus> {
         tokenizer: None,
         vocab_size: 11,
         mask_token_id: None,
+        operations: None,
         eos_token_id: None,
         append_eos: false,
         max_len: 6,
