@@ -146,12 +146,12 @@ fn a_dfactory_file_becomes_a_recipe_that_can_be_planned() {
 fn a_dfactory_key_without_a_counterpart_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let yaml = dir.path().join("sft.yaml");
-    std::fs::write(&yaml, DFACTORY.to_owned() + "  confidence_beta: 2.0\n").unwrap();
+    std::fs::write(&yaml, DFACTORY.to_owned() + "  log_steps: 5\n").unwrap();
     let yaml = yaml.to_str().unwrap();
     let (code, message) = failure(&["train", "--import-dfactory", yaml]);
     assert_eq!(code, 2);
     assert!(
-        message.contains(yaml) && message.contains("train.confidence_beta"),
+        message.contains(yaml) && message.contains("train.log_steps"),
         "{message}"
     );
 }
