@@ -28,6 +28,8 @@ pub(crate) struct Decoding {
     hooks: Hooks,
     /// Hidden state `[D]` of the last clean row, with labels shifted.
     last_row: Vec<f32>,
+    /// Rows that were clean when it was computed.
+    last_row_clean: usize,
     /// End of the ids sent.
     sent: usize,
     forwards: Forwards,
@@ -88,6 +90,7 @@ impl Decoding {
             text,
             hooks,
             last_row: Vec::new(),
+            last_row_clean: 0,
             forwards: Forwards::default(),
             cached_tokens: None,
             alternatives: Alternatives::new(request.top_logprobs),
@@ -154,7 +157,10 @@ impl Decoding {
             self.forwards.commit += 1;
             stats.commit += 1;
         }
-        if group.decides && !group.rows.is_empty() {
+        // After a preemption clean rows are computed again that say nothing new.
+        let is_news = group.rows.end > group.clean
+            || (self.computes_last_row(group) && self.last_row_clean != group.clean);
+        if group.decides && is_news {
             self.forwards.denoise += 1;
             stats.denoise += 1;
         }
@@ -168,11 +174,15 @@ impl Decoding {
         }
     }
 
+    /// Returns whether a group holds the row that predicts the block's first position.
+    fn computes_last_row(&self, group: &Group) -> bool {
+        let last = group.clean.checked_sub(1);
+        self.plan.is_shifted() && last.is_some_and(|row| group.rows.contains(&row))
+    }
+
     /// Returns the rows of a group whose hidden states are needed, ascending.
     pub(crate) fn outputs(&self, group: &Group) -> Vec<usize> {
-        let last_clean = group.clean.checked_sub(1);
-        let last_clean =
-            last_clean.filter(|row| self.plan.is_shifted() && group.rows.contains(row));
+        let last_clean = self.computes_last_row(group).then(|| group.clean - 1);
         let deciding = self.text.predicted_positions().into_iter();
         let deciding = deciding
             .map(|position| self.plan.predicting_row(position))
@@ -188,8 +198,8 @@ impl Decoding {
         hidden: impl Fn(usize) -> &'h [f32],
         rows: &mut Vec<f32>,
     ) {
-        let shifted = self.plan.is_shifted();
-        if shifted && group.clean > 0 && group.rows.contains(&(group.clean - 1)) {
+        if self.computes_last_row(group) {
+            self.last_row_clean = group.clean;
             self.last_row = hidden(group.clean - 1).to_vec();
         }
         if !group.decides {
