@@ -69,6 +69,13 @@ pub struct Placed {
     pub step: usize,
 }
 
+impl Placed {
+    /// Returns the logarithm of the confidence; of one that underflowed, that of the smallest normal number.
+    pub fn logprob(&self) -> f32 {
+        self.confidence.max(f32::MIN_POSITIVE).ln()
+    }
+}
+
 /// What decoding a text took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DecodeCounts {

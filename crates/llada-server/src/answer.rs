@@ -216,10 +216,8 @@ impl Reply {
             text.insert_str(0, &joint(tokenizer, &self.prompt, first)?);
         }
         let token = |(index, &id): (usize, &u32)| {
-            // A confidence that underflowed has no logarithm that JSON could write.
-            let logprob = placed[index].confidence.max(f32::MIN_POSITIVE).ln();
             let top = alternatives.get(index).map_or(&[][..], Vec::as_slice);
-            Token::new(tokenizer, id, logprob, top)
+            Token::new(tokenizer, id, placed[index].logprob(), top)
         };
         let shown = ids.iter().enumerate();
         let shown = shown.filter(|(_, id)| !self.text.is_end(**id));

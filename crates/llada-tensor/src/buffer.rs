@@ -10,6 +10,7 @@
 //! fitting one, others leave until those in use and in the pool together take hardly more memory than
 //! was once in use at the same time ([`Pool::allowed`]).
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -121,10 +122,9 @@ impl Drop for Buffer {
 /// Returns new memory for `len` elements, which are zero. As with any allocation the process ends if
 /// there is none.
 fn map(len: usize) -> MmapMut {
-    let bytes = size_of::<f32>() * len;
-    let Ok(map) = MmapMut::map_anon(bytes) else {
-        std::alloc::handle_alloc_error(std::alloc::Layout::new::<f32>())
-    };
+    let layout =
+        Layout::array::<f32>(len).expect("an array has fewer bytes than there are addresses");
+    let map = MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
     // Advice: without it more pages are cleared one by one.
     #[cfg(target_os = "linux")]
     if len >= LARGE {

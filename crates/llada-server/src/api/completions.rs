@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::{Body, read};
 use super::cost;
-use super::fields::{Common, Delivery};
+use super::fields::{Common, Delivery, check_top};
 use super::run::{Task, start};
 use super::stream::{self, Tail, Wording};
 use crate::answer::{End, Reply, Text, Token};
@@ -171,11 +171,7 @@ fn set_logprobs(settings: &mut Settings, logprobs: Option<usize>) -> Result<(), 
         let problem = "is of chats; here `logprobs` is that number";
         return Err(Refusal::field("top_logprobs", problem));
     }
-    let most = Request::MAX_TOP_LOGPROBS;
-    if let Some(top) = logprobs.filter(|&top| top > most) {
-        let problem = format!("is {top}; expected at most {most}");
-        return Err(Refusal::field("logprobs", problem));
-    }
+    check_top("logprobs", logprobs)?;
     settings.logprobs = Some(logprobs.is_some());
     settings.top_logprobs = logprobs;
     Ok(())

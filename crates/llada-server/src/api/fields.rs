@@ -1,5 +1,6 @@
 //! Fields that several endpoints share.
 
+use llada_engine::Request;
 use llada_request::Settings;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -128,6 +129,18 @@ pub(crate) fn settings(
         return Err(Refusal::field("stop", problem));
     }
     Ok(settings)
+}
+
+/// Refuses more of the most probable tokens than there are to be had, under the name that `field` has.
+pub(crate) fn check_top(field: &str, top: Option<usize>) -> Result<(), Refusal> {
+    let most = Request::MAX_TOP_LOGPROBS;
+    match top {
+        Some(top) if top > most => {
+            let problem = format!("is {top}; expected at most {most}");
+            Err(Refusal::field(field, problem))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns the settings of choice number `index` and what its client wants to know. A seed that

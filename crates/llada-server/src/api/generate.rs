@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::body::{Body, read, refuse_rest};
 use super::completions::Prompt;
 use super::cost;
-use super::fields::{Delivery, settings};
+use super::fields::{Delivery, check_top, settings};
 use super::run::{Task, start};
 use super::stream::{self, Tail, Wording};
 use crate::answer::{End, Text, Token};
@@ -65,21 +65,14 @@ impl GenerateRequest {
             let problem = "are asked for with `return_logprob` and `top_logprobs_num` here";
             return Err(Refusal::field("sampling_params.logprobs", problem));
         }
-        let (asked, most) = (self.return_logprob == Some(true), Request::MAX_TOP_LOGPROBS);
-        match self.top_logprobs_num {
-            Some(top) if top > most => {
-                let problem = format!("is {top}; expected at most {most}");
-                Err(Refusal::field("top_logprobs_num", problem))
-            }
-            Some(1..) if !asked => {
-                Err(Refusal::field("top_logprobs_num", "needs `return_logprob`"))
-            }
-            top => {
-                settings.logprobs = Some(asked);
-                settings.top_logprobs = top.filter(|_| asked);
-                Ok(())
-            }
+        let (asked, top) = (self.return_logprob == Some(true), self.top_logprobs_num);
+        check_top("top_logprobs_num", top)?;
+        if !asked && top.is_some_and(|top| top > 0) {
+            return Err(Refusal::field("top_logprobs_num", "needs `return_logprob`"));
         }
+        settings.logprobs = Some(asked);
+        settings.top_logprobs = top.filter(|_| asked);
+        Ok(())
     }
 
     fn delivery(&self) -> Result<Delivery, Refusal> {

@@ -74,7 +74,7 @@ pub fn experts(
         [&mut gate, &mut up],
     );
     let parts = LowRankParts { isa, plan: &plan };
-    if experts.iter().any(has_low_rank_inputs) {
+    if parts.exist(|e| experts[e].gate) || parts.exist(|e| experts[e].up) {
         let sorted = gather_rows(x, &plan.rows); // [S, D]
         parts.forward(&sorted, &mut gate, |e| experts[e].gate);
         parts.forward(&sorted, &mut up, |e| experts[e].up);
@@ -180,6 +180,11 @@ struct LowRankParts<'a> {
 type AddPart = fn(&LowRank, Isa, Precision, Matrix<'_>, &mut [f32]);
 
 impl LowRankParts<'_> {
+    /// Returns whether any expert has one.
+    fn exist<'w>(&self, weight: impl Fn(usize) -> &'w Weight) -> bool {
+        (0..self.plan.num_experts()).any(|e| weight(e).low_rank().is_some())
+    }
+
     /// # Shapes: x [S, I], y [S, O].
     fn forward<'w>(&self, x: &Tensor, y: &mut Tensor, weight: impl Fn(usize) -> &'w Weight + Sync) {
         self.add(LowRank::add_product_of, x, y, weight);
@@ -202,7 +207,7 @@ impl LowRankParts<'_> {
         y: &mut Tensor,
         weight: impl Fn(usize) -> &'w Weight + Sync,
     ) {
-        if (0..self.plan.num_experts()).all(|e| weight(e).low_rank().is_none()) {
+        if !self.exist(&weight) {
             return;
         }
         self.plan.for_each_expert(x, y, |e, x, y| {
@@ -211,12 +216,6 @@ impl LowRankParts<'_> {
             }
         });
     }
-}
-
-fn has_low_rank_inputs(expert: &ExpertWeights<'_>) -> bool {
-    [expert.gate, expert.up]
-        .iter()
-        .any(|weight| weight.low_rank().is_some())
 }
 
 /// Returns the left operand of all rows.

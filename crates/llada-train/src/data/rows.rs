@@ -254,18 +254,13 @@ impl Reader<'_> {
                 "id {id} is not below the model's vocab_size {vocab_size}"
             ));
         }
-        let of = |of: Operations| {
+        let named = self.operations.map(|of| {
             [
                 ("delete_token_id", of.delete),
                 ("split_token_id", of.insert),
             ]
-        };
-        match self
-            .operations
-            .into_iter()
-            .flat_map(of)
-            .find(|(_, id)| ids.contains(id))
-        {
+        });
+        match named.into_iter().flatten().find(|(_, id)| ids.contains(id)) {
             None => Ok(()),
             Some((key, id)) => Err(format!(
                 "id {id} is the checkpoint's `{key}`, which `[levenshtein]` trains as an operation; \

@@ -51,7 +51,7 @@ pub(in crate::commands) fn to_json(
         "trace": trace.collect::<Vec<_>>(),
     });
     if job.settings.logprobs == Some(true) {
-        object["logprobs"] = answer.placed.iter().map(logprob).collect();
+        object["logprobs"] = answer.placed.iter().map(Placed::logprob).collect();
     }
     if !answer.alternatives.is_empty() {
         let places = answer.alternatives.iter();
@@ -66,9 +66,4 @@ pub(in crate::commands) fn to_json(
 fn alternatives(place: &[Alternative]) -> Value {
     let alternative = |a: &Alternative| json!({ "id": a.token, "logprob": a.logprob });
     place.iter().map(alternative).collect()
-}
-
-fn logprob(placed: &Placed) -> f32 {
-    // A confidence that underflowed has no logarithm that JSON could write.
-    placed.confidence.max(f32::MIN_POSITIVE).ln()
 }

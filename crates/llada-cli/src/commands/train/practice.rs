@@ -47,8 +47,7 @@ struct Question {
 impl<'a> Practice<'a> {
     /// Reads the rows and checks that each can be asked.
     pub(super) fn open(recipe: &'a Recipe, ebpo: &'a Ebpo) -> anyhow::Result<Self> {
-        let task = task(ebpo)?;
-        let prompt = task.prompt.clone().ok_or_else(|| no_answer(&task))?;
+        let (task, prompt) = task(ebpo)?;
         let path = recipe.model.path.as_deref();
         let path = path.context("a recipe with `[ebpo]` names a checkpoint")?;
         let mut practice = Self {
@@ -211,20 +210,17 @@ pub(super) fn check(recipe: &Recipe, ebpo: &Ebpo) -> anyhow::Result<()> {
     task(ebpo).map(drop)
 }
 
-fn task(ebpo: &Ebpo) -> anyhow::Result<Task> {
+/// Returns the task and what it asks.
+fn task(ebpo: &Ebpo) -> anyhow::Result<(Task, PromptSpec)> {
     let task = Task::find(&ebpo.task);
     let task = task.map_err(|error| failure::usage(format!("recipe: `ebpo.task`: {error}")))?;
-    if task.prompt.is_none() {
-        return Err(no_answer(&task));
+    match task.prompt.clone() {
+        Some(prompt) => Ok((task, prompt)),
+        None => Err(failure::usage(format!(
+            "recipe: `ebpo.task` is `{}`, which measures likelihoods; name a task that judges answers",
+            task.name
+        ))),
     }
-    Ok(task)
-}
-
-fn no_answer(task: &Task) -> anyhow::Error {
-    let name = &task.name;
-    failure::usage(format!(
-        "recipe: `ebpo.task` is `{name}`, which measures likelihoods; name a task that judges answers"
-    ))
 }
 
 /// Returns the settings with which the model is served.
