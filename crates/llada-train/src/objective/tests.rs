@@ -9,6 +9,8 @@ use crate::mask_noise::MaskNoise;
 use crate::optimizer::gradient_norm;
 use crate::testing::{self, assembly, corpus, drawn, model};
 
+mod block_routing;
+
 fn micro_batch(normalisation: Normalisation) -> MicroBatch {
     let assembly = Assembly {
         normalisation,

@@ -126,6 +126,7 @@ pub(super) fn go_on(recipe: &Recipe, dir: &Path) -> Result<(Learner, State, Vec<
 
 /// Checks that what the recipe says of experts can be done to the model.
 pub(crate) fn require_experts(recipe: &Recipe, config: &Config) -> Result<()> {
+    require_block(recipe, config)?;
     let has_bias = config.moe.as_ref().is_some_and(|moe| moe.expert_bias);
     let keys = [
         (
@@ -148,6 +149,35 @@ pub(crate) fn require_experts(recipe: &Recipe, config: &Config) -> Result<()> {
             key,
             problem: "must be 0 for this model, which has no experts with a bias".into(),
         }),
+    }
+}
+
+/// Checks that blocks are those whose rows choose their experts together, if the model has such.
+fn require_block(recipe: &Recipe, config: &Config) -> Result<()> {
+    let Some(routing) = config.moe.as_ref().and_then(|moe| moe.block_routing) else {
+        return Ok(());
+    };
+    let size = routing.block_size;
+    let refuse = |key| {
+        Err(Error::Setting {
+            key,
+            problem: format!(
+                "must be {size} for this model, in which {size} rows choose their experts together"
+            ),
+        })
+    };
+    let objective = &recipe.objective;
+    if objective.kind != Objective::Bdlm || objective.block_size != Some(size) {
+        return refuse("objective.block_size");
+    }
+    match recipe
+        .train
+        .eval_block_sizes
+        .iter()
+        .any(|&other| other != size)
+    {
+        true => refuse("train.eval_block_sizes"),
+        false => Ok(()),
     }
 }
 
