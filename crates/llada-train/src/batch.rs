@@ -13,7 +13,7 @@ mod edit;
 use std::borrow::Cow;
 
 use llada_diffusion::{
-    BlockSize, Corruption, Counts, Draft, Elision, Grouped, Grouping, LabelAlignment,
+    BlockSize, Corruption, Counts, Draft, Elbos, Elision, Grouped, Grouping, LabelAlignment,
     NoiseSchedule, NoisyCopy, NoisyDocument, Normalisation, Objective, Rng, Role, Stream,
     TrainRows, loss_weights,
 };
@@ -148,6 +148,8 @@ pub struct Batch {
     pub drawn: Vec<Drawn>,
     /// What is known of them, if they are answers.
     pub answers: Answers,
+    /// Bounds of a frozen model on the answers of each pair, if they are known before it is scored.
+    pub reference: Vec<Elbos>,
 }
 
 impl Batch {
@@ -198,6 +200,15 @@ impl Assembly {
         self.batch_of(&drawn.iter().map(unit).collect::<Vec<_>>(), block_size)
     }
 
+    /// Returns the tokens of the documents of a draw.
+    ///
+    /// # Panics
+    /// If they are not in the corpus.
+    pub fn num_tokens(&self, corpus: &[Document], drawn: Drawn) -> usize {
+        let documents = self.unit.documents(corpus, drawn);
+        documents.iter().map(|document| document.ids.len()).sum()
+    }
+
     /// Builds the forward passes over units of documents, each under the noise of what it was drawn as.
     pub fn batch_of(&self, units: &[(Drawn, &[Document])], block_size: BlockSize) -> Batch {
         let prepare = |&(drawn, documents): &(Drawn, &[Document])| {
@@ -229,6 +240,7 @@ impl Assembly {
             longest: lens.max().unwrap_or(0),
             drawn: units.iter().map(|&(drawn, _)| drawn).collect(),
             answers: Answers::default(),
+            reference: Vec::new(),
         }
     }
 

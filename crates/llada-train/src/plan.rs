@@ -94,9 +94,13 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
     })
 }
 
-/// Counts the model and its frozen reference, which has weights only, and none beside an adapter.
+/// Counts the model and its frozen reference, which has weights only, and none beside an adapter. One that leaves
+/// before the optimiser comes is smaller than what comes, unless little is trained.
 fn num_models(recipe: &Recipe) -> u64 {
-    let is_apart = |dpo: &Dpo| recipe.lora.is_none() || dpo.reference.is_some();
+    let is_apart = |dpo: &Dpo| match recipe.lora {
+        Some(_) => dpo.reference.is_some(),
+        None => !dpo.cache_reference || !recipe.model.freeze.is_empty(),
+    };
     1 + u64::from(recipe.dpo.as_ref().is_some_and(is_apart))
 }
 

@@ -10,15 +10,26 @@ use llada_tensor::HeadRow;
 
 use super::pass::nll;
 use super::{Pass, Sums, score, sums};
-use crate::batch::MicroBatch;
+use crate::batch::{Batch, MicroBatch};
 
 /// What a policy is compared with, and how strictly.
 #[derive(Debug)]
 pub struct Preference {
     /// The frozen model.
-    pub reference: Model,
+    pub reference: Reference,
     /// How much a nat of margin counts.
     pub beta: f64,
+}
+
+/// The model that a policy is compared with.
+#[derive(Debug)]
+pub enum Reference {
+    /// It scores every batch.
+    Model(Box<Model>),
+    /// It has scored all that will be asked: batches bring its bounds ([`Batch::reference`]).
+    ///
+    /// [`Batch::reference`]: crate::batch::Batch::reference
+    Known,
 }
 
 /// Sums over pairs.
@@ -67,16 +78,18 @@ impl DpoSums {
 }
 
 impl Preference {
-    /// Adds the gradient of the pairs' losses, each times `scale`, to `grads`.
+    /// Adds the gradient of the pairs' losses, each times `scale`, to `grads`. `known` are the reference's
+    /// bounds for all pairs of the batch, if it is no model that scores them.
     pub fn accumulate(
         &self,
         model: &Model,
         micro_batch: &MicroBatch,
+        known: &[Elbos],
         scale: f64,
         activations: Activations,
         grads: &mut Gradients,
     ) -> DpoSums {
-        let reference = bounds(micro_batch, &score(&self.reference, micro_batch));
+        let reference = self.reference.bounds(micro_batch, known);
         let pass = Pass::forward(model, micro_batch, activations);
         let policy = bounds(micro_batch, pass.head());
         let judged = self.judge(&policy, &reference);
@@ -96,9 +109,9 @@ impl Preference {
     }
 
     /// Measures pairs without learning from them.
-    pub fn measure(&self, model: &Model, micro_batch: &MicroBatch) -> DpoSums {
+    pub fn measure(&self, model: &Model, micro_batch: &MicroBatch, known: &[Elbos]) -> DpoSums {
         let head = score(model, micro_batch);
-        let reference = bounds(micro_batch, &score(&self.reference, micro_batch));
+        let reference = self.reference.bounds(micro_batch, known);
         let judged = self.judge(&bounds(micro_batch, &head), &reference);
         total(judged, sums(&head, micro_batch))
     }
@@ -123,19 +136,41 @@ impl Preference {
     }
 }
 
+impl Reference {
+    /// Returns the bounds of the pairs of a micro-batch, from its first scored one on.
+    fn bounds(&self, micro_batch: &MicroBatch, known: &[Elbos]) -> Vec<Elbos> {
+        match self {
+            Self::Model(model) => bounds(micro_batch, &score(model, micro_batch)),
+            Self::Known => known[first_pair(micro_batch) as usize..].to_vec(),
+        }
+    }
+}
+
+/// Returns a model's bounds for every pair of a batch.
+pub(crate) fn pair_bounds(model: &Model, batch: &Batch) -> Vec<Elbos> {
+    let mut all = vec![NOTHING; batch.drawn.len()];
+    for micro_batch in &batch.micro_batches {
+        let found = bounds(micro_batch, &score(model, micro_batch));
+        all[first_pair(micro_batch) as usize..][..found.len()].copy_from_slice(&found);
+    }
+    all
+}
+
+/// The bounds of a pair without a masked token.
+const NOTHING: Elbos = Elbos {
+    chosen: 0.0,
+    rejected: 0.0,
+};
+
 /// Returns a model's bounds on the log-likelihood of each pair's answers (Eq. 7), given what its head
 /// says of the loss rows.
 fn bounds(micro_batch: &MicroBatch, head: &[HeadRow]) -> Vec<Elbos> {
-    let none = Elbos {
-        chosen: 0.0,
-        rejected: 0.0,
-    };
     let first = first_pair(micro_batch);
     let mut bounds = Vec::new();
     let rows = micro_batch.rows.loss_rows.iter().zip(&micro_batch.weights);
     for ((row, &weight), head) in rows.zip(head) {
         let pair = (row.doc / 2 - first) as usize;
-        bounds.resize(bounds.len().max(pair + 1), none);
+        bounds.resize(bounds.len().max(pair + 1), NOTHING);
         let bound = match is_chosen(row.doc) {
             true => &mut bounds[pair].chosen,
             false => &mut bounds[pair].rejected,

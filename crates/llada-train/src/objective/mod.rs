@@ -19,7 +19,8 @@ use llada_model::{Activations, Gradients, Model};
 use llada_tensor::HeadRow;
 
 pub use self::cap::{CapLoss, cap};
-pub use self::dpo::{DpoSums, Preference};
+pub(crate) use self::dpo::pair_bounds;
+pub use self::dpo::{DpoSums, Preference, Reference};
 pub use self::ebpo::Ebpo;
 pub(crate) use self::pass::nll as nll_of;
 use self::pass::pass_and_backward;
@@ -39,7 +40,7 @@ pub enum Loss {
         lambda: f32,
     },
     /// Preference of one answer over another (Eq. 7 and 8). For batches of pairs.
-    Dpo(Box<Preference>),
+    Dpo(Preference),
     /// Masked, wrong and right tokens of drafts (LLaDA2.1 and 2.2). For batches of drafts.
     Edit(Turns),
     /// Masked tokens, some of them filled by the model itself.
@@ -81,9 +82,10 @@ impl Loss {
             }
             Self::Dpo(preference) => {
                 let mut dpo = DpoSums::default();
-                let scale = 1.0 / batch.drawn.len() as f64;
+                let (scale, known) = (1.0 / batch.drawn.len() as f64, &batch.reference);
                 for micro_batch in &batch.micro_batches {
-                    dpo += preference.accumulate(model, micro_batch, scale, activations, grads);
+                    dpo +=
+                        preference.accumulate(model, micro_batch, known, scale, activations, grads);
                 }
                 let measures = dpo.means().into();
                 let sums = Sums {

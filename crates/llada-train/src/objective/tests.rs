@@ -120,7 +120,7 @@ fn preference(seed: u64) -> Preference {
     let config = testing::config(LabelAlignment::Same);
     let weights = Weights::random(&config, seed, Precision::F32);
     Preference {
-        reference: Model::new(config, weights),
+        reference: Reference::Model(Model::new(config, weights).into()),
         beta: 0.1,
     }
 }
@@ -129,7 +129,7 @@ fn preference(seed: u64) -> Preference {
 fn a_policy_equal_to_its_reference_has_no_margin() {
     let model = model(LabelAlignment::Same);
     let batch = pair_batch(&pairs(), 1000);
-    let sums = preference(1).measure(&model, &batch.micro_batches[0]);
+    let sums = preference(1).measure(&model, &batch.micro_batches[0], &[]);
     assert_eq!((sums.margin, sums.num_pairs), (0.0, 2));
     assert!((sums.loss - 2.0 * 2f64.ln()).abs() < 1e-12);
 }
@@ -143,7 +143,7 @@ fn swapping_the_answers_flips_the_margin() {
     let margin = |documents: &[Document]| {
         let batch = pair_batch(documents, 1000);
         preference(2)
-            .measure(&model, &batch.micro_batches[0])
+            .measure(&model, &batch.micro_batches[0], &[])
             .margin
     };
     let (margin, swapped) = (
@@ -170,7 +170,7 @@ fn both_answers_of_a_pair_get_the_same_masks() {
 #[test]
 fn a_preference_loss_does_not_depend_on_micro_batches_and_its_slope_is_the_gradient() {
     let mut model = model(LabelAlignment::Same);
-    let loss = Loss::Dpo(Box::new(preference(2)));
+    let loss = Loss::Dpo(preference(2));
     let keep = Activations::Keep;
     let (whole, parts) = (pair_batch(&pairs(), 1000), pair_batch(&pairs(), 1));
     assert_eq!(

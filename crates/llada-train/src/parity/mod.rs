@@ -17,7 +17,7 @@ use self::file::TensorFile;
 use crate::batch::{MicroBatch, Noisy, Prepared, Reading};
 use crate::data::{Document, Turn};
 use crate::error::{Error, Result};
-use crate::objective::{Preference, cap, weighted_nll};
+use crate::objective::{Preference, Reference, cap, weighted_nll};
 use crate::optimizer::gradient_norm;
 
 /// How far a case is from its recorded values.
@@ -186,12 +186,12 @@ impl Golden {
             pair.push_weights(&answer, Normalisation::ElboToken, 1.0);
         }
         let preference = Preference {
-            reference: self.reference()?,
+            reference: Reference::Model(self.reference()?.into()),
             beta: case.beta,
         };
         let keep = Activations::Keep;
         Ok(preference
-            .accumulate(&self.model, &pair, 1.0, keep, grads)
+            .accumulate(&self.model, &pair, &[], 1.0, keep, grads)
             .loss)
     }
 

@@ -30,6 +30,10 @@ pub struct Dpo {
     pub draws: usize,
     /// Checkpoint that the policy is compared with. Default: the weights that the run starts from.
     pub reference: Option<PathBuf>,
+    /// Whether it scores the pairs of all steps before the first one, and leaves memory before the optimiser
+    /// needs it. Default: false.
+    #[serde(default)]
+    pub cache_reference: bool,
 }
 
 /// Wrong tokens beside masks, and drafts of the model's own (LLaDA2.1).

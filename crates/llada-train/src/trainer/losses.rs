@@ -1,5 +1,7 @@
 //! What a recipe's `[cap]`, `[dpo]`, `[edit]`, `[levenshtein]`, `[oput]` and `[ebpo]` make of a run.
 
+use std::path::Path;
+
 use llada_diffusion::{LevenshteinNoise, NoiseSchedule, Operations, ReplaceNoise, Replacements};
 use llada_model::{Config, Model};
 use llada_text::Tokenizer;
@@ -8,7 +10,7 @@ use super::setup;
 use crate::batch::{DraftNoise, EditWeights, Editing, Reading};
 use crate::data::Unit;
 use crate::error::{Error, Result};
-use crate::objective::{Ebpo, Loss, OnPolicy, Preference, Turns};
+use crate::objective::{Ebpo, Loss, OnPolicy, Preference, Reference, Turns};
 use crate::recipe::{Dpo, Init, Recipe};
 
 /// Returns what is drawn together.
@@ -53,21 +55,37 @@ pub(super) fn loss(recipe: &Recipe, model: &Model) -> Result<Loss> {
 }
 
 fn preference(recipe: &Recipe, dpo: &Dpo, model: &Model) -> Result<Loss> {
-    let reference = match &dpo.reference {
+    if let Some(path) = &dpo.reference {
+        require_alike(path, &model.config)?;
+    }
+    let reference = match dpo.cache_reference {
+        true => Reference::Known,
+        false => Reference::Model(reference(recipe, dpo, model)?.into()),
+    };
+    let beta = dpo.beta;
+    Ok(Loss::Dpo(Preference { reference, beta }))
+}
+
+/// Returns the frozen model of preference training.
+pub(super) fn reference(recipe: &Recipe, dpo: &Dpo, model: &Model) -> Result<Model> {
+    Ok(match &dpo.reference {
         Some(path) => setup::model(recipe, Init::Checkpoint(path))?.0,
         None if recipe.lora.is_some() => model.base(),
         None => setup::model(recipe, recipe.model.init()?)?.0,
-    };
-    let config = &model.config;
-    let is_alike = reference.config.vocab_size == config.vocab_size
-        && Reading::of(&reference.config)? == Reading::of(config)?;
-    if let (false, Some(path)) = (is_alike, &dpo.reference) {
-        let problem = "differs from the trained model in vocabulary, MASK id or label alignment; \
-                       name another `dpo.reference`";
-        return Err(Error::unsuitable(path, problem));
+    })
+}
+
+/// Checks that a checkpoint reads the rows that the trained model reads.
+fn require_alike(path: &Path, config: &Config) -> Result<()> {
+    let reference = Config::from_dir(path)?;
+    let is_alike = reference.vocab_size == config.vocab_size
+        && Reading::of(&reference)? == Reading::of(config)?;
+    if is_alike {
+        return Ok(());
     }
-    let beta = dpo.beta;
-    Ok(Loss::Dpo(Box::new(Preference { reference, beta })))
+    let problem = "differs from the trained model in vocabulary, MASK id or label alignment; \
+                   name another `dpo.reference`";
+    Err(Error::unsuitable(path, problem))
 }
 
 /// Returns how each mask of a document is drawn.

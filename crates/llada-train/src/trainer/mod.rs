@@ -13,6 +13,7 @@
 
 pub(crate) mod log;
 mod losses;
+mod reference_bounds;
 pub(crate) mod setup;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use llada_text::Tokenizer;
 use serde::Serialize;
 
 use self::log::Log;
+use self::reference_bounds::ReferenceBounds;
 use self::setup::Validation;
 use crate::adapter_dropout::AdapterDropout;
 use crate::balance::ExpertLoad;
@@ -37,8 +39,8 @@ use crate::checkpoint::{self, Checkpoints, Retention, State};
 use crate::data::{Corpus, Drawn, Mix};
 use crate::error::{Error, Result};
 use crate::mask_noise::MaskNoise;
-use crate::objective::{Loss, Measures};
-use crate::recipe::{Blocks, Recipe};
+use crate::objective::{Loss, Measures, pair_bounds};
+use crate::recipe::{Blocks, Recipe, Train};
 use crate::replace::replace;
 use crate::report;
 use crate::rollout::{self, Environment, Lesson};
@@ -167,6 +169,8 @@ struct Run<'a> {
     validation: Option<Validation>,
     assembly: Assembly,
     loss: Loss,
+    /// What the reference said or will say before the first step, if it is asked then.
+    reference: Option<ReferenceBounds>,
     blocks: Blocks,
     learning_rate: LearningRate,
     mix: Mix,
@@ -206,6 +210,7 @@ impl<'a> Run<'a> {
         setup::require_metric(recipe, validation.as_ref())?;
         let assembly = setup::assembly(recipe, config, tokenizer.as_ref())?;
         let loss = losses::loss(recipe, &learner.model)?;
+        let reference = setup::reference_bounds(recipe, dir, &corpus, validation.as_ref())?;
         // Everything has been checked: only now does the run leave traces.
         let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;
         remove_interrupted_export(dir)?;
@@ -216,6 +221,7 @@ impl<'a> Run<'a> {
             environment,
             assembly,
             loss,
+            reference,
             blocks: recipe.objective.blocks()?,
             learning_rate: recipe.optimizer.schedule(recipe.train.steps)?,
             mix: Mix::new(&sources, recipe.train.seed, &state.cursors),
@@ -233,6 +239,7 @@ impl<'a> Run<'a> {
 
     /// Takes the steps that are left.
     fn go(mut self, progress: &mut dyn FnMut(&Metrics), stop: &AtomicBool) -> Result<Outcome> {
+        self.ask_reference(stop)?;
         let ending = loop {
             if self.state.step >= self.recipe.train.steps {
                 break Ending::Finished;
@@ -268,6 +275,57 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Has the reference score all pairs of the steps to come, unless it has done so or does it step by step.
+    fn ask_reference(&mut self, stop: &AtomicBool) -> Result<()> {
+        let (Some(mut known), Some(dpo)) = (self.reference.take(), &self.recipe.dpo) else {
+            return Ok(());
+        };
+        let asked = self.questions(&known);
+        let pairs = self
+            .validation
+            .as_mut()
+            .and_then(|validation| validation.pairs.as_mut());
+        let is_measured = pairs
+            .as_ref()
+            .is_none_or(|pairs| pairs.drawn.len() == known.held_out.len());
+        if !(asked.is_empty() && is_measured) {
+            let reference = losses::reference(self.recipe, dpo, &self.learner.model)?;
+            for (drawn, block_size) in asked {
+                if stop.load(Ordering::Relaxed) {
+                    break; // the first step will not be taken
+                }
+                let batch = self
+                    .assembly
+                    .batch(&self.corpus.documents, drawn, block_size);
+                known.add(&batch.drawn, pair_bounds(&reference, &batch));
+            }
+            if let Some(pairs) = &pairs {
+                known.held_out = pair_bounds(&reference, pairs);
+            }
+            known.save()?;
+        }
+        if let Some(pairs) = pairs {
+            pairs.reference.clone_from(&known.held_out);
+        }
+        self.reference = Some(known);
+        Ok(())
+    }
+
+    /// Returns the pairs whose bounds are not known, and in which blocks, for every step to come.
+    fn questions(&self, known: &ReferenceBounds) -> Vec<(Vec<Drawn>, BlockSize)> {
+        let (mut mix, mut tokens) = (self.mix.clone(), self.state.tokens);
+        let size = |drawn| self.assembly.num_tokens(&self.corpus.documents, drawn);
+        let mut asked = Vec::new();
+        for step in self.state.step..self.recipe.train.steps {
+            let block_size = self.blocks.at(step, tokens);
+            let drawn = draw(&mut mix, &self.recipe.train, size);
+            tokens += drawn.iter().map(|&drawn| size(drawn) as u64).sum::<u64>();
+            asked.push((known.missing(&drawn), block_size));
+        }
+        asked.retain(|(drawn, _)| !drawn.is_empty());
+        asked
+    }
+
     /// Returns the seconds that all sessions of the run have taken.
     fn seconds(&self) -> f64 {
         self.state.seconds + self.began.elapsed().as_secs_f64()
@@ -285,6 +343,9 @@ impl<'a> Run<'a> {
                 .assembly
                 .batch(&self.corpus.documents, drawn, block_size),
         };
+        if let Some(reference) = &self.reference {
+            batch.reference = reference.of(&batch.drawn);
+        }
         batch.set_mask_noise(self.mask_noise(&batch.drawn).as_ref());
         batch.set_router_z_loss(self.recipe.optimizer.router_z_loss);
         batch.set_dropout(self.adapter_dropout(&batch.drawn).as_ref());
@@ -336,20 +397,11 @@ impl<'a> Run<'a> {
         Ok(report)
     }
 
-    /// Takes the documents of one step from the shuffled corpus.
+    /// Takes the documents of the next step.
     fn draw(&mut self) -> Vec<Drawn> {
-        let train = &self.recipe.train;
-        let max_documents = train.batch_documents.unwrap_or(usize::MAX);
-        let (mut drawn, mut tokens) = (Vec::new(), 0);
-        while drawn.len() < max_documents && train.batch_tokens.is_none_or(|most| tokens < most) {
-            let Some(next) = self.mix.next() else {
-                break;
-            };
-            if train.batch_tokens.is_some() {
-                tokens += self.num_tokens(next);
-            }
-            drawn.push(next);
-        }
+        let (assembly, documents) = (&self.assembly, &self.corpus.documents);
+        let size = |drawn| assembly.num_tokens(documents, drawn);
+        let drawn = draw(&mut self.mix, &self.recipe.train, size);
         self.state.cursors = self.mix.cursors();
         drawn
     }
@@ -368,12 +420,6 @@ impl<'a> Run<'a> {
             unit: self.assembly.unit,
             drawn: drawn.to_vec(),
         })
-    }
-
-    /// Returns the tokens of the documents of a draw.
-    fn num_tokens(&self, drawn: Drawn) -> usize {
-        let documents = self.assembly.unit.documents(&self.corpus.documents, drawn);
-        documents.iter().map(|document| document.ids.len()).sum()
     }
 
     fn metrics(&self, report: &StepReport, batch: &Batch, scheduled: BlockSize) -> Metrics {
@@ -487,6 +533,22 @@ impl<'a> Run<'a> {
         }
         Ok(partial.commit()?)
     }
+}
+
+/// Takes the documents of one step from the shuffled corpus; `size` is that of a draw in tokens.
+fn draw(mix: &mut Mix, train: &Train, size: impl Fn(Drawn) -> usize) -> Vec<Drawn> {
+    let max_documents = train.batch_documents.unwrap_or(usize::MAX);
+    let (mut drawn, mut tokens) = (Vec::new(), 0);
+    while drawn.len() < max_documents && train.batch_tokens.is_none_or(|most| tokens < most) {
+        let Some(next) = mix.next() else {
+            break;
+        };
+        if train.batch_tokens.is_some() {
+            tokens += size(next);
+        }
+        drawn.push(next);
+    }
+    drawn
 }
 
 fn is_multiple(step: u64, every: u64) -> bool {

@@ -9,6 +9,7 @@ use llada_text::Tokenizer;
 
 pub(crate) use super::losses::unit;
 use super::losses::{editing, noises, operations};
+use super::reference_bounds::{self, ReferenceBounds};
 pub(crate) use super::trained::Trained;
 use super::trained::{adapter_config, resume_adapter};
 use crate::batch::{Assembly, Batch, Diffusion, Reading, Task};
@@ -56,7 +57,7 @@ impl Validation {
         if let (Loss::Dpo(preference), Some(pairs)) = (loss, &self.pairs) {
             let mut sums = DpoSums::default();
             for micro_batch in &pairs.micro_batches {
-                sums += preference.measure(model, micro_batch);
+                sums += preference.measure(model, micro_batch, &pairs.reference);
             }
             measured.extend(sums.means().map(|(name, mean)| (name.to_owned(), mean)));
         }
@@ -349,6 +350,21 @@ pub(super) fn validation(
         modes,
         pairs,
     }))
+}
+
+/// Returns what is known of the reference's bounds, if the recipe wants all of them before the first step.
+pub(super) fn reference_bounds(
+    recipe: &Recipe,
+    run_dir: &Path,
+    corpus: &Corpus,
+    validation: Option<&Validation>,
+) -> Result<Option<ReferenceBounds>> {
+    if !recipe.dpo.as_ref().is_some_and(|dpo| dpo.cache_reference) {
+        return Ok(None);
+    }
+    let held_out = validation.and_then(|validation| validation.pairs.as_ref());
+    let origin = reference_bounds::origin(recipe, &corpus.documents, held_out)?;
+    ReferenceBounds::open(run_dir, origin).map(Some)
 }
 
 /// Returns the pairs of some documents in the last block size of the schedule, under the noise of

@@ -231,6 +231,136 @@ fn a_run_is_not_resumed_on_other_data() {
     assert!(error.to_string().contains("have [6, 2]"), "{error}");
 }
 
+/// A recipe on pairs whose reference scores everything first, or step by step.
+fn preference(scene: &Scene, is_cached: bool, more: &[&str]) -> Recipe {
+    let cached = format!("dpo.cache_reference={is_cached}");
+    let changes = [
+        "dpo.draws=2",
+        &cached,
+        "objective.block_schedule=[{block=2, steps=2}, {block=4, steps=1}]",
+        "optimizer.schedule=constant",
+        "train.batch_documents=3",
+        "train.eval_every=2",
+        "train.checkpoint_every=2",
+        "train.micro_batch_rows=40",
+    ];
+    let text = scene.recipe(&[]).to_toml().replace("block_size = 4\n", "");
+    let changes = changes.iter().chain(more).map(ToString::to_string);
+    Recipe::parse(&text, &changes.collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn a_reference_that_is_asked_beforehand_changes_nothing() {
+    let scene = Scene::new();
+    scene.write_pairs_for("dpo");
+    let run = |is_cached, name, steps: &str, resume| {
+        let (_, metrics) = scene
+            .run(&preference(&scene, is_cached, &[steps]), name, resume)
+            .unwrap();
+        let figures = |row: &Metrics| {
+            (
+                row.loss,
+                row.grad_norm,
+                row.measures.clone(),
+                row.valid.clone(),
+            )
+        };
+        metrics.iter().map(figures).collect::<Vec<_>>()
+    };
+    let asked = run(false, "asked", "train.steps=7", Resume::No);
+    let known = run(true, "known", "train.steps=7", Resume::No);
+    assert_eq!(asked, known);
+    // More steps than the first session planned ask for what is missing.
+    run(true, "parts", "train.steps=3", Resume::No);
+    let rest = run(true, "parts", "train.steps=7", Resume::Yes);
+    assert_eq!(known[3..], rest);
+    for run in ["known", "parts"] {
+        let weights = |run| scene.bytes(&format!("{run}/final/model.safetensors"));
+        assert!(weights(run) == weights("asked"), "{run}");
+    }
+    assert!(
+        scene.bytes("known/reference.safetensors") == scene.bytes("parts/reference.safetensors")
+    );
+    assert!(
+        !scene
+            .dir
+            .path()
+            .join("asked/reference.safetensors")
+            .exists()
+    );
+}
+
+#[test]
+fn bounds_of_another_run_are_refused_by_what_differs() {
+    let scene = Scene::new();
+    scene.write_pairs_for("dpo");
+    let dir = scene.dir.path();
+    scene
+        .run(
+            &preference(&scene, true, &["train.steps=2"]),
+            "run",
+            Resume::No,
+        )
+        .unwrap();
+    let resumed = |more: &[&str]| {
+        let recipe = preference(&scene, true, &[&["train.steps=4"], more].concat());
+        scene
+            .run(&recipe, "run", Resume::Yes)
+            .map_err(|error| error.to_string())
+    };
+    for (change, word) in [
+        ("train.seed=9", "another train.seed"),
+        ("dpo.draws=3", "another dpo.draws"),
+        ("objective.mask_draw=exact_k", "another objective"),
+        ("train.batch_documents=2", "another size of a batch"),
+    ] {
+        let message = resumed(&[change]).unwrap_err();
+        assert!(
+            message.contains(word) && message.contains("reference.safetensors"),
+            "{message}"
+        );
+    }
+    let (weights, rows) = (dir.join("parent/model.safetensors"), dir.join("rows.jsonl"));
+    for (path, word) in [(&rows, "another data"), (&weights, "another reference")] {
+        let before = std::fs::read(path).unwrap();
+        let mut after = before.clone();
+        match path == &rows {
+            true => {
+                after = String::from_utf8(after)
+                    .unwrap()
+                    .replace("sat", "ran")
+                    .into_bytes()
+            }
+            false => *after.last_mut().unwrap() ^= 1,
+        }
+        std::fs::write(path, after).unwrap();
+        let message = resumed(&[]).unwrap_err();
+        assert!(message.contains(word), "{message}");
+        std::fs::write(path, before).unwrap();
+    }
+    std::fs::remove_file(dir.join("run/reference.safetensors")).unwrap();
+    resumed(&[]).unwrap();
+    std::fs::write(dir.join("run/reference.safetensors"), "no tensors").unwrap();
+    assert!(resumed(&[]).unwrap_err().contains("is damaged"));
+}
+
+#[test]
+fn blocks_of_another_size_are_refused_for_a_model_that_routes_blocks() {
+    let scene = Scene::of(testing::moe_config(LabelAlignment::Same));
+    let path = scene.dir.path().join("parent/config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["expert_capacity"] = 4.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let run = |changes: &[&str], name| scene.run(&scene.recipe(changes), name, Resume::No);
+    let message = |change| run(&[change], "run").unwrap_err().to_string();
+    let other = "objective.block_size=8";
+    assert!(message(other).contains("`objective.block_size` must be 4"));
+    let other = "train.eval_block_sizes=[1, 4]";
+    assert!(message(other).contains("`train.eval_block_sizes` must be 4"));
+    run(&["train.eval_block_sizes=[4]", "train.steps=2"], "run").unwrap();
+}
+
 #[test]
 fn a_check_of_the_data_counts_what_a_run_would_meet() {
     let scene = chats();
