@@ -193,6 +193,35 @@ pub(crate) enum DataCommand {
         after_help = "Example:\n  llada data check recipes/stories-sft.toml --json"
     )]
     Check(DataCheckArgs),
+    /// Has a model answer a task, and writes the right answers with the step that placed each token.
+    #[command(
+        long_about = "Has a model answer the items of a task, and writes the right answers with the step of its block in which each token was placed: the data of recipes with `[trajectory]`. Answers that an edit changed, or whose blocks overlapped, are left out: their states are not told by steps.",
+        after_help = "Example:\n  llada sums write --seed 7 --count 1000 --out sums.jsonl\n  llada data record runs/sft/final --task worked_sums --data sums.jsonl --threshold 0.95 --out recorded.jsonl"
+    )]
+    Record(Box<DataRecordArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataRecordArgs {
+    /// Checkpoint directory, GGUF file or Hub id.
+    pub model: PathBuf,
+    /// Task of `llada eval`, or a file of one's own that ends in .toml.
+    #[arg(long)]
+    pub task: String,
+    /// Rows of the task.
+    #[arg(long)]
+    pub data: PathBuf,
+    /// File to write.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Precision of matrix products.
+    #[arg(long, default_value = "f32")]
+    pub precision: PrecisionArg,
+    /// Requests that run together. Answers do not depend on it.
+    #[arg(long, default_value = "64")]
+    pub concurrency: NonZeroUsize,
+    #[command(flatten)]
+    pub decoding: Settings,
 }
 
 #[derive(Debug, Args)]

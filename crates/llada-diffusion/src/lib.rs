@@ -23,6 +23,7 @@
 //! | [`noise`] | mask ratios, masks, complementary twins | t and x_t of Eq. 1; complementary masking |
 //! | [`draft`] | wrong tokens, insertions and deletions beside masks | LLaDA2.1 and 2.2 |
 //! | [`levenshtein`] | what to say of a draft to repair it | LLaDA2.2 |
+//! | [`trajectory`] | states of a recorded decoding in place of random masks | – |
 //! | [`visibility`] | who may attend to whom, in two key ranges per row | Eq. 3 and 4 |
 //! | [`group`] | several noisy blocks at once, with rising mask ratios | – |
 //! | [`alignment`] | which row predicts a token | – |
@@ -108,6 +109,7 @@ pub mod revise;
 pub mod rng;
 pub mod schedule;
 pub mod sequence;
+pub mod trajectory;
 pub mod visibility;
 pub mod window;
 
@@ -132,6 +134,7 @@ pub use schedule::{BlockSchedule, BlockStage, Decay, LearningRate};
 pub use sequence::{
     BlockOutcome, DecodeCounts, DenoiseStep, FinishReason, Placed, Sequence, finished,
 };
+pub use trajectory::{Recorded, TrajectoryNoise};
 pub use visibility::{
     KeyRanges, Row, block_causal_ranges, causal_ranges, decode_ranges, full_ranges, prefill_ranges,
     visible,

@@ -57,6 +57,8 @@ pub enum Stream {
     Adapter,
     /// What an adapter does not see of its inputs.
     Dropout,
+    /// Jumps over the steps of a recorded decoding.
+    Trajectory,
 }
 
 /// Random numbers addressed by (epoch, document, position); see the module documentation.

@@ -22,6 +22,19 @@ pub(crate) struct Plan {
     alignment: LabelAlignment,
 }
 
+impl Request {
+    /// Checks the request against a model before there is an engine. [`Engine::submit`] checks the same, and
+    /// that its pages suffice.
+    ///
+    /// # Errors
+    /// If something in it cannot be done.
+    ///
+    /// [`Engine::submit`]: crate::Engine::submit
+    pub fn check(&self, options: &Options, config: &Config) -> Result<(), Error> {
+        Plan::new(self, options, config).map(drop)
+    }
+}
+
 impl Plan {
     pub(crate) fn new(
         request: &Request,

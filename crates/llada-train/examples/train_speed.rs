@@ -87,6 +87,7 @@ fn assembly(config: &Config) -> Result<Assembly> {
         complementary: false,
         fill: None,
         editing: None,
+        trajectory: None,
         reading: Reading::of(config)?,
     };
     Ok(Assembly {

@@ -14,8 +14,8 @@ use std::borrow::Cow;
 
 use llada_diffusion::{
     BlockSize, Corruption, Counts, Draft, Elbos, Elision, Grouped, Grouping, LabelAlignment,
-    NoiseSchedule, NoisyCopy, NoisyDocument, Normalisation, Objective, Rng, Role, Stream,
-    TrainRows, loss_weights,
+    NoiseSchedule, NoisyCopy, NoisyDocument, Normalisation, Objective, Recorded, Rng, Role, Stream,
+    TrainRows, TrajectoryNoise, loss_weights,
 };
 
 use llada_model::Config;
@@ -71,6 +71,8 @@ pub struct Diffusion {
     pub fill: Option<u32>,
     /// How drafts are made, if there are any.
     pub editing: Option<Editing>,
+    /// Which states of a recorded decoding take the place of masks, if documents are recorded.
+    pub trajectory: Option<TrajectoryNoise>,
     /// What the checkpoint says about its rows.
     pub reading: Reading,
 }
@@ -279,7 +281,7 @@ impl Assembly {
                 micro_batch.push_diffusion(doc, document, diffusion.reading, self.elision);
             }
         }
-        if self.task.editing().is_some() {
+        if document.copies.iter().all(|copy| copy.draft.is_some()) {
             micro_batch.push_drafts(document, first);
         }
         micro_batch.push_weights(document, self.normalisation, scale);
@@ -313,6 +315,9 @@ impl Diffusion {
         let block_size = self.objective.block_size(scheduled, longest);
         let grouping = self.grouping(drawn, seed);
         let noisy = |turn: Turn| {
+            if let Some(trajectory) = self.trajectory {
+                return vec![self.recorded(trajectory, turn, drawn, block_size, seed)];
+            }
             // To the noise, every draw is a document of its own.
             let of = |draw| Grouped {
                 seed,
@@ -339,6 +344,31 @@ impl Diffusion {
             editing.draw(&mut prepared, drawn, seed, mask_token_id);
         }
         prepared
+    }
+
+    /// Returns a copy in a state that its decoder was in.
+    fn recorded(
+        &self,
+        trajectory: TrajectoryNoise,
+        turn: Turn,
+        drawn: Drawn,
+        block_size: BlockSize,
+        seed: u64,
+    ) -> Noisy {
+        let of = Recorded {
+            seed,
+            epoch: drawn.epoch,
+            document: drawn.document as u64,
+            ids: &turn.ids,
+            supervised: &turn.supervised,
+            steps: &turn.steps,
+        };
+        let (noise, draft) = trajectory.draw(&of, block_size, self.reading.mask_token_id);
+        Noisy {
+            turn,
+            noise,
+            draft: Some(draft),
+        }
     }
 
     /// Returns a mask and, with twins, its complement.
@@ -443,7 +473,12 @@ impl Prepared {
             masked: supervised.clone(),
         };
         let ids = document.ids.clone();
-        let turn = Turn { ids, supervised };
+        let steps = Vec::new();
+        let turn = Turn {
+            ids,
+            supervised,
+            steps,
+        };
         Self {
             ids: document.ids.clone(),
             copies: vec![Noisy::new(turn, noise)],

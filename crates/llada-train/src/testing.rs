@@ -71,6 +71,7 @@ pub(crate) fn assembly(alignment: LabelAlignment, elision: Elision) -> Assembly 
             complementary: false,
             fill: Some(EOS),
             editing: None,
+            trajectory: None,
             reading: Reading {
                 mask_token_id: MASK,
                 alignment,

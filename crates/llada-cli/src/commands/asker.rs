@@ -55,6 +55,11 @@ impl Asker {
         self.checkpoint.options(slots, None)
     }
 
+    /// Returns the block length of questions whose settings name none, if there is one.
+    pub(super) fn block_length(&self) -> Option<usize> {
+        self.checkpoint.block_length()
+    }
+
     /// Makes the request for a question, and what reads its answer.
     pub(super) fn ask(
         &self,

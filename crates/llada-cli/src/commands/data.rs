@@ -1,4 +1,6 @@
-//! `llada data check`: what the data of a recipe are, before a run.
+//! `llada data`: what the data of a recipe are, before a run; and data that a model writes.
+
+mod record;
 
 use anyhow::bail;
 use llada_train::{Lengths, SetReport, check_data};
@@ -10,6 +12,7 @@ use crate::{failure, ui};
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
     match &args.what {
         DataCommand::Check(args) => check(args),
+        DataCommand::Record(args) => record::run(args),
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod data;
 mod decoding;
 pub(crate) mod demo;
 pub(crate) mod eval;
+mod examiner;
 pub(crate) mod generate;
 mod gguf;
 pub(crate) mod inspect;

@@ -65,3 +65,62 @@ fn a_setting_for_experts_is_refused_for_a_model_without_them() {
     assert!(message.contains("optimizer.expert_bias_rate"), "{message}");
     assert!(!run_dir.exists());
 }
+
+#[test]
+fn right_answers_are_recorded_and_learned_in_fewer_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (sums, recorded, run) = (path("sums.jsonl"), path("recorded.jsonl"), path("run"));
+    stdout(&[
+        "sums", "write", "--seed", "7", "--count", "12", "--out", &sums,
+    ]);
+    let child = "assets/worked-sums/child";
+    let record = ["data", "record", child, "--task", "worked_sums", "--data"];
+    let decoder = ["--threshold", "0.9", "--out", &recorded];
+    stdout(&[&record[..], &[&sums], &decoder].concat());
+    let text = std::fs::read_to_string(&recorded).unwrap();
+    assert_eq!(
+        text.lines().count(),
+        12,
+        "the shipped child solves all sums"
+    );
+    let generate = [
+        "generate",
+        child,
+        "--json",
+        "--return-steps",
+        "--max-new-tokens",
+        "96",
+        "--threshold",
+        "0.9",
+    ];
+    for (row, sum) in text
+        .lines()
+        .zip(std::fs::read_to_string(&sums).unwrap().lines())
+    {
+        let (row, sum) = (crate::json(row), crate::json(sum));
+        let prompt = ["--prompt", sum["prompt"].as_str().unwrap()];
+        let answer = crate::json(&stdout(&[&generate[..], &prompt].concat()));
+        assert_eq!(row["steps"], answer["steps"]);
+        let len = row["prompt_lengths"].as_u64().unwrap() as usize;
+        let ids = row["input_ids"].as_array().unwrap();
+        assert_eq!(ids[len..], answer["output_ids"].as_array().unwrap()[..]);
+    }
+    let settings = [
+        format!("model.path={child}"),
+        format!("data.train={recorded}"),
+        "data.valid=[]".to_owned(),
+        "train.steps=2".to_owned(),
+        "train.batch_documents=4".to_owned(),
+    ];
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    let train = [
+        "train",
+        "recipes/trajectory-sums-2core.toml",
+        "--run-dir",
+        &run,
+    ];
+    stdout(&train.into_iter().chain(settings).collect::<Vec<_>>());
+    let (code, message) = failure(&[&record[..], &[&sums, "--trace"], &decoder].concat());
+    assert!(code == 2 && message.contains("`trace`"), "{message}");
+}

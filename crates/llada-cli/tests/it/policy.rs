@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{failure, json, llada, stdout};
+use crate::{failure, json, llada, root, stdout};
 
 const RECIPE: &str = "recipes/ebpo-sums-2core.toml";
 
@@ -82,6 +82,61 @@ fn a_run_is_the_same_in_one_piece_or_two_and_on_any_number_of_threads() {
     );
     let report = std::fs::read_to_string(whole.join("report.html")).unwrap();
     assert!(report.contains("<h2>Reward"));
+}
+
+#[test]
+fn an_adapter_practises_and_goes_on_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = short_run(dir.path());
+    for setting in ["lora.rank=4", "lora.dropout=0", "optimizer.lr=1e-3"] {
+        args.extend(["--set".to_owned(), setting.to_owned()]);
+    }
+    let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
+    train(&args, &whole, 4, &[]);
+    train(&args, &parts, 2, &[]);
+    train(&args, &parts, 4, &["--resume"]);
+    for file in ["model.safetensors", "adapter/adapter_model.safetensors"] {
+        let bytes = |run: &Path| std::fs::read(run.join("final").join(file)).unwrap();
+        assert!(bytes(&whole) == bytes(&parts), "{file}");
+    }
+    let text = std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+    let rows: Vec<_> = text.lines().map(json).collect();
+    let compared = |row: &serde_json::Value| row["ebpo_compared"].as_f64() > Some(0.0);
+    let learned: Vec<_> = rows.iter().filter(|row| compared(row)).collect();
+    assert!(!learned.is_empty());
+    for row in learned {
+        assert!(row["grad_norm"].as_f64() > Some(0.0), "{row}");
+        assert_ne!(
+            row["ebpo_ratio"], 1.0,
+            "the second update sees another policy"
+        );
+    }
+}
+
+#[test]
+fn a_prompt_with_mask_is_refused_before_the_first_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let (child, run) = (dir.path().join("child"), dir.path().join("run"));
+    std::fs::create_dir(&child).unwrap();
+    for file in std::fs::read_dir(root().join("assets/worked-sums/child")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), child.join(file.file_name())).unwrap();
+    }
+    let path = child.join("tokenizer_config.json");
+    let mut config = json(&std::fs::read_to_string(&path).unwrap());
+    config["chat_template"] = "{{ messages[0].content }}<|mask|>".into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let mut args = short_run(dir.path());
+    let model = format!("model.path={}", child.display());
+    args.extend(["--set".to_owned(), model, "--run-dir".to_owned()]);
+    args.push(run.to_str().unwrap().to_owned());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (code, message) = failure(&args);
+    assert_eq!(code, 2, "{message}");
+    for words in ["train.jsonl`, item 0", "holds the MASK id 16"] {
+        assert!(message.contains(words), "{message}");
+    }
+    assert!(!run.exists());
 }
 
 #[test]

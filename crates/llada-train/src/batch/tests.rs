@@ -358,3 +358,90 @@ fn a_whole_conversation_as_one_block_ends_each_turn_with_one_eos() {
     assert_eq!(rows.len(), 8 + 13 + 23);
     assert_eq!(batch.counts.supervised, 4 + 3 + 5 + 3);
 }
+
+/// Documents of a corpus as if a decoder had written them, each token of a block in another step.
+fn recorded() -> Vec<Document> {
+    let mut documents = corpus();
+    for document in &mut documents {
+        document.steps = (0..document.ids.len() as u32).map(|i| i * 3 % 4).collect();
+    }
+    documents
+}
+
+fn jumps(alignment: LabelAlignment, micro_batch_rows: usize) -> Assembly {
+    let mut assembly = assembly(alignment, Elision::On);
+    let most_steps = std::num::NonZeroU32::new(2).unwrap();
+    diffusion(&mut assembly).trajectory = Some(TrajectoryNoise { most_steps });
+    Assembly {
+        normalisation: Normalisation::MaskedMean,
+        micro_batch_rows,
+        ..assembly
+    }
+}
+
+#[test]
+fn of_a_recorded_state_the_next_steps_are_learned_and_later_ones_are_mask() {
+    let documents = recorded();
+    let (mut num_scored, mut num_waiting) = (0, 0);
+    for epoch in 0..20 {
+        let drawn = (0..documents.len()).map(|document| Drawn { epoch, document });
+        let assembly = jumps(LabelAlignment::Same, 1000);
+        let batch = assembly.batch(&documents, drawn.collect(), size(4));
+        let MicroBatch { rows, weights, .. } = &batch.micro_batches[0];
+        let scored: Vec<_> = rows
+            .loss_rows
+            .iter()
+            .map(|row| (row.doc, row.position))
+            .collect();
+        let step = |doc: u32, position: u32| {
+            let turn = &documents[doc as usize].turns(Some(EOS), size(4))[0];
+            (turn.steps[position as usize], turn.ids[position as usize])
+        };
+        for ((row, &id), place) in rows.rows.iter().zip(&rows.ids).zip(0..) {
+            let (when, text) = step(row.doc, row.pos);
+            let is_scored = scored.contains(&(row.doc, row.pos)) && !row.clean;
+            let of_block = rows.rows.iter().zip(&rows.ids).filter(|(other, _)| {
+                !other.clean && other.doc == row.doc && other.pos / 4 == row.pos / 4
+            });
+            let mut of_block = of_block.map(|(other, &id)| (step(other.doc, other.pos).0, id));
+            match id {
+                MASK if is_scored => {
+                    assert_eq!(rows.loss_rows[num_of(&scored, row.doc, row.pos)].row, place);
+                    assert!(of_block.all(|(other, id)| id == MASK || other < when));
+                }
+                MASK => {
+                    num_waiting += 1;
+                    assert!(!row.clean && of_block.all(|(other, id)| id == MASK || other < when));
+                }
+                id => assert_eq!(id, text),
+            }
+        }
+        let expected = 1.0 / scored.len() as f32;
+        assert!(weights.iter().all(|&weight| weight == expected));
+        assert_eq!(batch.counts.masked, scored.len() as u64);
+        num_scored += scored.len();
+    }
+    assert!(
+        num_scored > 100 && num_waiting > 100,
+        "{num_scored} and {num_waiting}"
+    );
+}
+
+fn num_of(scored: &[(u32, u32)], doc: u32, position: u32) -> usize {
+    let place = scored.iter().position(|&row| row == (doc, position));
+    place.expect("the row is scored")
+}
+
+#[test]
+fn the_loss_of_recorded_states_does_not_depend_on_micro_batches() {
+    for alignment in [LabelAlignment::Same, LabelAlignment::Shifted] {
+        let model = model(alignment);
+        let batch = |rows| jumps(alignment, rows).batch(&recorded(), drawn(), size(4));
+        let (whole, split) = (batch(1000), batch(1));
+        assert!(split.micro_batches.len() > 1);
+        assert_close(
+            &loss_and_gradients(&model, &split),
+            &loss_and_gradients(&model, &whole),
+        );
+    }
+}

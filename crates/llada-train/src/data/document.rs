@@ -11,6 +11,8 @@ pub struct Document {
     pub ids: Vec<u32>,
     /// What is learned, in order and apart from each other.
     pub spans: Vec<Span>,
+    /// Step of its block in which a decoder placed each token, `[L]`; empty if that is not known.
+    pub steps: Vec<u32>,
 }
 
 /// A stretch of a document that is learned.
@@ -29,6 +31,8 @@ pub struct Turn {
     pub ids: Vec<u32>,
     /// Whether each token is learned, `[M]`.
     pub supervised: Vec<bool>,
+    /// Step of its block in which each token was placed, `[M]`; empty if that is not known.
+    pub steps: Vec<u32>,
 }
 
 impl Document {
@@ -60,7 +64,8 @@ impl Document {
             assert!(last.range.end <= ids.len(), "spans lie within the tokens");
             ids.truncate(last.range.end);
         }
-        Self { ids, spans }
+        let steps = Vec::new();
+        Self { ids, spans, steps }
     }
 
     /// Returns whether each token is learned, `[L]`.
@@ -90,7 +95,15 @@ impl Document {
                 ids.resize((end + stop).next_multiple_of(block_size.get()), eos);
             }
             let supervised = (0..ids.len()).map(|i| i >= span.range.start).collect();
-            Turn { ids, supervised }
+            let mut steps = self.steps.get(..end).unwrap_or_default().to_vec();
+            if let Some(&last) = steps.last() {
+                steps.resize(ids.len(), last); // the filling comes with what ends the turn
+            }
+            Turn {
+                ids,
+                supervised,
+                steps,
+            }
         };
         self.spans.iter().map(turn).collect()
     }
@@ -103,11 +116,15 @@ impl Document {
     /// Drops all tokens from `len` on. A turn that loses its end is not filled.
     pub(super) fn truncate(&mut self, len: usize) {
         self.ids.truncate(len);
+        self.steps.truncate(len);
         for span in &mut self.spans {
             span.ends_turn &= span.range.end <= len;
             span.range.end = span.range.end.min(len);
         }
-        let Self { ids, spans } = std::mem::take(self);
-        *self = Self::new(ids, spans);
+        let Self { ids, spans, steps } = std::mem::take(self);
+        *self = Self {
+            steps,
+            ..Self::new(ids, spans)
+        };
     }
 }

@@ -18,6 +18,13 @@
 //! {"messages": [...], "chosen": "...", "rejected": "..."}      the conversation before the answer
 //! ```
 //!
+//! or, for recipes with `[trajectory]`, an answer as a decoder wrote it, with the step of its block in which
+//! each token was placed (`llada data record` writes such rows):
+//!
+//! ```text
+//! {"input_ids": [...], "prompt_lengths": n, "steps": [...], "block_size": 16}
+//! ```
+//!
 //! Messages are rendered with the checkpoint's chat template. Every assistant message is learned, but
 //! those with `"train": false`; `"tools"` beside the messages go to the template.
 //!
@@ -37,6 +44,7 @@ mod order;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod preference;
+mod recorded;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -84,6 +84,7 @@ mod tests {
             append_eos: true,
             max_len: 6,
             overflow: Overflow::Cut,
+            recorded: None,
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pairs.jsonl");

@@ -49,6 +49,8 @@ pub struct Reader<'a> {
     pub max_len: usize,
     /// What happens to longer texts. Rows with answers are always truncated.
     pub overflow: Overflow,
+    /// Block size in which rows must have been decoded, if the steps of that are what is learned.
+    pub recorded: Option<usize>,
 }
 
 /// The documents of some files.
@@ -177,6 +179,9 @@ impl Reader<'_> {
         row: &Map<String, Value>,
         template: &OnceCell<ChatTemplate>,
     ) -> std::result::Result<Document, Problem> {
+        if let Some(block_size) = self.recorded {
+            return self.recorded_document(row, block_size);
+        }
         let forms = ["text", "input_ids", "messages", "prompt"];
         let given: Vec<_> = forms
             .into_iter()
@@ -340,11 +345,11 @@ fn loss_spans(value: &Value, num_ids: usize) -> Option<Vec<Span>> {
     value.as_array()?.iter().map(&mut span).collect()
 }
 
-fn index(value: &Value) -> Option<usize> {
+pub(super) fn index(value: &Value) -> Option<usize> {
     usize::try_from(value.as_u64()?).ok()
 }
 
-fn id_list(value: &Value) -> Option<Vec<u32>> {
+pub(super) fn id_list(value: &Value) -> Option<Vec<u32>> {
     let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
     value.as_array()?.iter().map(id).collect()
 }

@@ -26,6 +26,7 @@ fn read(text: &[u8], change: impl FnOnce(&mut Reader<'_>)) -> Result<Corpus> {
         append_eos: true,
         max_len: 6,
         overflow: Overflow::Cut,
+        recorded: None,
     };
     change(&mut reader);
     reader.read(&[path])
@@ -223,6 +224,7 @@ fn a_survey_goes_on_after_a_malformed_row() {
         append_eos: false,
         max_len: 6,
         overflow: Overflow::Cut,
+        recorded: None,
     };
     let mut problems = Vec::new();
     let mut note = |error: Error| {

@@ -311,6 +311,7 @@ fn prepared(
     let turn = Turn {
         supervised: (0..ids.len()).map(|i| i >= prompt_len).collect(),
         ids: ids.clone(),
+        steps: Vec::new(),
     };
     let copy = |masked: Vec<bool>| {
         let rates = vec![t; masked.len()];

@@ -18,6 +18,7 @@ mod optimizer;
 #[cfg(test)]
 mod tests;
 mod train;
+mod trajectory;
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -30,6 +31,7 @@ pub use self::model::{Compute, Init, Model};
 pub use self::objective::{Blocks, Objective, Stage};
 pub use self::optimizer::Optimizer;
 pub use self::train::{ExportDtype, KeepActivations, Train};
+pub use self::trajectory::Trajectory;
 use crate::error::{Error, Result};
 
 /// A validated recipe.
@@ -56,6 +58,8 @@ pub struct Recipe {
     pub oput: Option<Oput>,
     /// Policy optimisation. Default: none.
     pub ebpo: Option<Ebpo>,
+    /// States of recorded decodings in place of random masks. Default: none.
+    pub trajectory: Option<Trajectory>,
     /// How weights are updated.
     pub optimizer: Optimizer,
     /// How long, in which batches, and what is written when.
@@ -98,6 +102,7 @@ impl Recipe {
         lora::validate(self)?;
         loss::validate(self)?;
         ebpo::validate(self)?;
+        trajectory::validate(self)?;
         self.optimizer.schedule(self.train.steps)?;
         self.optimizer.validate()?;
         self.train.validate()

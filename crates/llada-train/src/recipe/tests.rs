@@ -221,6 +221,42 @@ fn policy_optimisation_has_defaults_and_is_refused_by_key() {
 }
 
 #[test]
+fn recorded_states_go_with_confidence_and_nothing_else() {
+    let given = [
+        "trajectory.most_steps=4",
+        "objective.normalisation=masked_mean",
+    ];
+    let recipe = with(&[&given[..], &["cap.lambda=0.5"]].concat()).unwrap();
+    assert_eq!(recipe.trajectory.as_ref().unwrap().most_steps.get(), 4);
+    assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
+    for (change, key) in [
+        (
+            "objective.normalisation=elbo_token",
+            "objective.normalisation",
+        ),
+        (
+            "objective.mask_ratio_band=[0.2, 0.8]",
+            "objective.mask_ratio_band",
+        ),
+        ("objective.rate_scope=document", "objective.rate_scope"),
+        ("objective.mask_draw=exact_k", "objective.mask_draw"),
+        ("objective.complementary=true", "objective.complementary"),
+        ("objective.group_blocks=2", "objective.group_blocks"),
+        ("edit.rate=0.1", "`edit`"),
+        ("oput.share=0.5", "`oput`"),
+        ("trajectory.most_steps=0", "nonzero"),
+        ("trajectory.steps=3", "unknown field `steps`"),
+    ] {
+        let message = message(with(&[&given[..], &[change]].concat()));
+        assert!(message.contains(key), "{change}: {message}");
+    }
+    let stages = SMALL.replace("block_size = 8", "block_schedule = [{block=8, steps=2}]");
+    let given = given.map(String::from);
+    let message = message(Recipe::parse(&stages, &given));
+    assert!(message.contains("objective.block_size"), "{message}");
+}
+
+#[test]
 fn stages_are_counted_in_steps_or_in_tokens_but_not_both() {
     let schedule = |stages: &str| {
         let text = SMALL.replace("block_size = 8", &format!("block_schedule = [{stages}]"));

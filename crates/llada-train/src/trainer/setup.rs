@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Mode, nll};
 use crate::objective::{DpoSums, Loss};
 use crate::optimizer::AdamWSettings;
-use crate::recipe::{Init, Recipe};
+use crate::recipe::{Init, Recipe, Trajectory};
 use crate::rollout::measures;
 use crate::step::Learner;
 use crate::validations::Better;
@@ -244,14 +244,16 @@ pub(crate) fn reader<'t>(
         append_eos: recipe.data.append_eos,
         max_len: recipe.data.max_len,
         overflow: Overflow::Cut,
+        recorded: recipe.trajectory.as_ref().and(recipe.objective.block_size),
     }
 }
 
-/// Validation takes texts as they are: nothing appended, long ones truncated.
+/// Validation takes texts as they are: nothing appended, long ones truncated, whoever wrote them.
 pub(crate) fn validation_reader(reader: Reader<'_>) -> Reader<'_> {
     Reader {
         append_eos: false,
         overflow: Overflow::Truncate,
+        recorded: None,
         ..reader
     }
 }
@@ -423,6 +425,7 @@ pub(super) fn assembly(
             complementary: objective.complementary,
             fill: eos_token_id(config, tokenizer).filter(|_| objective.eos_fill),
             editing: editing(recipe, config, tokenizer)?,
+            trajectory: recipe.trajectory.as_ref().map(Trajectory::noise),
             reading: Reading::of(config)?,
         }),
     };

@@ -70,6 +70,7 @@ pub(in crate::commands) fn documents(
         append_eos: false,
         max_len,
         overflow: Overflow::Truncate,
+        recorded: None,
     };
     Ok(reader.read(&[path.to_owned()])?.documents)
 }

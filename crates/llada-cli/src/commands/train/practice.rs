@@ -3,21 +3,17 @@
 
 use anyhow::Context;
 use llada_diffusion::{Rng, Stream};
-use llada_engine::{Engine, FinishReason};
-use llada_eval::sandbox::Sandbox;
-use llada_eval::{
-    Item, Judge, Judgement, PromptSpec, Task, add_shots, answer_in_order, read_items,
-};
-use llada_model::Model;
+use llada_engine::FinishReason;
+use llada_eval::{PromptSpec, Task};
+use llada_model::{Config, Model};
 use llada_request::Settings;
+use llada_train::batch::Reading;
 use llada_train::data::Drawn;
 use llada_train::recipe::{Ebpo, Paths};
 use llada_train::rollout::{Environment, Group, Rollout};
 use llada_train::{Error, Recipe};
 
-use crate::args::IdArgs;
-use crate::commands::asker::{Asker, text_of};
-use crate::commands::eval::{programs_at_once, sandbox, usage};
+use crate::commands::examiner::{Answered, Examiner, Question};
 use crate::failure;
 
 /// Requests that run together. Answers do not depend on it.
@@ -28,20 +24,11 @@ pub(super) struct Practice<'a> {
     recipe: &'a Recipe,
     ebpo: &'a Ebpo,
     decoder: Settings,
-    task: Task,
-    prompt: PromptSpec,
-    sandbox: Option<Sandbox>,
-    asker: Asker,
+    examiner: Examiner,
     questions: Vec<Question>,
     /// How many of them are of each source, and its weight.
     sources: Vec<(usize, f64)>,
     held_out: Vec<Question>,
-}
-
-/// An item and what is asked about it.
-struct Question {
-    item: Item,
-    text: String,
 }
 
 impl<'a> Practice<'a> {
@@ -50,14 +37,12 @@ impl<'a> Practice<'a> {
         let (task, prompt) = task(ebpo)?;
         let path = recipe.model.path.as_deref();
         let path = path.context("a recipe with `[ebpo]` names a checkpoint")?;
+        Reading::of(&Config::of_checkpoint(path)?)?; // a parent of diffusion models has no such answers
         let mut practice = Self {
             recipe,
             ebpo,
             decoder: decoder(recipe, ebpo)?,
-            sandbox: sandbox([&task], false)?,
-            asker: Asker::new(path, &IdArgs::default(), false)?,
-            task,
-            prompt,
+            examiner: Examiner::new(task, prompt, path)?,
             questions: Vec::new(),
             sources: Vec::new(),
             held_out: Vec::new(),
@@ -75,26 +60,21 @@ impl<'a> Practice<'a> {
     }
 
     fn read(&self, paths: &Paths) -> anyhow::Result<Vec<Question>> {
-        let judge = self.judge()?;
         let mut questions = Vec::new();
         for path in &paths.0 {
-            let mut items = read_items(&self.task, path).map_err(usage)?;
-            if self.task.uses_shots(self.asker.is_chat()) {
-                add_shots(&self.task, path, &mut items).map_err(usage)?;
+            let read = self.examiner.questions(path, &self.decoder)?;
+            for question in &read {
+                let place = format!("`{}`", path.display());
+                failure::at(Some(&place), self.check_room(question))?;
             }
-            for item in items {
-                let text = judge.prompt(&item, self.asker.is_chat()).map_err(usage)?;
-                let place = format!("`{}`, item {}", path.display(), item.id);
-                failure::at(Some(&place), self.check(&text))?;
-                questions.push(Question { item, text });
-            }
+            questions.extend(read);
         }
         Ok(questions)
     }
 
-    /// Checks that a question can be asked, and leaves room for its answer.
-    fn check(&self, question: &str) -> anyhow::Result<()> {
-        let (ask, _) = self.asker.ask(question, &self.prompt, &self.decoder)?;
+    /// Checks that a question leaves room for its answer.
+    fn check_room(&self, question: &Question) -> anyhow::Result<()> {
+        let (ask, _) = self.examiner.ask(question, &self.decoder)?;
         let (prompt, answer) = (ask.request.prompt.len(), ask.request.max_new_tokens);
         let max_len = self.recipe.data.max_len;
         if prompt + answer <= max_len {
@@ -104,10 +84,6 @@ impl<'a> Practice<'a> {
             "a prompt of {prompt} tokens and an answer of up to {answer} are longer than \
              `data.max_len` ({max_len}); raise it, or lower `ebpo.decoder.max_new_tokens`"
         )))
-    }
-
-    fn judge(&self) -> anyhow::Result<Judge<'_>> {
-        Judge::new(&self.task, self.sandbox.as_ref(), programs_at_once()).map_err(usage)
     }
 
     /// Returns the settings of an answer to a prompt that is drawn.
@@ -127,40 +103,27 @@ impl<'a> Practice<'a> {
         policy: &Model,
         asked: &[(&Question, Settings)],
     ) -> anyhow::Result<Vec<(Vec<u32>, Rollout)>> {
-        let ask = |(question, settings): &(&Question, Settings)| {
-            self.asker.ask(&question.text, &self.prompt, settings)
-        };
-        let asks = asked.iter().map(ask).collect::<anyhow::Result<Vec<_>>>()?;
-        let (asks, texts): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
-        let prompts: Vec<_> = asks.iter().map(|ask| ask.request.prompt.clone()).collect();
         let mut packed = policy.clone(); // shares the values
         packed.pack();
-        let mut engine = Engine::new(&packed, self.asker.options(SLOTS))?;
-        let mut answers = Vec::new();
-        answer_in_order(&mut engine, asks, |wave| {
-            answers.extend(wave.into_iter().map(|served| served.answer));
-            Ok::<_, llada_eval::Error>(())
-        })?;
-        let texts = texts.into_iter().zip(&answers);
-        let texts = texts.map(|(text, answer)| text_of(text, answer));
-        let texts = texts.collect::<anyhow::Result<Vec<_>>>()?;
-        let pairs = asked.iter().zip(&texts);
-        let pairs: Vec<_> = pairs
-            .map(|((question, _), text)| (&question.item, text.as_str()))
-            .collect();
-        let judged = self.judge()?.judge(&pairs)?;
-        let rollouts = answers.into_iter().zip(judged).map(rollout);
-        Ok(prompts.into_iter().zip(rollouts).collect())
+        let answered = self.examiner.answers(&packed, SLOTS, asked)?;
+        Ok(answered.into_iter().map(rollout).collect())
     }
 }
 
-fn rollout((answer, judgement): (llada_engine::Answer, Judgement)) -> Rollout {
-    Rollout {
+/// Returns a prompt and what is known of its answer.
+fn rollout(answered: Answered) -> (Vec<u32>, Rollout) {
+    let Answered {
+        prompt,
+        answer,
+        is_right,
+    } = answered;
+    let rollout = Rollout {
         ids: answer.output_ids,
         is_complete: answer.finish_reason == FinishReason::Stop,
-        reward: f64::from(u8::from(judgement.correct)),
+        reward: f64::from(u8::from(is_right)),
         forwards: answer.forwards.denoise,
-    }
+    };
+    (prompt, rollout)
 }
 
 impl Environment for Practice<'_> {

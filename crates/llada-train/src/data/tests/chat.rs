@@ -38,6 +38,7 @@ fn read_units(
         append_eos: true,
         max_len,
         overflow: Overflow::Cut,
+        recorded: None,
     };
     Ok(reader.read(&[path])?.documents)
 }

@@ -17,6 +17,7 @@ fn read(path: &Path) -> Result<Corpus> {
         append_eos: false,
         max_len: 6,
         overflow: Overflow::Cut,
+        recorded: None,
     };
     reader.read(&[path.to_owned()])
 }

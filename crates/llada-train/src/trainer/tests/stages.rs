@@ -101,6 +101,41 @@ fn fine_tuning_resumes_bit_by_bit() {
 }
 
 #[test]
+fn training_on_recorded_states_resumes_bit_by_bit() {
+    let scene = Scene::new();
+    let row = |ids: &str, steps: &str| {
+        format!(
+            "{{\"input_ids\": [{ids}], \"prompt_lengths\": 2, \"steps\": [{steps}], \"block_size\": 4}}\n"
+        )
+    };
+    let rows = [
+        row("1, 2, 3, 4, 5, 6, 31", "0, 1, 1, 0, 2"),
+        row("7, 8, 9, 10, 11, 12, 13, 31", "1, 0, 3, 2, 1, 0"),
+        row("14, 15, 16, 31", "0, 0"),
+    ];
+    std::fs::write(scene.dir.path().join("rows.jsonl"), rows.concat()).unwrap();
+    let recipe = |steps: &str| {
+        scene.recipe(&[
+            "trajectory.most_steps=2",
+            "cap.lambda=0.5",
+            "objective.mask_ratio_band=[0.001, 1.0]",
+            "objective.normalisation=masked_mean",
+            "optimizer.schedule=constant",
+            "train.batch_documents=2",
+            steps,
+        ])
+    };
+    assert_resumes_bit_by_bit(&scene, recipe);
+    let rows = rows
+        .concat()
+        .replace("\"block_size\": 4", "\"block_size\": 8");
+    std::fs::write(scene.dir.path().join("rows.jsonl"), rows).unwrap();
+    let error = scene.run(&recipe("train.steps=9"), "other", Resume::No);
+    let message = error.unwrap_err().to_string();
+    assert!(message.contains("`block_size` is 8"), "{message}");
+}
+
+#[test]
 fn pre_training_of_a_mixture_resumes_bit_by_bit_within_noise_and_stages() {
     let scene = mixture();
     assert_resumes_bit_by_bit(&scene, |steps| pre_training(&scene, &[steps]));
@@ -211,24 +246,6 @@ fn settings_for_experts_are_refused_for_a_model_without_them() {
             "{message}"
         );
     }
-}
-
-#[test]
-fn a_run_is_not_resumed_on_other_data() {
-    let scene = mixture();
-    scene
-        .run(&pre_training(&scene, &["train.steps=1"]), "run", Resume::No)
-        .unwrap();
-    let error = scene
-        .run(&scene.recipe(&[]), "run", Resume::Yes)
-        .unwrap_err();
-    let found = "sources of [6, 1] documents, those of the recipe have [6]";
-    assert!(error.to_string().contains(found), "{error}");
-    let more = "{\"text\": \"what a day.\"}\n".repeat(2);
-    std::fs::write(scene.dir.path().join("more.jsonl"), more).unwrap();
-    let recipe = pre_training(&scene, &["train.steps=2"]);
-    let error = scene.run(&recipe, "run", Resume::Yes).unwrap_err();
-    assert!(error.to_string().contains("have [6, 2]"), "{error}");
 }
 
 /// A recipe on pairs whose reference scores everything first, or step by step.
@@ -359,6 +376,24 @@ fn blocks_of_another_size_are_refused_for_a_model_that_routes_blocks() {
     let other = "train.eval_block_sizes=[1, 4]";
     assert!(message(other).contains("`train.eval_block_sizes` must be 4"));
     run(&["train.eval_block_sizes=[4]", "train.steps=2"], "run").unwrap();
+}
+
+#[test]
+fn a_run_is_not_resumed_on_other_data() {
+    let scene = mixture();
+    scene
+        .run(&pre_training(&scene, &["train.steps=1"]), "run", Resume::No)
+        .unwrap();
+    let error = scene
+        .run(&scene.recipe(&[]), "run", Resume::Yes)
+        .unwrap_err();
+    let found = "sources of [6, 1] documents, those of the recipe have [6]";
+    assert!(error.to_string().contains(found), "{error}");
+    let more = "{\"text\": \"what a day.\"}\n".repeat(2);
+    std::fs::write(scene.dir.path().join("more.jsonl"), more).unwrap();
+    let recipe = pre_training(&scene, &["train.steps=2"]);
+    let error = scene.run(&recipe, "run", Resume::Yes).unwrap_err();
+    assert!(error.to_string().contains("have [6, 2]"), "{error}");
 }
 
 #[test]
