@@ -116,6 +116,9 @@ pub struct MicroBatch {
     pub rates: Vec<f32>,
     /// What each loss row's position holds, `[loss rows]`; empty if no draft was made.
     pub roles: Vec<Role>,
+    /// What each row's position holds in the text, where a draft of it is to be learned, `[N]`; empty if no draft
+    /// was made.
+    pub texts: Vec<Option<u32>>,
     /// Noise on the embeddings of MASK, if there is some.
     pub mask_noise: Option<MaskNoise>,
     /// Weight of the z-loss of every row's router logits.

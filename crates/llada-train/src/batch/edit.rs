@@ -1,7 +1,7 @@
 //! Drafts in a batch: which noisy rows hold other tokens than text or MASK, and what they weigh.
 
 use llada_diffusion::{
-    Draft, LevenshteinNoise, Operations, Original, ReplaceNoise, Replacements, Role,
+    Draft, LevenshteinNoise, Operations, Original, ReplaceNoise, Replacements, Role, Row,
 };
 
 use super::{MicroBatch, Noisy, Prepared};
@@ -81,6 +81,14 @@ impl MicroBatch {
             let role = draft.roles[position].expect("only rows with a role are scored");
             self.roles.push(role);
         }
+        let text = |row: &Row| {
+            let (copy, place) = (&document.copies[row.copy as usize], row.pos as usize);
+            let is_learned = copy.turn.supervised[place] || copy.draft().roles[place].is_some();
+            is_learned.then(|| copy.turn.ids[place])
+        };
+        let rows = self.rows.rows[first..].iter();
+        self.texts
+            .extend(rows.map(|row| if row.clean { None } else { text(row) }));
     }
 }
 

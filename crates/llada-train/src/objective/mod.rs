@@ -10,6 +10,7 @@ mod cap;
 mod dpo;
 mod ebpo;
 mod pass;
+mod relabel;
 mod turns;
 
 use std::collections::BTreeMap;

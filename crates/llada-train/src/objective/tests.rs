@@ -228,6 +228,7 @@ fn noise_on_mask_and_the_router_loss_are_the_same_in_every_loss() {
     assert!(run(Loss::Cap { lambda: 0.0 }, &batch) == expected);
     assert!(run(Loss::OnPolicy(on_policy), &batch) == expected);
     let edit = Loss::Edit(Turns {
+        operations: None,
         num: 1,
         threshold: 0.5,
         weights: EditWeights {

@@ -11,11 +11,12 @@
 
 use std::collections::HashMap;
 
-use llada_diffusion::{Rng, Role, Stream, TrainRows};
+use llada_diffusion::{Operations, Rng, Role, Stream, TrainRows};
 use llada_model::{Activations, Gradients, Model};
 use llada_tensor::HeadRow;
 
 use super::pass::{nll, pass_and_backward};
+use super::relabel::relabel;
 use super::{Measures, Sums, score, sums, weighted_nll};
 use crate::batch::{Batch, EditWeights, MicroBatch, weigh_edits};
 
@@ -28,6 +29,8 @@ pub struct Turns {
     pub threshold: f32,
     /// What wrong and right tokens weigh.
     pub weights: EditWeights,
+    /// Ids of the operations, if drafts are also of another length than their text.
+    pub operations: Option<Operations>,
 }
 
 /// Sums over the rows of one role.
@@ -78,11 +81,15 @@ impl Turns {
 
     /// Fills in what the model is sure of.
     fn fill(&self, model: &Model, draft: &mut MicroBatch, head: &[HeadRow]) {
+        let is_confident = |head: &HeadRow| (head.argmax_logit - head.lse).exp() >= self.threshold;
+        if let Some(operations) = self.operations {
+            let is_sure = |head: &HeadRow| is_confident(head) && head.argmax != operations.mask;
+            let proposal = |head: &HeadRow| is_sure(head).then_some(head.argmax);
+            let proposals: Vec<_> = head.iter().map(proposal).collect();
+            return relabel(draft, &proposals, operations);
+        }
         let roles = &draft.roles;
-        let is_sure = |row: usize| {
-            let confidence = (head[row].argmax_logit - head[row].lse).exp();
-            roles[row] == Role::Masked && confidence >= self.threshold
-        };
+        let is_sure = |row: usize| roles[row] == Role::Masked && is_confident(&head[row]);
         let filled = fill(model, &mut draft.rows, head, is_sure);
         for row in filled {
             let is_right = draft.rows.loss_rows[row].target == head[row].argmax;

@@ -76,6 +76,12 @@ pub struct Levenshtein {
     /// Weight of the mean loss where it is to stay. Default: 1.
     #[serde(default = "whole")]
     pub keep_weight: f32,
+    /// Looks at a text; each after the first is at the draft that the model makes of the one before. Default: 1.
+    #[serde(default = "once")]
+    pub turns: usize,
+    /// Confidence from which a proposal changes the next turn's draft. Default: 0.5.
+    #[serde(default = "half")]
+    pub threshold: f32,
 }
 
 /// On-policy training (OPUT of DMax): masks filled with the model's guesses.
@@ -158,6 +164,10 @@ fn validate_shares(recipe: &Recipe) -> Result<()> {
         ("edit.threshold", edit.as_ref().map(|edit| edit.threshold)),
         ("levenshtein.share", levenshtein.as_ref().map(|l| l.share)),
         ("levenshtein.rate", levenshtein.as_ref().map(|l| l.rate)),
+        (
+            "levenshtein.threshold",
+            levenshtein.as_ref().map(|l| l.threshold),
+        ),
         ("oput.share", oput.as_ref().map(|oput| oput.share)),
     ];
     for (key, share) in shares {
@@ -181,6 +191,8 @@ fn validate_meaning(recipe: &Recipe) -> Result<()> {
     if let Some(edit) = &recipe.edit {
         check(edit.turns > 0, "edit.turns", "must be at least 1")?;
     }
+    let turns = recipe.levenshtein.as_ref().map_or(1, |l| l.turns);
+    check(turns > 0, "levenshtein.turns", "must be at least 1")?;
     check(
         recipe.levenshtein.is_none() || !objective.complementary,
         "objective.complementary",

@@ -114,6 +114,8 @@ fn contradictions_are_refused_by_key() {
         (&["edit.weight=-1.0"], "edit.weight"),
         (&["oput.share=2.0"], "oput.share"),
         (&["levenshtein.rate=-0.1"], "levenshtein.rate"),
+        (&["levenshtein.turns=0"], "levenshtein.turns"),
+        (&["levenshtein.threshold=2.0"], "levenshtein.threshold"),
         (&["edit.rate=0.1", "oput.share=0.5"], "`edit`"),
         (&["lora.rank=0"], "lora.rank"),
         (&["lora.alpha=0"], "lora.alpha"),

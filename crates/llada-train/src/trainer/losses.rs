@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use llada_diffusion::{LevenshteinNoise, NoiseSchedule, Operations, ReplaceNoise, Replacements};
+use llada_diffusion::{
+    LabelAlignment, LevenshteinNoise, NoiseSchedule, Operations, ReplaceNoise, Replacements,
+};
 use llada_model::{Config, Model};
 use llada_text::Tokenizer;
 
@@ -43,14 +45,25 @@ pub(super) fn loss(recipe: &Recipe, model: &Model) -> Result<Loss> {
     let Some(weights) = weights(recipe) else {
         return Ok(Loss::Likelihood);
     };
-    let (num, threshold) = match &recipe.edit {
-        Some(edit) => (edit.turns, edit.threshold),
-        None => (1, 1.0),
+    let config = &model.config;
+    let (num, threshold, operations) = match (&recipe.edit, &recipe.levenshtein) {
+        (Some(edit), _) => (edit.turns, edit.threshold, None),
+        (None, Some(of)) => (of.turns, of.threshold, Some(operations(config)?)),
+        (None, None) => return Ok(Loss::Likelihood),
     };
+    let is_shifted = Reading::of(config)?.alignment == LabelAlignment::Shifted;
+    if operations.is_some() && num > 1 && is_shifted {
+        return Err(Error::Setting {
+            key: "levenshtein.turns",
+            problem: "must be 1 for a model with shifted labels, which cannot decode such edits"
+                .into(),
+        });
+    }
     Ok(Loss::Edit(Turns {
         num,
         threshold,
         weights,
+        operations,
     }))
 }
 

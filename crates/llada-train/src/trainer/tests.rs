@@ -220,10 +220,14 @@ fn a_resumed_run_of_every_loss_is_bit_equal_to_an_uninterrupted_one() {
         "dpo.beta=0.2",
         "edit.turns=2",
         "levenshtein.rate=0.3",
+        "levenshtein.turns=2",
         "oput.share=0.5",
     ];
     for loss in losses {
-        let scene = Scene::new();
+        let scene = match loss {
+            "levenshtein.turns=2" => Scene::of(testing::config(LabelAlignment::Same)),
+            _ => Scene::new(),
+        };
         let recipe = |steps: u64| {
             let steps = format!("train.steps={steps}");
             scene.random_recipe(&[
@@ -329,6 +333,12 @@ fn a_checkpoint_without_operations_cannot_learn_to_insert() {
     let recipe = scene.recipe(&["levenshtein.rate=0.3"]);
     let error = scene.run(&recipe, "run", Resume::No).unwrap_err();
     assert!(error.to_string().contains("`delete_token_id`"), "{error}");
+    let recipe = scene.random_recipe(&["levenshtein.turns=2"]);
+    let error = scene.run(&recipe, "run", Resume::No).unwrap_err();
+    assert!(
+        error.to_string().contains("`levenshtein.turns` must be 1"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -118,6 +118,7 @@ fn losses_of_all_turns_do_not_depend_on_micro_batches() {
             num: 3,
             threshold: 0.05,
             weights: WEIGHTS,
+            operations: None,
         };
         let loss = Loss::Edit(turns);
         let run = |batch: &Batch| {
@@ -141,6 +142,32 @@ fn losses_of_all_turns_do_not_depend_on_micro_batches() {
 }
 
 #[test]
+fn later_rounds_of_insertions_do_not_depend_on_micro_batches() {
+    let model = model(LabelAlignment::Same);
+    let loss = |threshold| {
+        Loss::Edit(Turns {
+            num: 3,
+            threshold,
+            weights: WEIGHTS,
+            operations: Some(OPERATIONS),
+        })
+    };
+    let run = |rows, threshold| {
+        let batch = drafts(levenshtein(), LabelAlignment::Same, rows);
+        let mut grads = model.zero_gradients();
+        let keep = Activations::Keep;
+        let (sums, measures) = loss(threshold).accumulate(&model, &batch, keep, &mut grads);
+        let later = measures["later_turns_loss"];
+        (sums.loss, later, crate::optimizer::gradient_norm(&grads))
+    };
+    let (whole, parts) = (run(1000, 0.05), run(1, 0.05));
+    assert!((whole.0 - parts.0).abs() < 1e-5 * whole.0);
+    assert!((whole.2 - parts.2).abs() < 1e-4 * whole.2);
+    assert!(0.0 < whole.1 && whole.1 < whole.0);
+    assert_ne!(whole.1, run(1000, 1.0).1, "obeyed drafts have another loss");
+}
+
+#[test]
 fn a_turn_that_fills_nothing_is_the_turn_before_with_means() {
     let model = model(LabelAlignment::Same);
     let batch = drafts(replace(), LabelAlignment::Same, 1000);
@@ -149,6 +176,7 @@ fn a_turn_that_fills_nothing_is_the_turn_before_with_means() {
             num,
             threshold,
             weights: WEIGHTS,
+            operations: None,
         };
         let mut grads = model.zero_gradients();
         let keep = Activations::Keep;
