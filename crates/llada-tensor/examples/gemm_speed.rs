@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use llada_tensor::{Gradient, Isa, Precision, Tensor, Weight, linear, linear_backward_weight};
+use llada_tensor::{Gradient, Isa, LinearBackward, Precision, Tensor, Weight, linear};
 
 /// (rows, outputs, inputs): decoding one row and one block, large layers, a small model's training.
 const SHAPES: [[usize; 3]; 5] = [
@@ -46,7 +46,7 @@ fn measure(precision: Precision, [n, o, i]: [usize; 3]) {
     let mut w = Weight::new(filled([o, i]), precision);
     let mut dw = Gradient::zeros(&w);
     let plain = best_time(|| drop(black_box(linear(black_box(&x), &w, None))));
-    let gradient = best_time(|| linear_backward_weight(black_box(&x), &dy, &w, &mut dw));
+    let gradient = best_time(|| LinearBackward::new(&dy, &w).weight(black_box(&x), &mut dw));
     w.pack();
     let packed = best_time(|| drop(black_box(linear(black_box(&x), &w, None))));
     let speed = |seconds: f64| 2e-9 * (n * o * i) as f64 / seconds;

@@ -57,11 +57,18 @@ impl Gradient {
         }
     }
 
-    /// Adds what `dy = d(x W^T)` gives. # Shapes: x [N, I], dy [N, O], w [O, I].
+    /// Adds what `dy = d(x W^T)` gives; `dinner` is `scale dy B` of a low-rank part, if it is known.
+    /// # Shapes: x [N, I], dy [N, O], w [O, I], dinner [N, R].
     ///
     /// # Panics
     /// If the gradient is not that of this weight.
-    pub(crate) fn add_product(&mut self, isa: Isa, w: &Weight, x: Matrix<'_>, dy: Matrix<'_>) {
+    pub(crate) fn add_product(
+        &mut self,
+        isa: Isa,
+        w: &Weight,
+        [x, dy]: [Matrix<'_>; 2],
+        dinner: Option<&Tensor>,
+    ) {
         match self {
             Self::Frozen => {}
             Self::Values(dw) => {
@@ -73,7 +80,12 @@ impl Gradient {
             Self::LowRank { a, b } => {
                 let low_rank = w.low_rank();
                 let low_rank = low_rank.expect("the gradient of a low-rank part is of one");
-                low_rank.add_gradients(isa, w.precision(), [x, dy], a, b);
+                let computed = dinner
+                    .is_none()
+                    .then(|| low_rank.dinner(isa, w.precision(), dy));
+                if let Some(dinner) = dinner.or(computed.as_ref()) {
+                    low_rank.add_gradients(isa, w.precision(), [x, dy], dinner, [a, b]);
+                }
             }
         }
     }

@@ -47,9 +47,7 @@ pub use gemm::{Codes, Precision};
 pub use gradient::Gradient;
 pub use head::{HeadRow, head_backward, head_rows, head_rows_and_backward};
 pub use isa::{Isa, with_isa};
-pub use linear::{
-    add_backward_input, bias_backward, linear, linear_backward_input, linear_backward_weight,
-};
+pub use linear::{LinearBackward, bias_backward, linear};
 pub use low_rank::LowRank;
 pub use mmap::{MappedFile, map_file};
 pub use norm::{rms_norm, rms_norm_backward};

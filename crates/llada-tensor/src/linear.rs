@@ -1,7 +1,7 @@
 //! `y = x W^T + b` and its three gradients.
 
 use crate::gemm::{Matrix, gemm, gemm_over};
-use crate::{Gradient, Isa, Tensor, Weight};
+use crate::{Gradient, Isa, LowRank, Tensor, Weight};
 
 /// Returns `x W^T (+ bias)`. # Shapes: x [N, I], w [O, I], bias `[O]` -> [N, O].
 pub fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>) -> Tensor {
@@ -23,33 +23,62 @@ pub fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>) -> Tensor {
     y // [N, O]
 }
 
-/// Returns `dx = dy W`. # Shapes: dy [N, O], w [O, I] -> [N, I].
-pub fn linear_backward_input(dy: &Tensor, w: &Weight) -> Tensor {
-    let ([rows, _], [_, inputs]) = (dy.dims2(), w.values().dims2());
-    let mut dx = Tensor::scratch(&[rows, inputs]);
-    let (isa, precision, dy) = (Isa::active(), w.precision(), Matrix::of(dy));
-    gemm_over(isa, precision, dy, w.plain(), dx.f32s_mut());
-    if let Some(low_rank) = w.low_rank() {
-        low_rank.add_backward_of(isa, precision, dy, dx.f32s_mut());
-    }
-    dx // [N, I]
+/// The backward pass of `y = x W^T`: gradients of input and weight, which share `scale dy B` of a low-rank part.
+#[derive(Debug)]
+pub struct LinearBackward<'a> {
+    dy: &'a Tensor,
+    w: &'a Weight,
+    /// `scale dy B`, [N, R].
+    dinner: Option<Tensor>,
 }
 
-/// Adds `dy W` to `dx`, for an input of several products. # Shapes: dy [N, O], w [O, I], dx [N, I].
-pub fn add_backward_input(dy: &Tensor, w: &Weight, dx: &mut Tensor) {
-    let ([rows, _], [_, inputs]) = (dy.dims2(), w.values().dims2());
-    assert_eq!(dx.shape(), [rows, inputs], "gradient of an input");
-    let (isa, precision, dy) = (Isa::active(), w.precision(), Matrix::of(dy));
-    gemm(isa, precision, dy, w.plain(), dx.f32s_mut());
-    if let Some(low_rank) = w.low_rank() {
-        low_rank.add_backward_of(isa, precision, dy, dx.f32s_mut());
+impl<'a> LinearBackward<'a> {
+    /// Begins the pass. # Shapes: dy [N, O], w [O, I].
+    pub fn new(dy: &'a Tensor, w: &'a Weight) -> Self {
+        let dinner = |low_rank: &LowRank| {
+            low_rank.dinner(Isa::active(), w.precision(), Matrix::of(dy)) // [N, R]
+        };
+        let dinner = w.low_rank().map(dinner);
+        Self { dy, w, dinner }
     }
-}
 
-/// Adds `dy^T x` to `dw`, or what follows for the factors of a low-rank part.
-/// # Shapes: x [N, I], dy [N, O], w [O, I].
-pub fn linear_backward_weight(x: &Tensor, dy: &Tensor, w: &Weight, dw: &mut Gradient) {
-    dw.add_product(Isa::active(), w, Matrix::of(x), Matrix::of(dy));
+    /// Returns `dx = dy W`, [N, I].
+    pub fn input(&self) -> Tensor {
+        let mut dx = self.base_input();
+        self.add_low_rank_input(&mut dx);
+        dx
+    }
+
+    /// Adds `dy W` to `dx`, for an input of several products. # Shapes: dx [N, I].
+    pub fn add_input(&self, dx: &mut Tensor) {
+        let ([rows, _], [_, inputs]) = (self.dy.dims2(), self.w.values().dims2());
+        assert_eq!(dx.shape(), [rows, inputs], "gradient of an input");
+        let (isa, precision, dy) = (Isa::active(), self.w.precision(), Matrix::of(self.dy));
+        gemm(isa, precision, dy, self.w.plain(), dx.f32s_mut());
+        self.add_low_rank_input(dx);
+    }
+
+    /// Returns what the values of the weight alone give, [N, I].
+    pub fn base_input(&self) -> Tensor {
+        let ([rows, _], [_, inputs]) = (self.dy.dims2(), self.w.values().dims2());
+        let mut dx = Tensor::scratch(&[rows, inputs]);
+        let (isa, precision, dy) = (Isa::active(), self.w.precision(), Matrix::of(self.dy));
+        gemm_over(isa, precision, dy, self.w.plain(), dx.f32s_mut());
+        dx // [N, I]
+    }
+
+    /// Adds what the low-rank part alone gives. # Shapes: dx [N, I].
+    pub fn add_low_rank_input(&self, dx: &mut Tensor) {
+        if let (Some(low_rank), Some(dinner)) = (self.w.low_rank(), &self.dinner) {
+            low_rank.add_input_of(Isa::active(), self.w.precision(), dinner, dx.f32s_mut());
+        }
+    }
+
+    /// Adds `dy^T x` to `dw`, or what follows for the factors of a low-rank part. # Shapes: x [N, I].
+    pub fn weight(&self, x: &Tensor, dw: &mut Gradient) {
+        let products = [Matrix::of(x), Matrix::of(self.dy)];
+        dw.add_product(Isa::active(), self.w, products, self.dinner.as_ref());
+    }
 }
 
 /// Adds the column sums of `dy` to `db`, row by row. # Shapes: dy [N, O], db `[O]`.

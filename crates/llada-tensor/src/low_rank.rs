@@ -23,14 +23,6 @@ impl LowRank {
         self.add_product_of(Isa::active(), precision, Matrix::of(x), y.f32s_mut());
     }
 
-    /// Returns `scale (dy B) A`. # Shapes: dy [N, O] -> [N, I].
-    pub fn backward_input(&self, dy: &Tensor, precision: Precision) -> Tensor {
-        let ([rows, _], [_, inputs]) = (dy.dims2(), self.a.dims2());
-        let mut dx = Tensor::zeros(&[rows, inputs]);
-        self.add_backward_of(Isa::active(), precision, Matrix::of(dy), dx.f32s_mut());
-        dx // [N, I]
-    }
-
     /// Adds rows `rows` of `scale B A`, computed in f32, to values of that many rows of a weight.
     ///
     /// # Panics
@@ -67,24 +59,34 @@ impl LowRank {
         dx: &mut [f32],
     ) {
         let dinner = self.dinner(isa, precision, dy);
-        let a = Right::Plain(Matrix::of(&self.a));
-        gemm(isa, precision, Matrix::of(&dinner), a, dx);
+        self.add_input_of(isa, precision, &dinner, dx);
     }
 
-    /// Adds the gradients of both factors. # Shapes: x [N, I], dy [N, O], da [R, I], db [O, R].
+    /// Adds `dinner A` to `dx`. # Shapes: dinner [N, R], dx [N, I].
+    pub(crate) fn add_input_of(
+        &self,
+        isa: Isa,
+        precision: Precision,
+        dinner: &Tensor,
+        dx: &mut [f32],
+    ) {
+        let a = Right::Plain(Matrix::of(&self.a));
+        gemm(isa, precision, Matrix::of(dinner), a, dx);
+    }
+
+    /// Adds the gradients of both factors. # Shapes: x [N, I], dy [N, O], dinner [N, R], da [R, I], db [O, R].
     pub(crate) fn add_gradients(
         &self,
         isa: Isa,
         precision: Precision,
         [x, dy]: [Matrix<'_>; 2],
-        da: &mut Tensor,
-        db: &mut Tensor,
+        dinner: &Tensor,
+        [da, db]: [&mut Tensor; 2],
     ) {
         let inner = self.inner(isa, precision, x);
         let inner = Right::Plain(Matrix::of(&inner));
         gemm(isa, precision, dy.transposed(), inner, db.f32s_mut());
-        let dinner = self.dinner(isa, precision, dy);
-        let dinner = Matrix::of(&dinner).transposed();
+        let dinner = Matrix::of(dinner).transposed();
         gemm(isa, precision, dinner, Right::Plain(x), da.f32s_mut());
     }
 
@@ -94,8 +96,8 @@ impl LowRank {
         self.scaled(isa, precision, x, a)
     }
 
-    /// Returns `scale dy B`, [N, R].
-    fn dinner(&self, isa: Isa, precision: Precision, dy: Matrix<'_>) -> Tensor {
+    /// Returns `scale dy B`, [N, R], which the gradients of input and factors share.
+    pub(crate) fn dinner(&self, isa: Isa, precision: Precision, dy: Matrix<'_>) -> Tensor {
         self.scaled(isa, precision, dy, Right::Plain(Matrix::of(&self.b)))
     }
 

@@ -6,8 +6,7 @@
 use llada_diffusion::Rng;
 use llada_diffusion::rng::unit;
 use llada_tensor::{
-    Gradient, LowRank, Tensor, Weight, add_assign, add_backward_input, linear,
-    linear_backward_input, linear_backward_weight, map_parallel,
+    Gradient, LinearBackward, LowRank, Tensor, Weight, add_assign, linear, map_parallel,
 };
 
 /// Rows that one task drops elements of.
@@ -105,33 +104,12 @@ impl<'a> Noise<'a> {
         y
     }
 
-    /// # Shapes: dy [N, O], w [O, I] -> [N, I].
-    pub(super) fn backward_input(self, dy: &Tensor, w: &Weight) -> Tensor {
-        let Some((dropout, low_rank)) = self.of(w) else {
-            return linear_backward_input(dy, w);
-        };
-        let mut dx = linear_backward_input(dy, &w.base());
-        let dseen = low_rank.backward_input(dy, w.precision());
-        add_assign(&mut dx, &dropout.apply(self.place(), dseen));
-        dx
-    }
-
-    /// # Shapes: dy [N, O], w [O, I], dx [N, I].
-    pub(super) fn add_backward_input(self, dy: &Tensor, w: &Weight, dx: &mut Tensor) {
-        match self.of(w) {
-            None => add_backward_input(dy, w, dx),
-            Some(_) => add_assign(dx, &self.backward_input(dy, w)),
-        }
-    }
-
-    /// # Shapes: x [N, I], dy [N, O], w [O, I].
-    pub(super) fn backward_weight(self, x: &Tensor, dy: &Tensor, w: &Weight, grad: &mut Gradient) {
-        match self.of(w) {
-            None => linear_backward_weight(x, dy, w, grad),
-            Some((dropout, _)) => {
-                let seen = dropout.apply(self.place(), x.clone());
-                linear_backward_weight(&seen, dy, w, grad);
-            }
+    /// Begins the backward pass of a product. # Shapes: dy [N, O], w [O, I].
+    pub(super) fn backward<'w>(self, dy: &'w Tensor, w: &'w Weight) -> Backward<'a, 'w> {
+        Backward {
+            noise: self,
+            weight: w,
+            linear: LinearBackward::new(dy, w),
         }
     }
 
@@ -142,6 +120,46 @@ impl<'a> Noise<'a> {
 
     fn place(self) -> u64 {
         (self.layer as u64) << 2 | self.site as u64
+    }
+}
+
+/// The backward pass of a product.
+pub(super) struct Backward<'a, 'w> {
+    noise: Noise<'a>,
+    weight: &'w Weight,
+    linear: LinearBackward<'w>,
+}
+
+impl Backward<'_, '_> {
+    /// Returns the gradient of the input, [N, I].
+    pub(super) fn input(&self) -> Tensor {
+        let Some((dropout, _)) = self.noise.of(self.weight) else {
+            return self.linear.input();
+        };
+        let mut dx = self.linear.base_input();
+        let mut dseen = Tensor::zeros(dx.shape());
+        self.linear.add_low_rank_input(&mut dseen);
+        add_assign(&mut dx, &dropout.apply(self.noise.place(), dseen));
+        dx
+    }
+
+    /// Adds the gradient of the input to `dx`, [N, I].
+    pub(super) fn add_input(&self, dx: &mut Tensor) {
+        match self.noise.of(self.weight) {
+            None => self.linear.add_input(dx),
+            Some(_) => add_assign(dx, &self.input()),
+        }
+    }
+
+    /// Adds the gradient of the weight. # Shapes: x [N, I].
+    pub(super) fn weight(&self, x: &Tensor, grad: &mut Gradient) {
+        match self.noise.of(self.weight) {
+            None => self.linear.weight(x, grad),
+            Some((dropout, _)) => {
+                let seen = dropout.apply(self.noise.place(), x.clone());
+                self.linear.weight(&seen, grad);
+            }
+        }
     }
 }
 

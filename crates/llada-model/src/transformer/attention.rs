@@ -98,8 +98,9 @@ pub(super) fn attention_backward(
     } = saved;
     let eps = config.rms_norm_eps;
     let noise = Noise::new(rows.dropout.as_deref(), index, Site::AttentionOutput);
-    let dattended = noise.backward_input(dout, &layer.dense);
-    noise.backward_weight(&attended.out, dout, &layer.dense, &mut grads.dense);
+    let output = noise.backward(dout, &layer.dense);
+    let dattended = output.input();
+    output.weight(&attended.out, &mut grads.dense);
     if let Some(dbias) = &mut grads.dense_bias {
         bias_backward(dout, dbias);
     }
@@ -130,11 +131,12 @@ pub(super) fn attention_backward(
     let dqkv = join_columns(&[&dq, &dk, &dv]);
     let normed = rms_norm(x, layer.input_norm.values(), eps); // as in `project`
     let noise = Noise::new(rows.key_dropout.as_deref(), index, Site::AttentionInput);
-    noise.backward_weight(&normed, &dqkv, &layer.qkv, &mut grads.qkv);
+    let fused = noise.backward(&dqkv, &layer.qkv);
+    fused.weight(&normed, &mut grads.qkv);
     if let Some(dbias) = &mut grads.qkv_bias {
         bias_backward(&dqkv, dbias);
     }
-    let dnormed = noise.backward_input(&dqkv, &layer.qkv);
+    let dnormed = fused.input();
     rms_norm_backward(
         x,
         layer.input_norm.values(),

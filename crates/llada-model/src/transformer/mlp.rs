@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use llada_tensor::{
-    ExpertGrads, ExpertWeights, ExpertsSaved, Gradient, RouterConfig, Routing, SwigluGrads, Tensor,
-    Weight, add_assign, add_backward_input, experts, experts_backward, join, linear,
-    linear_backward_weight, route, route_backward, route_blocks, swiglu, swiglu_backward,
+    ExpertGrads, ExpertWeights, ExpertsSaved, Gradient, LinearBackward, RouterConfig, Routing,
+    SwigluGrads, Tensor, Weight, add_assign, experts, experts_backward, join, linear, route,
+    route_backward, route_blocks, swiglu, swiglu_backward,
 };
 
 use super::adapted::{Noise, Site};
@@ -129,14 +129,16 @@ fn swiglu_mlp_backward(
     noise: Noise<'_>,
     grads: &mut Swiglu<Gradient>,
 ) -> Tensor {
-    let inner_noise = noise.at(Site::MlpInner);
-    let dinner = inner_noise.backward_input(dy, &weights.down); // [N, F]
+    let down = noise.at(Site::MlpInner).backward(dy, &weights.down);
+    let dinner = down.input(); // [N, F]
     let SwigluGrads { gate, up, y: inner } = swiglu_backward(saved.gate, saved.up, dinner);
-    inner_noise.backward_weight(&inner, dy, &weights.down, &mut grads.down);
-    noise.backward_weight(x, &gate, &weights.gate, &mut grads.gate);
-    noise.backward_weight(x, &up, &weights.up, &mut grads.up);
-    let mut dx = noise.backward_input(&gate, &weights.gate);
-    noise.add_backward_input(&up, &weights.up, &mut dx);
+    down.weight(&inner, &mut grads.down);
+    let gate = noise.backward(&gate, &weights.gate);
+    let up = noise.backward(&up, &weights.up);
+    gate.weight(x, &mut grads.gate);
+    up.weight(x, &mut grads.up);
+    let mut dx = gate.input();
+    up.add_input(&mut dx);
     dx
 }
 
@@ -200,8 +202,9 @@ fn moe_backward(
     );
     let mut dlogits = route_backward(&saved.router_logits, &saved.routing, config, &dweights);
     z_loss_backward(&saved.router_logits, saved.z_weight, &mut dlogits);
-    linear_backward_weight(x, &dlogits, &moe.router, &mut grads.router);
-    add_backward_input(&dlogits, &moe.router, &mut dx);
+    let router = LinearBackward::new(&dlogits, &moe.router);
+    router.weight(x, &mut grads.router);
+    router.add_input(&mut dx);
     if let (Some(shared), Some(saved), Some(grads)) = (&moe.shared, saved.shared, &mut grads.shared)
     {
         let dshared = swiglu_mlp_backward(shared, x, saved, dy, noise, grads);

@@ -130,7 +130,7 @@ impl Plan {
         dw.filter(|(expert, _)| !self.range(*expert).is_empty())
             .for_each(|(expert, dw)| {
                 let (x, dy) = (self.part(x, expert), self.part(dy, expert));
-                dw.add_product(isa, weight(expert), x, dy);
+                dw.add_product(isa, weight(expert), [x, dy], None);
             });
     }
 }

@@ -217,7 +217,7 @@ impl<'a> Head<'a> {
         let (precision, dlogits) = (self.w.precision(), Matrix::new(dlogits, self.vocab));
         let dh = &mut dh.f32s_mut()[self.elements(&chunk)];
         gemm_over(isa, precision, dlogits, self.w.plain(), dh);
-        dw.add_product(isa, self.w, self.hidden(&chunk), dlogits);
+        dw.add_product(isa, self.w, [self.hidden(&chunk), dlogits], None);
     }
 
     /// Returns where rows lie in arrays of the shape of `h`.

@@ -1,10 +1,7 @@
 //! `linear` and its gradients against the reference, and their bit-identities.
 
 use llada_tensor::reference::matmul::{matmul, transpose};
-use llada_tensor::{
-    Gradient, Precision, Tensor, Weight, bias_backward, linear, linear_backward_input,
-    linear_backward_weight,
-};
+use llada_tensor::{Gradient, LinearBackward, Precision, Tensor, Weight, bias_backward, linear};
 
 use crate::data::{
     PRECISIONS, assert_close, doubles, for_every_isa, matrix, noise, seen, weight, with_threads,
@@ -68,7 +65,11 @@ fn input_gradient_agrees_with_the_reference() {
                     &seen(w.values(), precision),
                     [n, o, i],
                 );
-                assert_close(linear_backward_input(&dy, &w).f32s(), &want, TOLERANCE);
+                assert_close(
+                    LinearBackward::new(&dy, &w).input().f32s(),
+                    &want,
+                    TOLERANCE,
+                );
             }
         }
     });
@@ -87,7 +88,7 @@ fn weight_gradient_is_added_to_what_is_there() {
                     .for_each(|(w, b)| *w += b);
                 let mut dw = Gradient::Values(before);
                 let w = weight(4, [o, i], precision);
-                linear_backward_weight(&x, &dy, &w, &mut dw);
+                LinearBackward::new(&dy, &w).weight(&x, &mut dw);
                 assert_close(dw.tensors()[0].f32s(), &want, TOLERANCE);
             }
         }
@@ -150,8 +151,12 @@ fn the_number_of_threads_does_not_change_a_bit() {
         let w = weight(3, [350, 210], precision);
         let all = || {
             let mut dw = Gradient::zeros(&w);
-            linear_backward_weight(&x, &dy, &w, &mut dw);
-            (linear(&x, &w, None), linear_backward_input(&dy, &w), dw)
+            LinearBackward::new(&dy, &w).weight(&x, &mut dw);
+            (
+                linear(&x, &w, None),
+                LinearBackward::new(&dy, &w).input(),
+                dw,
+            )
         };
         let one = with_threads(1, all);
         for threads in [2, 3] {
@@ -171,8 +176,8 @@ fn weights_at_rest_in_bf16_serve_both_precisions() {
             assert_eq!(linear(&x, &narrow, None), linear(&x, &wide, None));
             let dy = matrix(3, [6, 37]);
             assert_eq!(
-                linear_backward_input(&dy, &narrow),
-                linear_backward_input(&dy, &wide)
+                LinearBackward::new(&dy, &narrow).input(),
+                LinearBackward::new(&dy, &wide).input()
             );
             narrow.pack();
             assert_eq!(linear(&x, &narrow, None), linear(&x, &wide, None));

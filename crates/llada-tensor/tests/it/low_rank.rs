@@ -1,8 +1,8 @@
 //! Low-rank parts of weights, against the same weight with the part merged into its values.
 
 use llada_tensor::{
-    ExpertGrads, ExpertWeights, Gradient, LowRank, Precision, Routing, Tensor, Weight, experts,
-    experts_backward, linear, linear_backward_input, linear_backward_weight,
+    ExpertGrads, ExpertWeights, Gradient, LinearBackward, LowRank, Precision, Routing, Tensor,
+    Weight, experts, experts_backward, linear,
 };
 
 use crate::data::{assert_close, doubles, for_every_isa, matrix, weight, with_threads};
@@ -68,11 +68,11 @@ fn products_are_those_of_the_merged_weight() {
             let want = doubles(linear(&x, &full, bias).f32s());
             assert_close(linear(&x, &w, bias).f32s(), &want, 1e-5);
         }
-        let want = doubles(linear_backward_input(&dy, &full).f32s());
-        assert_close(linear_backward_input(&dy, &w).f32s(), &want, 1e-5);
+        let want = doubles(LinearBackward::new(&dy, &full).input().f32s());
+        assert_close(LinearBackward::new(&dy, &w).input().f32s(), &want, 1e-5);
         let (mut got, mut want) = (Gradient::zeros(&w), Gradient::zeros(&full));
-        linear_backward_weight(&x, &dy, &w, &mut got);
-        linear_backward_weight(&x, &dy, &full, &mut want);
+        LinearBackward::new(&dy, &w).weight(&x, &mut got);
+        LinearBackward::new(&dy, &full).weight(&x, &mut want);
         assert_factors(&got, &want, &w);
     });
 }
@@ -142,8 +142,12 @@ fn the_number_of_threads_does_not_change_a_bit() {
     );
     let all = || {
         let mut dw = Gradient::zeros(&w);
-        linear_backward_weight(&x, &dy, &w, &mut dw);
-        (linear(&x, &w, None), linear_backward_input(&dy, &w), dw)
+        LinearBackward::new(&dy, &w).weight(&x, &mut dw);
+        (
+            linear(&x, &w, None),
+            LinearBackward::new(&dy, &w).input(),
+            dw,
+        )
     };
     assert_eq!(with_threads(2, all), with_threads(1, all));
 }
@@ -152,7 +156,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
 fn what_is_frozen_stays_and_a_written_clone_leaves_the_original() {
     let (x, dy, w) = (matrix(1, [5, 9]), matrix(2, [5, 7]), adapted(3, [7, 9]));
     let mut frozen = Gradient::Frozen;
-    linear_backward_weight(&x, &dy, &w, &mut frozen);
+    LinearBackward::new(&dy, &w).weight(&x, &mut frozen);
     assert_eq!(frozen, Gradient::Frozen);
     let mut clone = w.clone();
     clone.values_mut().f32s_mut().fill(0.0);
