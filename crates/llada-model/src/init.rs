@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use half::f16;
 use llada_diffusion::{Rng, Stream};
 use llada_tensor::{Codes, Precision, Tensor, Weight};
 
@@ -34,20 +33,20 @@ impl Weights<Weight> {
     /// real. Rows that are no whole number of blocks, and all else, are as in [`Weights::random`].
     pub fn random_codes(config: &Config, seed: u64, codes: Codes) -> Self {
         let rng = Rng::new(seed, Stream::Init);
+        let span = codes.format().block_values();
+        // Rows as different as those of a trained model, which do not all use the same experts.
+        let [embedding, matrix] =
+            [1.0, config.initializer_range].map(|spread| BlockPool::new(codes, spread, &rng));
         let mut param = 0;
         let Ok(weights) = Self::build(config, |spec| {
             param += 1;
             let values = match spec.shape[..] {
-                [rows, width]
-                    if !spec.kind.is_always_f32() && width.is_multiple_of(Codes::BLOCK) =>
-                {
-                    // Rows as different as those of a trained model, which do not all use the same experts.
-                    let spread = match spec.kind {
-                        ParamKind::Embedding => 1.0,
-                        _ => config.initializer_range,
+                [rows, width] if !spec.kind.is_always_f32() && width.is_multiple_of(span) => {
+                    let pool = match spec.kind {
+                        ParamKind::Embedding => &embedding,
+                        _ => &matrix,
                     };
-                    let seed = u64::from(rng.at(0, param, 0)[0]);
-                    draw_codes(codes, [rows, width], spread, seed)
+                    pool.draw([rows, width], rng.at(0, param, 0)[0].into())
                 }
                 _ => draw(spec, config, &rng, param),
             };
@@ -57,21 +56,40 @@ impl Weights<Weight> {
     }
 }
 
-/// Draws codes whose numbers have about the given standard deviation.
-fn draw_codes(codes: Codes, shape: [usize; 2], spread: f32, seed: u64) -> Tensor {
-    let levels = (1 << codes.bits()) as f32;
-    let scale = f16::from_f32(spread * 12.0_f32.sqrt() / levels).to_le_bytes();
-    let mut blocks = vec![0; shape[0] * shape[1] / Codes::BLOCK * codes.block_bytes()];
-    let mut state = seed;
-    for block in blocks.chunks_exact_mut(codes.block_bytes()) {
-        block[..2].copy_from_slice(&scale);
-        for word in block[2..].chunks_exact_mut(8) {
+/// Blocks of normal numbers, of which random weights of codes consist: quantising all would take minutes.
+struct BlockPool {
+    codes: Codes,
+    blocks: Vec<u8>,
+}
+
+impl BlockPool {
+    /// Power of two of the number of blocks.
+    const LOG_BLOCKS: u32 = 10;
+
+    fn new(codes: Codes, spread: f32, rng: &Rng) -> Self {
+        let format = codes.format();
+        let len = format.block_values() << Self::LOG_BLOCKS;
+        let values: Vec<f32> = (0..len as u32)
+            .map(|i| spread * rng.normal(0, 0, i))
+            .collect();
+        let mut blocks = Vec::new();
+        format.quantise(&values, &mut blocks);
+        Self { codes, blocks }
+    }
+
+    fn draw(&self, shape: [usize; 2], seed: u64) -> Tensor {
+        let format = self.codes.format();
+        let bytes = format.block_bytes();
+        let mut blocks = vec![0; shape[0] * shape[1] / format.block_values() * bytes];
+        let mut state = seed;
+        for block in blocks.chunks_exact_mut(bytes) {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15); // Weyl's sequence, mixed as in SplitMix64
             let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word.copy_from_slice(&balanced(mixed ^ mixed >> 27).to_le_bytes());
+            let index = (mixed >> (u64::BITS - Self::LOG_BLOCKS)) as usize;
+            block.copy_from_slice(&self.blocks[index * bytes..][..bytes]);
         }
+        Tensor::from_codes(self.codes, shape, &blocks)
     }
-    Tensor::from_codes(codes, shape, &blocks)
 }
 
 /// Draws the parameter that is number `param` of the walk.
@@ -92,13 +110,6 @@ fn draw(spec: &ParamSpec, config: &Config, rng: &Rng, param: u64) -> Tensor {
         &spec.shape,
         (0..spec.num_elements() as u64).map(value).collect(),
     )
-}
-
-/// Replaces every nibble of zero, which has no counterpart of the other sign, by the middle: with a mean
-/// other than zero, all rows of all layers would point the same way.
-fn balanced(nibbles: u64) -> u64 {
-    let is_nonzero = nibbles | nibbles >> 1 | nibbles >> 2 | nibbles >> 3;
-    nibbles | (!is_nonzero & 0x1111_1111_1111_1111) << 3
 }
 
 #[cfg(test)]

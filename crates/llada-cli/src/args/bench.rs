@@ -133,6 +133,15 @@ pub(crate) enum QuantArg {
     /// 8.5 bits per weight.
     #[value(name = "q8_0")]
     Q8_0,
+    /// 4.5 bits per weight, and 4.6 in memory.
+    #[value(name = "q4_k")]
+    Q4K,
+    /// 5.5 bits per weight, and 5.6 in memory.
+    #[value(name = "q5_k")]
+    Q5K,
+    /// 6.6 bits per weight.
+    #[value(name = "q6_k")]
+    Q6K,
 }
 
 impl From<QuantArg> for llada_tensor::Codes {
@@ -140,6 +149,9 @@ impl From<QuantArg> for llada_tensor::Codes {
         match quant {
             QuantArg::Q4_0 => Self::Q4_0,
             QuantArg::Q8_0 => Self::Q8_0,
+            QuantArg::Q4K => Self::Q4K,
+            QuantArg::Q5K => Self::Q5K,
+            QuantArg::Q6K => Self::Q6K,
         }
     }
 }

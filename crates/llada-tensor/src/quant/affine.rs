@@ -38,19 +38,42 @@ pub(super) fn quantise<const BITS: u32>(x: &[f32; 256], to: &mut Vec<u8>) {
     pack::<BITS>(&codes, to);
 }
 
-/// Reads a block.
-pub(super) fn dequantise<const BITS: u32>(block: &[u8], to: &mut [f32]) {
-    let (d, dmin) = (half_at(block, 0), half_at(block, 2));
+/// A block: value i of sub-block j is `d * scales[j] * q_i - dmin * offsets[j]`.
+pub(crate) struct Block {
+    pub(crate) d: f16,
+    pub(crate) dmin: f16,
+    pub(crate) scales: [u8; SUBS],
+    pub(crate) offsets: [u8; SUBS],
+    pub(crate) codes: [[u8; SUB]; SUBS],
+}
+
+/// Takes a block of BITS bits, 4 or 5, apart.
+pub(crate) fn unpack<const BITS: u32>(block: &[u8]) -> Block {
     let fifth_len = if BITS == 5 { SUB } else { 0 };
     let (fifth, nibbles) = block[HEAD..].split_at(fifth_len);
+    let pairs: [_; SUBS] = std::array::from_fn(|j| scale_and_offset(&block[4..HEAD], j));
+    let code = |j: usize, i: usize| {
+        let low = nibbles[j / 2 * SUB + i] >> (j % 2 * 4) & 15;
+        low | fifth.get(i).map_or(0, |bits| bits >> j & 1) << 4
+    };
+    Block {
+        d: half_at(block, 0),
+        dmin: half_at(block, 2),
+        scales: pairs.map(|(scale, _)| scale),
+        offsets: pairs.map(|(_, offset)| offset),
+        codes: std::array::from_fn(|j| std::array::from_fn(|i| code(j, i))),
+    }
+}
+
+/// Reads a block.
+pub(super) fn dequantise<const BITS: u32>(block: &[u8], to: &mut [f32]) {
+    let block = unpack::<BITS>(block);
+    let [d, dmin] = [block.d, block.dmin].map(f16::to_f32);
     for (j, to) in to.chunks_exact_mut(SUB).enumerate() {
-        let (scale, offset) = scale_and_offset(&block[4..HEAD], j);
-        let (scale, offset) = (d * f32::from(scale), dmin * f32::from(offset));
-        let pairs = &nibbles[j / 2 * SUB..][..SUB];
-        for (i, (to, pair)) in to.iter_mut().zip(pairs).enumerate() {
-            let low = pair >> (j % 2 * 4) & 15;
-            let high = fifth.get(i).map_or(0, |bits| bits >> j & 1);
-            *to = scale * f32::from(low | high << 4) - offset;
+        let scale = d * f32::from(block.scales[j]);
+        let offset = dmin * f32::from(block.offsets[j]);
+        for (to, code) in to.iter_mut().zip(block.codes[j]) {
+            *to = scale * f32::from(code) - offset;
         }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn bytes(x: &[f32; 32], to: &mut Vec<u8>) {
 
 /// Reads a block of [`centred`].
 pub(super) fn read_centred<const BITS: u32>(block: &[u8], to: &mut [f32]) {
-    let scale = half_at(block, 0);
+    let scale = half_at(block, 0).to_f32();
     let codes = unpack::<BITS>(&block[2..]);
     for (to, code) in to.iter_mut().zip(codes) {
         *to = (i32::from(code) - (1 << (BITS - 1))) as f32 * scale;
@@ -47,7 +47,7 @@ pub(super) fn read_centred<const BITS: u32>(block: &[u8], to: &mut [f32]) {
 
 /// Reads a block of [`offset`].
 pub(super) fn read_offset<const BITS: u32>(block: &[u8], to: &mut [f32]) {
-    let (scale, least) = (half_at(block, 0), half_at(block, 2));
+    let (scale, least) = (half_at(block, 0).to_f32(), half_at(block, 2).to_f32());
     let codes = unpack::<BITS>(&block[4..]);
     for (to, code) in to.iter_mut().zip(codes) {
         *to = f32::from(code) * scale + least;
@@ -56,7 +56,7 @@ pub(super) fn read_offset<const BITS: u32>(block: &[u8], to: &mut [f32]) {
 
 /// Reads a block of [`bytes`].
 pub(super) fn read_bytes(block: &[u8], to: &mut [f32]) {
-    let scale = half_at(block, 0);
+    let scale = half_at(block, 0).to_f32();
     for (to, code) in to.iter_mut().zip(&block[2..]) {
         *to = f32::from(code.cast_signed()) * scale;
     }

@@ -4,9 +4,9 @@
 //! index order, so that the bytes are those of ggml's reference quantiser without an importance
 //! matrix. They run once per file; products with weights of codes are in `gemm/codes`.
 
-mod affine;
+pub(crate) mod affine;
 mod blocks32;
-mod symmetric;
+pub(crate) mod symmetric;
 #[cfg(test)]
 mod tests;
 
@@ -104,11 +104,14 @@ impl BlockFormat {
         self.block_values() > 1
     }
 
-    /// Returns the form in which products read these bytes as they are, if there is one.
+    /// Returns the codes of this format that products read as they are, if there are any.
     pub fn codes(self) -> Option<Codes> {
         match self {
             Self::Q4_0 => Some(Codes::Q4_0),
             Self::Q8_0 => Some(Codes::Q8_0),
+            Self::Q4K => Some(Codes::Q4K),
+            Self::Q5K => Some(Codes::Q5K),
+            Self::Q6K => Some(Codes::Q6K),
             _ => None,
         }
     }
@@ -190,6 +193,6 @@ fn inverse(x: f32) -> f32 {
 }
 
 /// Reads the half-precision number at `offset`.
-fn half_at(block: &[u8], offset: usize) -> f32 {
-    f16::from_le_bytes([block[offset], block[offset + 1]]).to_f32()
+fn half_at(block: &[u8], offset: usize) -> f16 {
+    f16::from_le_bytes([block[offset], block[offset + 1]])
 }

@@ -36,12 +36,30 @@ pub(super) fn quantise(x: &[f32; 256], to: &mut Vec<u8>) {
     to.extend(d.to_le_bytes());
 }
 
+/// A block: value i of sub-block j is `d * scales[j] * (q_i - 32)`.
+pub(crate) struct Block {
+    pub(crate) d: f16,
+    pub(crate) scales: [i8; SUBS],
+    pub(crate) codes: [[u8; SUB]; SUBS],
+}
+
+/// Takes a block apart.
+pub(crate) fn unpack(block: &[u8]) -> Block {
+    Block {
+        d: half_at(block, SCALE),
+        scales: std::array::from_fn(|j| block[SCALES + j].cast_signed()),
+        codes: std::array::from_fn(|j| std::array::from_fn(|i| code(block, j * SUB + i))),
+    }
+}
+
 /// Reads a block.
 pub(super) fn dequantise(block: &[u8], to: &mut [f32]) {
-    let d = half_at(block, SCALE);
-    for (i, to) in to.iter_mut().enumerate() {
-        let scale = f32::from(block[SCALES + i / SUB].cast_signed());
-        *to = d * scale * f32::from(code(block, i).cast_signed() - 32);
+    let block = unpack(block);
+    for (j, to) in to.chunks_exact_mut(SUB).enumerate() {
+        let scale = block.d.to_f32() * f32::from(block.scales[j]);
+        for (to, code) in to.iter_mut().zip(block.codes[j]) {
+            *to = scale * f32::from(code.cast_signed() - 32);
+        }
     }
 }
 

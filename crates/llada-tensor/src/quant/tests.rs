@@ -146,10 +146,11 @@ fn a_block_has_the_bytes_that_its_format_says() {
 
 #[test]
 fn codes_are_read_by_products_as_they_are_read_here() {
-    let values = gaussian(4 * 64);
-    for format in [BlockFormat::Q4_0, BlockFormat::Q8_0] {
-        let codes = format.codes().unwrap();
-        let tensor = crate::Tensor::from_codes(codes, [4, 64], &quantised(format, &values));
+    let values = gaussian(4 * 512);
+    for codes in crate::Codes::ALL {
+        let format = codes.format();
+        assert_eq!(format.codes(), Some(codes));
+        let tensor = crate::Tensor::from_codes(codes, [4, 512], &quantised(format, &values));
         assert_eq!(tensor.to_f32().f32s(), there_and_back(format, &values));
     }
 }

@@ -146,13 +146,7 @@ impl Simd for Avx2 {
             let odd = _mm256_madd_epi16(odd_a, odd_b);
             _mm256_castsi256_ps(_mm256_add_epi32(acc, _mm256_add_epi32(even, odd)))
         }}
-        fn low_nibbles(a) {{
-            _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi8(0x0f)))
-        }}
-        fn high_nibbles(a) {{
-            let shifted = _mm256_srli_epi32::<4>(_mm256_castps_si256(a));
-            _mm256_castsi256_ps(_mm256_and_si256(shifted, _mm256_set1_epi8(0x0f)))
-        }}
+        fn or(a, b) { _mm256_or_ps(a, b) }
         fn int_to_f32(a) { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
     }
 
@@ -168,6 +162,39 @@ impl Simd for Avx2 {
         let x = &x[..Self::LANES];
         // SAFETY: `self` proves that the features exist, and the slice has eight elements.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_i8(self, x: &[i8]) -> __m256 {
+        let x = &x[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has eight elements.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn bits_right(self, a: __m256, shift: u32, mask: u8) -> __m256 {
+        // SAFETY: `self` proves that the features exist; no memory is touched.
+        unsafe {
+            let shifted =
+                _mm256_srlv_epi32(_mm256_castps_si256(a), _mm256_set1_epi32(shift as i32));
+            _mm256_castsi256_ps(_mm256_and_si256(
+                shifted,
+                _mm256_set1_epi8(mask.cast_signed()),
+            ))
+        }
+    }
+
+    #[inline(always)]
+    fn bits_left(self, a: __m256, shift: u32, mask: u8) -> __m256 {
+        // SAFETY: `self` proves that the features exist; no memory is touched.
+        unsafe {
+            let shifted =
+                _mm256_sllv_epi32(_mm256_castps_si256(a), _mm256_set1_epi32(shift as i32));
+            _mm256_castsi256_ps(_mm256_and_si256(
+                shifted,
+                _mm256_set1_epi8(mask.cast_signed()),
+            ))
+        }
     }
 
     #[inline(always)]

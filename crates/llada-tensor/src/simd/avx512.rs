@@ -110,11 +110,7 @@ impl Simd for Avx512 {
             let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
             _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(acc), a, b))
         }}
-        fn low_nibbles(a) { _mm512_and_ps(a, _mm512_castsi512_ps(_mm512_set1_epi8(0x0f))) }
-        fn high_nibbles(a) {{
-            let shifted = _mm512_srli_epi32::<4>(_mm512_castps_si512(a));
-            _mm512_castsi512_ps(_mm512_and_si512(shifted, _mm512_set1_epi8(0x0f)))
-        }}
+        fn or(a, b) { _mm512_or_ps(a, b) }
         fn int_to_f32(a) { _mm512_cvtepi32_ps(_mm512_castps_si512(a)) }
     }
 
@@ -130,6 +126,39 @@ impl Simd for Avx512 {
         let x = &x[..Self::LANES];
         // SAFETY: `self` proves that the features exist, and the slice has sixteen elements.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_i8(self, x: &[i8]) -> __m512 {
+        let x = &x[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has sixteen elements.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn bits_right(self, a: __m512, shift: u32, mask: u8) -> __m512 {
+        // SAFETY: `self` proves that the features exist; no memory is touched.
+        unsafe {
+            let shifted =
+                _mm512_srlv_epi32(_mm512_castps_si512(a), _mm512_set1_epi32(shift as i32));
+            _mm512_castsi512_ps(_mm512_and_si512(
+                shifted,
+                _mm512_set1_epi8(mask.cast_signed()),
+            ))
+        }
+    }
+
+    #[inline(always)]
+    fn bits_left(self, a: __m512, shift: u32, mask: u8) -> __m512 {
+        // SAFETY: `self` proves that the features exist; no memory is touched.
+        unsafe {
+            let shifted =
+                _mm512_sllv_epi32(_mm512_castps_si512(a), _mm512_set1_epi32(shift as i32));
+            _mm512_castsi512_ps(_mm512_and_si512(
+                shifted,
+                _mm512_set1_epi8(mask.cast_signed()),
+            ))
+        }
     }
 
     #[inline(always)]

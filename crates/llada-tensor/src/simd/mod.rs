@@ -94,10 +94,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Lanes are four bytes each: adds to the integers in `acc` the products of unsigned bytes of `a` and
     /// signed bytes of `b`, exactly.
     fn dot_bytes(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
-    /// The low four bits of every byte.
-    fn low_nibbles(self, a: Self::V) -> Self::V;
-    /// The high four bits of every byte.
-    fn high_nibbles(self, a: Self::V) -> Self::V;
+    /// Reads the first `LANES` elements as `f32`. Panics when there are fewer.
+    fn load_i8(self, x: &[i8]) -> Self::V;
+    /// Every byte becomes its bits from `shift` on that `mask` keeps, which must be its own.
+    fn bits_right(self, a: Self::V, shift: u32, mask: u8) -> Self::V;
+    /// As [`Simd::bits_right`], shifted to the left.
+    fn bits_left(self, a: Self::V, shift: u32, mask: u8) -> Self::V;
+    /// The bits of both.
+    fn or(self, a: Self::V, b: Self::V) -> Self::V;
     /// Lanes are `i32`: their values, rounded to `f32`.
     fn int_to_f32(self, a: Self::V) -> Self::V;
 

@@ -132,13 +132,25 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn low_nibbles(self, a: V) -> V {
-        a.map(|a| f32::from_bits(a.to_bits() & 0x0f0f_0f0f))
+    fn load_i8(self, x: &[i8]) -> V {
+        std::array::from_fn(|i| f32::from(x[..8][i]))
     }
 
     #[inline(always)]
-    fn high_nibbles(self, a: V) -> V {
-        a.map(|a| f32::from_bits(a.to_bits() >> 4 & 0x0f0f_0f0f))
+    fn bits_right(self, a: V, shift: u32, mask: u8) -> V {
+        let mask = u32::from_ne_bytes([mask; 4]);
+        a.map(|a| f32::from_bits(a.to_bits() >> shift & mask))
+    }
+
+    #[inline(always)]
+    fn bits_left(self, a: V, shift: u32, mask: u8) -> V {
+        let mask = u32::from_ne_bytes([mask; 4]);
+        a.map(|a| f32::from_bits(a.to_bits() << shift & mask))
+    }
+
+    #[inline(always)]
+    fn or(self, a: V, b: V) -> V {
+        std::array::from_fn(|i| f32::from_bits(a[i].to_bits() | b[i].to_bits()))
     }
 
     #[inline(always)]

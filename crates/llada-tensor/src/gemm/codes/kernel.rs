@@ -1,14 +1,13 @@
 //! One thread's part of a product with codes: two vectors of columns at a time, as many rows as
 //! registers hold.
 
-use half::f16;
-
-use super::BLOCK;
-use super::panels::{CodePanels, Codes};
+use super::formats::{Format, Q4_0, Q4K, Q5K, Q6K, Q8_0, Strip};
+use super::layout::{Codes, HALF};
+use super::panels::CodePanels;
 use super::rows::{Part, RowBlock};
 use crate::gemm::Start;
 use crate::gemm::matrix::Target;
-use crate::gemm::pack::{Line, PANEL};
+use crate::gemm::pack::PANEL;
 use crate::simd::{Kernel, Simd};
 
 /// Rows whose products take as long as reading the codes.
@@ -16,8 +15,6 @@ const CODES_COST_ROWS: usize = 4;
 /// How far ahead of the codes in use others are asked for: far enough that they come while products
 /// are computed.
 const AHEAD_BYTES: usize = 16384;
-/// Vectors of codes of a block.
-const QUADS: usize = BLOCK / 4;
 
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {
@@ -74,46 +71,12 @@ impl Kernel for Sweep<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.b.codes() {
-            Codes::Q4_0 => sweep::<S, Nibbles>(s, self),
-            Codes::Q8_0 => sweep::<S, Bytes>(s, self),
+            Codes::Q4_0 => sweep::<S, Q4_0>(s, self),
+            Codes::Q8_0 => sweep::<S, Q8_0>(s, self),
+            Codes::Q4K => sweep::<S, Q4K>(s, self),
+            Codes::Q5K => sweep::<S, Q5K>(s, self),
+            Codes::Q6K => sweep::<S, Q6K>(s, self),
         }
-    }
-}
-
-/// How the codes of a block lie in lines.
-trait Format {
-    /// Lines of a block.
-    const LINES: usize;
-    /// Fours of codes that a line holds for a column: those of part p are the block's from
-    /// `p * LINES` on.
-    const PARTS: usize = QUADS / Self::LINES;
-
-    /// Returns a part of what was loaded from a line.
-    fn part<S: Simd>(s: S, line: S::V, part: usize) -> S::V;
-}
-
-struct Nibbles;
-
-impl Format for Nibbles {
-    const LINES: usize = 4;
-
-    #[inline(always)]
-    fn part<S: Simd>(s: S, line: S::V, part: usize) -> S::V {
-        match part {
-            0 => s.low_nibbles(line),
-            _ => s.high_nibbles(line),
-        }
-    }
-}
-
-struct Bytes;
-
-impl Format for Bytes {
-    const LINES: usize = 8;
-
-    #[inline(always)]
-    fn part<S: Simd>(_: S, line: S::V, _: usize) -> S::V {
-        line
     }
 }
 
@@ -129,9 +92,9 @@ fn sweep<S: Simd, F: Format>(s: S, mut sweep: Sweep<'_>) {
 #[inline(always)]
 fn strip<S: Simd, F: Format>(s: S, sweep: &mut Sweep<'_>, column: usize) {
     let [_, n] = sweep.c.shape();
-    let (scales, lines) = sweep.b.panel(sweep.first_panel + column / PANEL);
+    let (head, lines) = sweep.b.panel(sweep.first_panel + column / PANEL);
     let b = Strip {
-        scales,
+        head,
         lines,
         lane: if S::LANES == PANEL { 0 } else { column % PANEL },
     };
@@ -172,16 +135,6 @@ struct Rows<'a> {
     first: usize,
 }
 
-/// The codes of a vector of columns.
-#[derive(Clone, Copy)]
-struct Strip<'a> {
-    /// Of the whole panel, as the lines.
-    scales: &'a [f16],
-    lines: &'a [Line],
-    /// The first of the columns among those of the panel.
-    lane: usize,
-}
-
 /// Computes a vector of columns of some rows in registers.
 #[expect(
     clippy::needless_range_loop,
@@ -199,25 +152,35 @@ fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, 
     for (block, rows) in blocks.enumerate() {
         let rows = &rows[a.first..][..ROWS];
         let lines = &b.lines[block * F::LINES..][..F::LINES];
-        let scale = s.load_f16(&b.scales[block * PANEL + b.lane..]);
-        let mut dots = [s.splat(0.0); ROWS];
-        for i in 0..ROWS {
-            dots[i] = s.splat(rows[i].offset);
+        for line in lines {
+            s.prefetch(line, AHEAD_BYTES);
         }
-        for line in 0..F::LINES {
-            s.prefetch(&lines[line], AHEAD_BYTES);
-            let codes = s.load(&lines[line].0[b.lane..]);
-            for part in 0..F::PARTS {
-                let codes = F::part(s, codes, part);
+        let scales = F::scales(s, b, block);
+        let mut dots = [s.splat(0.0); ROWS];
+        for half in 0..2 {
+            if half == 0 || F::SCALES == 2 {
                 for i in 0..ROWS {
-                    let a = s.splat(rows[i].quads[part * F::LINES + line]);
-                    dots[i] = s.dot_bytes(codes, a, dots[i]);
+                    dots[i] = s.splat(rows[i].starts[half]);
+                }
+            }
+            let codes = F::half(s, lines, b.lane, half);
+            for quad in 0..HALF {
+                for i in 0..ROWS {
+                    let a = s.splat(rows[i].quads[half * HALF + quad]);
+                    dots[i] = s.dot_bytes(codes[quad], a, dots[i]);
+                }
+            }
+            if half == 1 || F::SCALES == 2 {
+                for i in 0..ROWS {
+                    let scale = s.mul(scales.scale[half], s.splat(rows[i].scale));
+                    acc[i] = s.fma(s.int_to_f32(dots[i]), scale, acc[i]);
                 }
             }
         }
-        for i in 0..ROWS {
-            let scale = s.mul(scale, s.splat(rows[i].scale));
-            acc[i] = s.fma(s.int_to_f32(dots[i]), scale, acc[i]);
+        if F::HAS_OFFSET {
+            for i in 0..ROWS {
+                acc[i] = s.fma(scales.offset, s.splat(rows[i].minus_sum), acc[i]);
+            }
         }
     }
     for i in 0..ROWS {

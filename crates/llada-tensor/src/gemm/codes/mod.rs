@@ -1,12 +1,14 @@
-//! Products with weights of 4 or 8 bits: integer dot products inside blocks of 32, `f32` between them.
+//! Products with weights of 4 to 8 bits: integer dot products inside blocks of 32, `f32` between them.
 //!
-//! A weight is a code q and a scale per 32 elements of k: `w = (q - bias) * scale` (`gguf.md` 5.1).
-//! The other operand is rounded to signed bytes with a scale per row and block as well
-//! ([`CodeRows`]), so that a block's part of an output is one exact integer:
+//! A weight is a code q, and a scale and perhaps an offset per 16 or 32 elements of k:
+//! `w = (q - bias) * w_scale - offset` (`gguf.md` 5). The other operand is rounded to signed bytes with a
+//! scale per row and block as well ([`CodeRows`]), so that what scales share is one exact integer:
 //!
 //! ```text
-//! c += a_scale * w_scale * (sum_k q_k a_k - bias * sum_k a_k)      the last term is known per row
+//! c += a_scale * w_scale * (sum_k q_k a_k - bias * sum_k a_k) - offset * a_scale * sum_k a_k
 //! ```
+//!
+//! The sums of `a_k` alone are known per row.
 //!
 //! [`CodePanels`] keeps the codes in the order in which the kernel reads them, with no bit more than
 //! the file has: a product of few rows costs what reading them once costs.
@@ -14,7 +16,9 @@
 //! Invariant, as for [`gemm`](super::gemm): every output is one chain of additions over blocks of k in
 //! ascending order, whatever the other rows and the number of threads.
 
+mod formats;
 mod kernel;
+mod layout;
 mod panels;
 mod rows;
 #[cfg(test)]
@@ -22,8 +26,8 @@ mod tests;
 
 use std::ops::Range;
 
+pub use layout::Codes;
 pub(crate) use panels::CodePanels;
-pub use panels::Codes;
 
 use super::matrix::Matrix;
 use super::{Left, PartProduct, Right, Start, TASK, most_tasks};
@@ -32,7 +36,7 @@ use crate::simd::dispatch;
 use kernel::Sweep;
 use rows::CodeRows;
 
-/// Elements that share a scale.
+/// Elements of a block: of a row under one scale, and of a column under one or two.
 pub(crate) const BLOCK: usize = 32;
 
 /// Writes the product to `c`, or adds it there. # Shapes: a [M, K], b [K, N], c [M, N] row-major.

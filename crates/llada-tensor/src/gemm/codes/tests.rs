@@ -7,7 +7,7 @@ use crate::Tensor;
 
 /// Weights [n, k] as in a file, and their values.
 fn weights(codes: Codes, n: usize, k: usize) -> (Vec<u8>, Vec<f64>) {
-    let (mut bytes, mut values) = (Vec::new(), Vec::new());
+    let mut bytes = Vec::new();
     let mut state = 1_u64;
     let mut random = || {
         state = state
@@ -15,19 +15,23 @@ fn weights(codes: Codes, n: usize, k: usize) -> (Vec<u8>, Vec<f64>) {
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as u8
     };
-    for _ in 0..n * k / BLOCK {
-        let scale = f16::from_f32(0.001 * f32::from(1 + random() % 50));
-        bytes.extend(scale.to_le_bytes());
-        let block: Vec<u8> = (0..codes.block_bytes() - 2).map(|_| random()).collect();
-        let code = |i: usize| match codes {
-            Codes::Q4_0 if i < 16 => i32::from(block[i] & 15) - 8,
-            Codes::Q4_0 => i32::from(block[i - 16] >> 4) - 8,
-            Codes::Q8_0 => i32::from(block[i] as i8),
-        };
-        values.extend((0..BLOCK).map(|i| f64::from(code(i)) * f64::from(scale.to_f32())));
+    let format = codes.format();
+    let halves: &[usize] = match codes {
+        Codes::Q4_0 | Codes::Q8_0 => &[0],
+        Codes::Q4K | Codes::Q5K => &[0, 2],
+        Codes::Q6K => &[208],
+    };
+    for _ in 0..n * k / format.block_values() {
+        let mut block: Vec<u8> = (0..format.block_bytes()).map(|_| random()).collect();
+        for &at in halves {
+            let half = f16::from_f32(0.001 * f32::from(1 + random() % 50));
+            block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
         bytes.extend(block);
     }
-    (bytes, values)
+    let mut values = vec![0.0; n * k];
+    format.dequantise(&bytes, &mut values);
+    (bytes, values.into_iter().map(f64::from).collect())
 }
 
 fn inputs(m: usize, k: usize) -> Vec<f32> {
@@ -56,14 +60,9 @@ fn multiply(isa: Isa, codes: Codes, x: &[f32], bytes: &[u8], [n, k]: [usize; 2])
 
 #[test]
 fn products_are_those_of_the_codes_on_ragged_shapes() {
-    for codes in [Codes::Q4_0, Codes::Q8_0] {
-        for (m, n, k) in [
-            (1, 1, 32),
-            (3, 17, 64),
-            (7, 40, 96),
-            (16, 16, 32),
-            (37, 33, 160),
-        ] {
+    for codes in Codes::ALL {
+        for (m, n, blocks) in [(1, 1, 1), (3, 17, 2), (7, 40, 3), (16, 16, 1), (37, 33, 5)] {
+            let k = blocks * codes.span();
             let (bytes, values) = weights(codes, n, k);
             let x = inputs(m, k);
             let exact = rounded(&x);
@@ -88,8 +87,8 @@ fn products_are_those_of_the_codes_on_ragged_shapes() {
 
 #[test]
 fn a_row_does_not_depend_on_the_others_bit_by_bit() {
-    let (m, n, k) = (31, 48, 64);
-    for codes in [Codes::Q4_0, Codes::Q8_0] {
+    let (m, n, k) = (31, 48, 256);
+    for codes in Codes::ALL {
         let (bytes, _) = weights(codes, n, k);
         let x = inputs(m, k);
         for isa in Isa::available() {
@@ -103,10 +102,10 @@ fn a_row_does_not_depend_on_the_others_bit_by_bit() {
 
 #[test]
 fn products_of_parts_are_those_of_each_row_alone() {
-    let (n, k) = (48, 64);
+    let (n, k) = (48, 256);
     let (left, wide) = (Tensor::from_f32(&[12, k], inputs(12, k)), n + 7);
     let picked: Vec<u32> = (0..30).map(|i| i * 5 % 12).collect();
-    for codes in [Codes::Q4_0, Codes::Q8_0] {
+    for codes in Codes::ALL {
         let matrices = [n, wide].map(|n| (n, weights(codes, n, k).0));
         let panels = [0, 1].map(|i| CodePanels::new(codes, [matrices[i].0, k], &matrices[i].1));
         let ranges = [0..1, 1..3, 3..3, 3..20, 20..30];
@@ -195,8 +194,8 @@ fn a_number_that_is_not_finite_stays_visible() {
 
 #[test]
 fn columns_are_the_numbers_of_the_file() {
-    let (n, k) = (37, 96);
-    for codes in [Codes::Q4_0, Codes::Q8_0] {
+    let (n, k) = (37, 512);
+    for codes in Codes::ALL {
         let (bytes, values) = weights(codes, n, k);
         let panels = CodePanels::new(codes, [n, k], &bytes);
         for (index, values) in values.chunks_exact(k).enumerate() {
