@@ -15,7 +15,7 @@ use llada_train::recipe::{Ebpo, Paths};
 use llada_train::rollout::{Environment, Group, Rollout};
 use llada_train::{Error, Recipe};
 
-use crate::args::IdArgs;
+use crate::args::{IdArgs, PrecisionArgs};
 use crate::commands::asker::{Asker, text_of};
 use crate::commands::eval::{programs_at_once, sandbox, usage};
 use crate::failure;
@@ -55,7 +55,7 @@ impl<'a> Practice<'a> {
             ebpo,
             decoder: decoder(recipe, ebpo)?,
             sandbox: sandbox([&task], false)?,
-            asker: Asker::new(path, &IdArgs::default(), false)?,
+            asker: Asker::new(path, &IdArgs::default(), &PrecisionArgs::default(), false)?,
             task,
             prompt,
             questions: Vec::new(),
