@@ -271,9 +271,20 @@ pub(crate) struct ModelArgs {
     pub ar: bool,
     #[command(flatten)]
     pub ids: IdArgs,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
+}
+
+/// How precisely a model is computed.
+#[derive(Debug, Default, Args)]
+pub(crate) struct PrecisionArgs {
     /// Precision of matrix products.
-    #[arg(long, default_value = "f32")]
-    pub precision: PrecisionArg,
+    #[arg(long = "precision", default_value = "f32")]
+    pub products: PrecisionArg,
+    /// Precision of keys and values [default: bf16 if products are in bf16 or weights quantised, else
+    /// f32].
+    #[arg(long)]
+    pub kv_precision: Option<PrecisionArg>,
 }
 
 /// Special tokens of a checkpoint that does not say them.
@@ -362,8 +373,9 @@ pub(crate) struct PromptArgs {
     pub requests: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PrecisionArg {
+    #[default]
     F32,
     Bf16,
 }

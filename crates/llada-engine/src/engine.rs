@@ -35,8 +35,8 @@ impl<'m> Engine<'m> {
     pub fn new(model: &'m Model, options: Options) -> Result<Self, Error> {
         let capacity = options.capacity;
         let rows = capacity.rows()?;
-        let store =
-            KvStore::new(&model.config, rows).map_err(|error| Error::Memory(error.to_string()))?;
+        let store = KvStore::new(&model.config, options.kv_precision, rows)
+            .map_err(|error| Error::Memory(error.to_string()))?;
         let limits = Limits {
             slots: capacity.slots,
             prefill_rows: capacity.prefill_rows,

@@ -1,7 +1,8 @@
 //! What the engine must know besides a model's weights.
 
 use llada_diffusion::LabelAlignment;
-use llada_model::Config;
+use llada_model::{Config, KvStore};
+use llada_tensor::Precision;
 
 use crate::Error;
 
@@ -16,6 +17,8 @@ pub struct Options {
     pub label_alignment: LabelAlignment,
     /// Block length of requests that name none.
     pub block_size: Option<usize>,
+    /// What keys and values are rounded to in the cache.
+    pub kv_precision: Precision,
     /// How much runs together.
     pub capacity: Capacity,
     /// Work that is left out because it does not change the output.
@@ -23,14 +26,21 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns what the configuration says, with the default capacity and all savings.
+    /// Returns what the configuration says, with keys and values in `f32`, the default capacity and all
+    /// savings.
     pub fn new(config: &Config) -> Self {
+        Self::with_kv_precision(config, Precision::F32)
+    }
+
+    /// As [`Options::new`], with keys and values in `kv_precision`, of which the capacity depends.
+    pub fn with_kv_precision(config: &Config, kv_precision: Precision) -> Self {
         Self {
             mask_token_id: config.mask_token_id,
             eos_token_ids: config.eos_token_ids.clone(),
             label_alignment: config.label_alignment.unwrap_or_default(),
             block_size: config.block_size,
-            capacity: Capacity::new(config),
+            kv_precision,
+            capacity: Capacity::new(config, kv_precision),
             savings: Savings::default(),
         }
     }
@@ -89,10 +99,11 @@ impl Capacity {
 
     /// Returns room for 64 requests or a gibibyte, whichever is less, and for one whole context at
     /// least. Memory is taken from the system as pages come into use.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, kv_precision: Precision) -> Self {
         let page_rows = config.block_size.unwrap_or(32).max(1);
         let context = config.max_position_embeddings.next_multiple_of(page_rows);
-        let affordable = Self::DEFAULT_BYTES / llada_model::KvStore::bytes_per_row(config).max(1);
+        let row_bytes = KvStore::bytes_per_row(config, kv_precision);
+        let affordable = Self::DEFAULT_BYTES / row_bytes.max(1);
         let slots = 64;
         let rows = affordable.min(slots * context).max(context);
         Self {

@@ -1,6 +1,7 @@
 //! Memory for keys and values, layer by layer.
 
-use llada_tensor::Tensor;
+use half::bf16;
+use llada_tensor::{Precision, Tensor, write_rows};
 
 use crate::{Config, Error};
 
@@ -8,30 +9,36 @@ use crate::{Config, Error};
 /// caller's business; see [`Model::forward_cached`](crate::Model::forward_cached).
 #[derive(Debug)]
 pub struct KvStore {
-    /// Per layer (keys, values), each [rows, G*P].
+    /// Per layer (keys, values), each [rows, G*P], `f32` or bf16.
     layers: Vec<(Tensor, Tensor)>,
     rows: usize,
 }
 
 impl KvStore {
-    /// Reserves memory for `rows` rows of a model of this configuration; it comes into use row by row.
+    /// Reserves memory for `rows` rows of a model of this configuration, which are rounded to `precision`;
+    /// it comes into use row by row.
     ///
     /// # Errors
     /// [`Error::Memory`] if there is not enough.
-    pub fn new(config: &Config, rows: usize) -> Result<Self, Error> {
+    pub fn new(config: &Config, precision: Precision, rows: usize) -> Result<Self, Error> {
         let width = width(config);
-        let layer = || Some((zeros(rows, width)?, zeros(rows, width)?));
+        let zeros = || zeros(precision, rows, width);
+        let layer = || Some((zeros()?, zeros()?));
         let layers: Option<Vec<_>> = (0..config.num_hidden_layers).map(|_| layer()).collect();
         let layers = layers.ok_or(Error::Memory {
             rows,
-            bytes_per_row: Self::bytes_per_row(config),
+            bytes_per_row: Self::bytes_per_row(config, precision),
         })?;
         Ok(Self { layers, rows })
     }
 
     /// Returns the bytes that one row takes over all layers.
-    pub fn bytes_per_row(config: &Config) -> usize {
-        2 * config.num_hidden_layers * width(config) * size_of::<f32>()
+    pub fn bytes_per_row(config: &Config, precision: Precision) -> usize {
+        let size = match precision {
+            Precision::F32 => size_of::<f32>(),
+            Precision::Bf16 => size_of::<bf16>(),
+        };
+        2 * config.num_hidden_layers * width(config) * size
     }
 
     /// Returns the number of rows.
@@ -61,15 +68,16 @@ fn width(config: &Config) -> usize {
 ///
 /// The system hands zeroed pages out when they are first written, so rows that are never used cost
 /// nothing; but asking it for zeroed memory aborts where it refuses, hence the trial before.
-fn zeros(rows: usize, width: usize) -> Option<Tensor> {
+fn zeros(precision: Precision, rows: usize, width: usize) -> Option<Tensor> {
     let len = rows.checked_mul(width)?;
-    Vec::<f32>::new().try_reserve_exact(len).ok()?;
-    Some(Tensor::zeros(&[rows, width]))
-}
-
-fn write_rows(into: &mut Tensor, slots: &[u32], rows: &Tensor) {
-    let [_, width] = rows.dims2();
-    for (i, &slot) in slots.iter().enumerate() {
-        into.f32s_mut()[slot as usize * width..][..width].copy_from_slice(rows.row(i));
+    match precision {
+        Precision::F32 => {
+            Vec::<f32>::new().try_reserve_exact(len).ok()?;
+            Some(Tensor::zeros(&[rows, width]))
+        }
+        Precision::Bf16 => {
+            Vec::<bf16>::new().try_reserve_exact(len).ok()?;
+            Some(Tensor::zeros_bf16(&[rows, width]))
+        }
     }
 }

@@ -6,7 +6,7 @@ mod support;
 
 use llada_diffusion::{BlockSize, prefill_ranges};
 use llada_model::{CachedInput, CachedOutput, Error, Input, KvStore, Model, RowGroup};
-use llada_tensor::Tensor;
+use llada_tensor::{Precision, Tensor};
 
 use support::{golden_models, tiny};
 
@@ -115,13 +115,38 @@ fn uncached(model: &Model, ids: &[u32], block: usize) -> Tensor {
     model.forward(&input)
 }
 
+/// Returns all hidden states of a text, computed alone and at once over rounded keys and values.
+fn at_once(model: &Model, ids: &[u32], block: usize) -> Tensor {
+    let mut store = KvStore::new(&model.config, Precision::Bf16, ids.len()).unwrap();
+    let mut text = Text {
+        ids: ids.to_vec(),
+        table: (0..ids.len()).collect(),
+        page_rows: ids.len(),
+        done: 0,
+    };
+    let mut batch = Batch::default();
+    batch.push(&mut text, ids.len(), block);
+    batch.outputs = (0..ids.len() as u32).collect();
+    batch.run(model, &mut store).hidden
+}
+
 /// Runs all texts in random batches and compares the hidden states of random rows.
-fn check_random_batches(model: &Model, block: usize, page_rows: usize, random: &mut Random) {
+fn check_random_batches(
+    model: &Model,
+    precision: Precision,
+    block: usize,
+    page_rows: usize,
+    random: &mut Random,
+) {
     let (mut texts, num_rows) = Text::all(page_rows, random);
-    let mut store = KvStore::new(&model.config, num_rows).unwrap();
+    let mut store = KvStore::new(&model.config, precision, num_rows).unwrap();
+    let expected = match precision {
+        Precision::F32 => uncached,
+        Precision::Bf16 => at_once,
+    };
     let want: Vec<Tensor> = texts
         .iter()
-        .map(|text| uncached(model, &text.ids, block))
+        .map(|text| expected(model, &text.ids, block))
         .collect();
     while texts.iter().any(|text| text.done < text.ids.len()) {
         let (mut batch, mut rows) = (Batch::default(), Vec::new());
@@ -161,10 +186,32 @@ fn a_row_is_bit_identical_in_any_batch_page_layout_and_number_of_threads() {
             for (block, page_rows) in [(8, 4), (8, 8), (8, 32), (1, 5), (32, 16)] {
                 let mut random = Random(threads as u64);
                 with_threads(threads, || {
-                    check_random_batches(model, block, page_rows, &mut random);
+                    for precision in [Precision::F32, Precision::Bf16] {
+                        check_random_batches(model, precision, block, page_rows, &mut random);
+                    }
                 });
             }
         }
+    }
+}
+
+#[test]
+fn rounded_keys_and_values_move_the_hidden_states_a_little() {
+    let [dense, golden, _] = models();
+    // The golden model's router scores are nearly level: another expert at two rows moves those by more.
+    for (model, most, flips) in [(dense, 0.01, 0), (golden, 0.1, 2)] {
+        let ids: Vec<u32> = (0..50).map(|i| 11 * i % 500).collect();
+        let (exact, rounded) = (uncached(&model, &ids, 8), at_once(&model, &ids, 8));
+        let error = |row| {
+            let pairs = exact.row(row).iter().zip(rounded.row(row));
+            pairs.fold(0.0, |most: f32, (a, b)| most.max((a - b).abs()))
+        };
+        let errors: Vec<f32> = (0..ids.len()).map(error).collect();
+        let large = errors.iter().filter(|error| **error > most).count();
+        assert!(
+            errors.iter().all(|error| *error > 0.0) && large <= flips,
+            "{errors:?}"
+        );
     }
 }
 
@@ -172,7 +219,7 @@ fn a_row_is_bit_identical_in_any_batch_page_layout_and_number_of_threads() {
 fn experts(model: &Model, len: usize, outputs: &[u32]) -> Vec<u32> {
     let mut random = Random(1);
     let (mut texts, num_rows) = Text::all(8, &mut random);
-    let mut store = KvStore::new(&model.config, num_rows).unwrap();
+    let mut store = KvStore::new(&model.config, Precision::F32, num_rows).unwrap();
     let mut batch = Batch::default();
     batch.push(&mut texts[2], len, 8);
     batch.outputs.extend(outputs);
@@ -202,16 +249,14 @@ fn a_block_uses_no_more_experts_than_its_pool_has() {
 #[test]
 fn a_store_knows_its_size_and_refuses_what_memory_cannot_hold() {
     let [golden, _] = golden_models(6);
-    assert_eq!(KvStore::bytes_per_row(&golden.config), 2 * 4 * 2 * 16 * 4);
-    assert_eq!(KvStore::new(&golden.config, 7).unwrap().num_rows(), 7);
-    for rows in [usize::MAX, usize::MAX >> 8] {
-        let error = KvStore::new(&golden.config, rows).unwrap_err();
-        assert!(matches!(
-            error,
-            Error::Memory {
-                bytes_per_row: 1024,
-                ..
-            }
-        ));
+    for (precision, size) in [(Precision::F32, 4), (Precision::Bf16, 2)] {
+        let bytes = KvStore::bytes_per_row(&golden.config, precision);
+        assert_eq!(bytes, 2 * 4 * 2 * 16 * size);
+        let store = KvStore::new(&golden.config, precision, 7).unwrap();
+        assert_eq!(store.num_rows(), 7);
+        for rows in [usize::MAX, usize::MAX >> 8] {
+            let error = KvStore::new(&golden.config, precision, rows).unwrap_err();
+            assert!(matches!(error, Error::Memory { bytes_per_row, .. } if bytes_per_row == bytes));
+        }
     }
 }

@@ -15,6 +15,15 @@ const HEADS: Heads = Heads {
     dim: 16,
 };
 
+/// Those of LLaDA2.0-mini.
+const MINI: Heads = Heads {
+    query: 16,
+    key_value: 4,
+    dim: 128,
+};
+
+const PAGE_ROWS: usize = 32;
+
 fn main() {
     println!("{HEADS:?}");
     for block in [8, 32] {
@@ -35,8 +44,9 @@ fn main() {
             &vec![[0, 200 - rows, 200 - rows, 200]; rows as usize],
         );
     }
-    for num_keys in [512, 4096] {
-        measure_pages(num_keys);
+    println!("{MINI:?}, pages of {PAGE_ROWS}");
+    for (num_rows, num_keys) in [(1, 4096), (1, 32768), (32, 4096), (32, 32768), (512, 4096)] {
+        measure_pages(num_rows, num_keys);
     }
 }
 
@@ -55,27 +65,29 @@ fn training_rows(rows: u32, document: u32, block: u32) -> Vec<KeyRanges> {
     (0..rows).map(row).collect()
 }
 
-/// Measures a block of rows that sees all keys, which lie in order or in pages.
-fn measure_pages(num_keys: usize) {
-    const ROWS: usize = 32;
-    const PAGE_ROWS: usize = 32;
-    let q = matrix(1, [ROWS, HEADS.query * HEADS.dim]);
-    let [keys, values] = [3, 4].map(|seed| matrix(seed, [num_keys, HEADS.key_value * HEADS.dim]));
+/// Measures rows that see all keys, which lie in pages, in `f32` and in bf16.
+fn measure_pages(num_rows: usize, num_keys: usize) {
+    let heads = MINI;
+    let q = matrix(1, [num_rows, heads.query * heads.dim]);
+    let [keys, values] = [3, 4].map(|seed| matrix(seed, [num_keys, heads.key_value * heads.dim]));
     let pages = (0..num_keys).step_by(PAGE_ROWS).rev();
-    let pages = pages.map(|start| start..start + PAGE_ROWS).collect();
-    let in_order = std::iter::once(0..num_keys).collect();
-    let flops = 4.0 * (ROWS * num_keys * HEADS.query * HEADS.dim) as f64;
-    for (name, keys_of_rows) in [("in order", in_order), ("in pages", pages)] {
-        let group = RowGroup {
-            rows: 0..ROWS,
-            keys: keys_of_rows,
-            visible: vec![num_keys as u32; ROWS],
-        };
+    let group = RowGroup {
+        rows: 0..num_rows,
+        keys: pages.map(|start| start..start + PAGE_ROWS).collect(),
+        visible: vec![num_keys as u32; num_rows],
+    };
+    let flops = 4.0 * (num_rows * num_keys * heads.query * heads.dim) as f64;
+    for (keys, values) in [
+        (keys.to_f32(), values.to_f32()),
+        (keys.to_bf16(), values.to_bf16()),
+    ] {
         let time = best_time(|| {
             let groups = std::slice::from_ref(&group);
-            attention_paged(&q, &keys, &values, groups, HEADS, 0.25)
+            attention_paged(&q, &keys, &values, groups, heads, 0.088)
         });
-        report(&format!("decode, {num_keys} keys {name}"), flops, time);
+        let rate = 2.0 * keys.num_bytes() as f64 / time.as_secs_f64() / 1e9;
+        let name = format!("{num_rows} x {num_keys} keys {:?}", keys.dtype());
+        report(&format!("{name}, {rate:.1} GB/s"), flops, time);
     }
 }
 
@@ -105,7 +117,7 @@ fn measure(name: &str, ranges: &[KeyRanges]) {
 
 fn report(name: &str, flops: f64, time: Duration) {
     let (micros, rate) = (time.as_secs_f64() * 1e6, flops / time.as_secs_f64() / 1e9);
-    println!("{name:32} {micros:9.1} us {rate:7.1} GFLOP/s");
+    println!("{name:40} {micros:9.1} us {rate:7.1} GFLOP/s");
 }
 
 /// Returns the shortest time of a call within half a second.

@@ -58,7 +58,7 @@ pub use quant::BlockFormat;
 pub use rope::{Rotation, rope, rope_backward};
 pub use router::{RouterConfig, Routing, route, route_backward, route_blocks};
 pub use rows::{
-    add_assign, gather_rows, join_columns, scatter_add_rows, split_columns, stack_rows,
+    add_assign, gather_rows, join_columns, scatter_add_rows, split_columns, stack_rows, write_rows,
 };
 pub use swiglu::{SwigluGrads, swiglu, swiglu_backward};
 pub use tensor::{DType, Tensor};

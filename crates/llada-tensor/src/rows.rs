@@ -1,9 +1,11 @@
 //! Moving rows and columns of matrices.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use crate::Tensor;
 use crate::parallel::rows_per_task;
+use crate::simd::bf16_bits;
+use crate::{DType, Tensor};
 
 /// Adds `y` to `x` element by element.
 pub fn add_assign(x: &mut Tensor, y: &Tensor) {
@@ -23,6 +25,27 @@ pub fn gather_rows(x: &Tensor, rows: &[u32]) -> Tensor {
         to.copy_from_slice(x.row(rows[i] as usize));
     });
     gathered
+}
+
+/// Writes row i of `y` to row `rows[i]` of `x`, which is `f32`, or bf16 that they are rounded to (to nearest,
+/// ties to even).
+pub fn write_rows(x: &mut Tensor, rows: &[u32], y: &Tensor) {
+    let [_, width] = x.dims2();
+    assert_eq!(y.dims2(), [rows.len(), width], "write_rows: y");
+    for (i, &row) in rows.iter().enumerate() {
+        let (from, to) = (y.row(i), row as usize * width..(row as usize + 1) * width);
+        match x.dtype() {
+            DType::Bf16 => round(from, &mut x.bf16s_mut()[to]),
+            _ => x.f32s_mut()[to].copy_from_slice(from),
+        }
+    }
+}
+
+/// Rounds to bf16 element by element.
+fn round(from: &[f32], to: &mut [bf16]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = bf16::from_bits(bf16_bits(*from) as u16);
+    }
 }
 
 /// Adds row i of `y` to row `rows[i]` of `x`, in the order of i.

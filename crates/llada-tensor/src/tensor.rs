@@ -1,6 +1,7 @@
 //! A contiguous row-major array with its element type and shape.
 
 use half::bf16;
+use half::vec::HalfBitsVecExt;
 
 use crate::buffer::Buffer;
 use crate::gemm::{CodePanels, Codes};
@@ -44,6 +45,13 @@ impl Tensor {
     pub fn zeros(shape: &[usize]) -> Self {
         let values = Buffer::zeros(shape.iter().product());
         Self::wrap(shape, values.len(), Storage::F32(values))
+    }
+
+    /// Creates a bf16 array of zeros.
+    pub fn zeros_bf16(shape: &[usize]) -> Self {
+        // The allocator knows zeroed memory of integers, which costs nothing until it is used.
+        let bits = vec![0_u16; shape.iter().product()];
+        Self::from_bf16(shape, bits.reinterpret_into())
     }
 
     /// Creates an `f32` array of arbitrary values, for a result that overwrites them all.
@@ -166,6 +174,15 @@ impl Tensor {
         match &self.storage {
             Storage::Bf16(values) => values,
             _ => panic!("expected bf16, found {:?}", self.dtype()),
+        }
+    }
+
+    /// Returns the elements of a bf16 array for writing. Panics as [`Tensor::f32s`].
+    pub(crate) fn bf16s_mut(&mut self) -> &mut [bf16] {
+        let dtype = self.dtype();
+        match &mut self.storage {
+            Storage::Bf16(values) => values,
+            _ => panic!("expected bf16, found {dtype:?}"),
         }
     }
 

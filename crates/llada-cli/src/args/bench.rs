@@ -7,7 +7,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 
 use llada_request::Settings;
 
-use super::ModelArgs;
+use super::{ModelArgs, PrecisionArg};
 
 const EXAMPLES: &str = "Examples:
   llada bench assets/worked-sums/child --requests prompts.jsonl --concurrency 1,4 --baseline assets/worked-sums/parent
@@ -25,6 +25,8 @@ pub(crate) enum BenchArgs {
     Shape {
         /// The shape.
         shape: ShapeArgs,
+        /// Precision of keys and values.
+        kv_precision: Option<PrecisionArg>,
         /// Whether stdout gets JSON.
         json: bool,
     },
@@ -40,7 +42,7 @@ impl Args for BenchArgs {
                 false => arg,
             };
             match arg.get_id().as_str() {
-                "json" => arg,
+                "json" | "kv_precision" => arg,
                 _ => arg.conflicts_with_all(SHAPE),
             }
         });
@@ -61,6 +63,7 @@ impl FromArgMatches for BenchArgs {
         }
         Ok(Self::Shape {
             shape: ShapeArgs::from_arg_matches(matches)?,
+            kv_precision: matches.get_one("kv_precision").copied(),
             json: matches.get_flag("json"),
         })
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use llada_request::Settings;
 
-use super::{ModelArgs, PrecisionArg, QuantArgs};
+use super::{ModelArgs, PrecisionArg, PrecisionArgs, QuantArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -94,9 +94,8 @@ pub(crate) struct CompareArgs {
     /// Block length of the child (default: the checkpoint's).
     #[arg(long)]
     pub block_length: Option<usize>,
-    /// Precision of matrix products.
-    #[arg(long, default_value = "f32")]
-    pub precision: PrecisionArg,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     /// JSON rows on stdout.
     #[arg(long)]
     pub json: bool,

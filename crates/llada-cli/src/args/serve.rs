@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use llada_hub::HubId;
 
-use super::{IdArgs, PrecisionArg, QuantArgs};
+use super::{IdArgs, PrecisionArgs, QuantArgs};
 
 #[derive(Debug, Args)]
 #[command(
@@ -62,9 +62,8 @@ pub(crate) struct ServeArgs {
     /// Form of the log on stderr, which never holds the text of a request.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log: LogFormat,
-    /// Precision of matrix products.
-    #[arg(long, default_value = "f32")]
-    pub precision: PrecisionArg,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     #[command(flatten)]
     pub weights: QuantArgs,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use llada_text::Tokenizer;
 
 use super::chat::Dialogue;
 use super::decoding;
-use crate::args::IdArgs;
+use crate::args::{IdArgs, PrecisionArgs};
 use crate::failure;
 
 /// How a checkpoint is asked.
@@ -22,8 +22,13 @@ pub(super) struct Asker {
 
 impl Asker {
     /// Opens a checkpoint that answers as its chat template has it, if there is one.
-    pub(super) fn new(dir: &Path, ids: &IdArgs, ar: bool) -> anyhow::Result<Self> {
-        let checkpoint = decoding::open(dir, ids, ar)?;
+    pub(super) fn new(
+        dir: &Path,
+        ids: &IdArgs,
+        precision: &PrecisionArgs,
+        ar: bool,
+    ) -> anyhow::Result<Self> {
+        let checkpoint = decoding::open(dir, ids, precision, ar)?;
         let dialogue = Dialogue::new(&checkpoint)?;
         Ok(Self {
             checkpoint,
@@ -32,9 +37,14 @@ impl Asker {
     }
 
     /// Opens a checkpoint that continues plain prompts.
-    pub(super) fn plain(dir: &Path, ids: &IdArgs, ar: bool) -> anyhow::Result<Self> {
+    pub(super) fn plain(
+        dir: &Path,
+        ids: &IdArgs,
+        precision: &PrecisionArgs,
+        ar: bool,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
-            checkpoint: decoding::open(dir, ids, ar)?,
+            checkpoint: decoding::open(dir, ids, precision, ar)?,
             dialogue: Dialogue::Text(Vec::new()),
         })
     }

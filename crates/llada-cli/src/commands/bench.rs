@@ -24,14 +24,19 @@ use llada_request::Checkpoint;
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match args {
         BenchArgs::Serving(serving) => compare(serving),
-        BenchArgs::Shape { shape, json } => shape::run(shape, *json),
+        BenchArgs::Shape {
+            shape,
+            kv_precision,
+            json,
+        } => shape::run(shape, *kv_precision, *json),
     }
 }
 
 /// Serves the requests at every concurrency and prints a row each.
 fn compare(args: &ServingArgs) -> anyhow::Result<()> {
     let dir = models::whole(&args.model.dir)?;
-    let checkpoint = decoding::open(&dir, &args.model.ids, args.model.ar)?;
+    let (ids, precision) = (&args.model.ids, &args.model.precision);
+    let checkpoint = decoding::open(&dir, ids, precision, args.model.ar)?;
     let requests = Row::read_all(&args.requests)?;
     // Every run needs its own jobs, for their hooks follow a text.
     let jobs = || jobs(args, &checkpoint, &requests);
@@ -40,11 +45,11 @@ fn compare(args: &ServingArgs) -> anyhow::Result<()> {
         let message = format!("`{path}`: expected at least one request, found none");
         return Err(failure::usage(message));
     }
-    let model = load_model(&dir, args.model.precision.into())?;
+    let model = load_model(&dir, precision.products.into())?;
     let baseline = args.baseline.as_ref().map(|dir| {
         let dir = models::whole(dir)?;
-        let checkpoint = decoding::open(&dir, &args.model.ids, true)?;
-        anyhow::Ok((load_model(&dir, args.model.precision.into())?, checkpoint))
+        let checkpoint = decoding::open(&dir, ids, precision, true)?;
+        anyhow::Ok((load_model(&dir, precision.products.into())?, checkpoint))
     });
     let baseline = baseline.transpose()?;
     let mut rows = Vec::new();
@@ -133,8 +138,8 @@ impl<'a> Setting<'a> {
         let seconds_per_run = runs.iter().map(|run| run.elapsed.as_secs_f64()).collect();
         runs.sort_by_key(|run| run.elapsed);
         let median = &runs[runs.len() / 2];
-        let precision = self.args.model.precision.into();
-        let limit = Limit::of(median, model, self.options.block_size, precision);
+        let products = self.args.model.precision.products.into();
+        let limit = Limit::of(median, model, &self.options, products);
         Ok(Report::new(
             self.concurrency,
             seconds_per_run,

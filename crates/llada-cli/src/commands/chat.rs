@@ -32,13 +32,13 @@ const HELP: &str = "\
 
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let dir = quantised::open(&args.model.dir, args.weights.quant)?;
-    let checkpoint = open(&dir, &args.model.ids, args.model.ar)?;
+    let checkpoint = open(&dir, &args.model.ids, &args.model.precision, args.model.ar)?;
     let mut dialogue = Dialogue::new(&checkpoint)?;
     if let Some(system) = &args.system {
         dialogue.set_system(system)?;
     }
     check(&checkpoint, &args.decoding)?;
-    let model = load_model(&dir, args.model.precision.into())?;
+    let model = load_model(&dir, args.model.precision.products.into())?;
     let engine = Engine::new(&model, checkpoint.options(1, None)).map_err(failure::usage)?;
     if dialogue.is_plain_text() {
         ui::say("this checkpoint has no chat template: it continues the text that you write");

@@ -10,7 +10,7 @@ use llada_request::{AnswerText, Settings};
 
 use super::asker::{Asker, text_of};
 use super::eval::{programs_at_once, sandbox, usage};
-use crate::args::IdArgs;
+use crate::args::{IdArgs, PrecisionArgs};
 use crate::failure;
 
 /// A task, and how a checkpoint is asked.
@@ -40,7 +40,12 @@ impl Examiner {
     pub(super) fn new(task: Task, prompt: PromptSpec, checkpoint: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             sandbox: sandbox([&task], false)?,
-            asker: Asker::new(checkpoint, &IdArgs::default(), false)?,
+            asker: Asker::new(
+                checkpoint,
+                &IdArgs::default(),
+                &PrecisionArgs::default(),
+                false,
+            )?,
             config: Config::of_checkpoint(checkpoint)?,
             task,
             prompt,

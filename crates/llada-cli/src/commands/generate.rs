@@ -18,14 +18,14 @@ use llada_request::{AnswerText, Checkpoint, joint};
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let rows = rows(args)?;
     let dir = quantised::open(&args.model.dir, args.weights.quant)?;
-    let checkpoint = decoding::open(&dir, &args.model.ids, args.model.ar)?;
+    let checkpoint = decoding::open(&dir, &args.model.ids, &args.model.precision, args.model.ar)?;
     let jobs = rows.into_iter().map(|row| {
         let job = decoding::job(&checkpoint, row, &args.decoding)?;
         let place = job.place.clone();
         at(place.as_deref(), check_shown(args, job))
     });
     let jobs = jobs.collect::<anyhow::Result<Vec<_>>>()?;
-    let model = load_model(&dir, args.model.precision.into())?;
+    let model = load_model(&dir, args.model.precision.products.into())?;
     let pages = args.page_budget.map(Into::into);
     let options = checkpoint.options(args.concurrency.get(), pages);
     let mut engine = Engine::new(&model, options).map_err(failure::usage)?;

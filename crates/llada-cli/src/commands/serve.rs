@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::HumanBytes;
-use llada_engine::{Capacity, Engine, Options};
+use llada_engine::{Engine, Options};
 use llada_model::{Adapter, Config, KvStore, Weights};
 use llada_server::{ApiKeys, Model, Seat, Served, Server};
 use llada_tensor::{LowRank, Precision};
@@ -112,7 +112,7 @@ fn setups(args: &ServeArgs, threads: Option<usize>) -> anyhow::Result<Vec<Setup>
         let pool = ui::thread_pool(threads)?;
         let base = Arc::new(Base {
             dir: pool.install(|| quantised::open(&model.dir, args.weights.quant))?,
-            precision: args.precision.into(),
+            precision: args.precision.products.into(),
             loaded: OnceLock::new(),
         });
         setups.push(Setup::read(args, &model.name, Arc::clone(&base), pool)?);
@@ -186,7 +186,7 @@ impl Setup {
     ) -> anyhow::Result<Self> {
         let config = Config::of_checkpoint(&base.dir)?;
         let is_causal = args.ids.mask_id.or(config.mask_token_id).is_none();
-        let checkpoint = decoding::open(&base.dir, &args.ids, is_causal)?;
+        let checkpoint = decoding::open(&base.dir, &args.ids, &args.precision, is_causal)?;
         checkpoint
             .tokenizer_for("a server")
             .map_err(failure::usage)?;
@@ -198,8 +198,10 @@ impl Setup {
                 base.dir.display()
             )));
         }
-        let pages = args.kv_memory.map(|memory| pages(memory.0, &config));
-        let options = checkpoint.options(args.max_concurrent.get(), pages);
+        let mut options = checkpoint.options(args.max_concurrent.get(), None);
+        if let Some(memory) = args.kv_memory {
+            options.capacity.pages = memory.0 / page_bytes(&options, &config);
+        }
         Ok(Self {
             name: name.into(),
             base,
@@ -250,8 +252,8 @@ impl Setup {
     }
 }
 
-/// Returns the pages that fit into so many bytes.
-fn pages(bytes: usize, config: &Config) -> usize {
-    let page = Capacity::new(config).page_rows * KvStore::bytes_per_row(config);
-    bytes / page.max(1)
+/// Returns the bytes that a page of keys and values takes.
+fn page_bytes(options: &Options, config: &Config) -> usize {
+    let row = KvStore::bytes_per_row(config, options.kv_precision);
+    (options.capacity.page_rows * row).max(1)
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::decoding::{Slots, Speller, open};
 use super::models;
-use crate::args::{IdArgs, TraceArgs, TraceCommand, TraceShowArgs};
+use crate::args::{IdArgs, PrecisionArgs, TraceArgs, TraceCommand, TraceShowArgs};
 use crate::live::Live;
 use crate::{failure, ui};
 
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<()> {
 
 fn show(args: &TraceShowArgs) -> anyhow::Result<()> {
     let dir = models::texts(&args.model)?;
-    let checkpoint = open(&dir, &IdArgs::default(), false)?;
+    let checkpoint = open(&dir, &IdArgs::default(), &PrecisionArgs::default(), false)?;
     let speller = Speller(checkpoint.tokenizer.as_ref());
     let mask_id = args.mask_id.or(Config::of_checkpoint(&dir)?.mask_token_id);
     for recorded in read(&args.file)? {

@@ -113,6 +113,24 @@ fn the_limit_is_the_higher_of_two_floors() {
 }
 
 #[test]
+fn keys_and_values_are_read_in_bf16_where_weights_are_quantised_and_as_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (requests, codes) = (sums(dir.path()), dir.path().join("codes.gguf"));
+    let codes = codes.to_str().unwrap();
+    stdout(&["quantize", CHILD, codes, "--type", "q8_0"]);
+    let bytes = |model: &str, args: &[&str]| {
+        let report = &bench(model, &requests, &[&["--concurrency", "1"], args].concat())[0];
+        number(&report["limit"]["bytes_per_forward"])
+    };
+    for (model, default) in [(CHILD, "f32"), (codes, "bf16")] {
+        let [f32, bf16] = ["f32", "bf16"].map(|kind| bytes(model, &["--kv-precision", kind]));
+        assert!(bf16 < f32, "{bf16} of {f32}");
+        let expected = if default == "f32" { f32 } else { bf16 };
+        assert_eq!(bytes(model, &[]), expected, "{model}");
+    }
+}
+
+#[test]
 fn the_baseline_writes_one_token_per_forward() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["--concurrency", "4", "--baseline", PARENT];

@@ -73,6 +73,20 @@ fn a_server_listens_writes_its_port_and_ends_when_told_to() {
 }
 
 #[test]
+fn keys_and_values_in_bf16_fit_twice_into_their_memory() {
+    let pages = |kind: &str| -> u32 {
+        let args = ["--kv-memory", "2M", "--kv-precision", kind];
+        let server = Serving::start(&[&["assets/stories-child"], &args[..]].concat());
+        let metrics = ask(&server.address, "GET /metrics", "").unwrap();
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("llada_free_pages{"));
+        line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    assert_eq!(pages("bf16") / 2, pages("f32"));
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn a_log_that_cannot_be_written_does_not_end_the_server() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ use llada_engine::{
     Placed, Policy, Quota, Reopen, Request, RequestId, Sampling, Savings, Window, reference,
 };
 use llada_model::Model;
+use llada_tensor::Precision;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -66,6 +67,8 @@ fn assert_alone(model: &Model, options: &Options, request: &Request, heard: Hear
     assert_eq!(heard.placed, answer.placed, "streamed {request:?}");
     assert_eq!(essence(answer), essence(alone), "{request:?}");
 }
+
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 fn with_capacity(change: impl Fn(&mut Capacity)) -> Options {
     let mut options = options(LabelAlignment::Same);
@@ -133,8 +136,13 @@ fn shipped_children_answer_together_as_alone_and_as_the_oracle() {
 #[test]
 fn a_prompt_seen_before_is_found_in_the_cache_and_changes_nothing() {
     // With labels shifted the last clean row decides a token, so its block is computed again.
-    for (alignment, cached) in [(LabelAlignment::Same, 32), (LabelAlignment::Shifted, 24)] {
-        let options = options(alignment);
+    let cases = [(LabelAlignment::Same, 32), (LabelAlignment::Shifted, 24)];
+    let cases = cases.map(|case| PRECISIONS.map(|kv_precision| (case, kv_precision)));
+    for ((alignment, cached), kv_precision) in cases.into_iter().flatten() {
+        let options = Options {
+            kv_precision,
+            ..options(alignment)
+        };
         let mut engine = Engine::new(&GOLDEN, options.clone()).unwrap();
         let first = Request::new(prompt(37, 1), 20);
         engine.generate(&first, &mut |_| {}).unwrap();
@@ -155,23 +163,29 @@ fn a_prompt_seen_before_is_found_in_the_cache_and_changes_nothing() {
 
 #[test]
 fn the_oldest_goes_on_when_pages_lack_and_the_others_follow() {
-    let options = with_capacity(|capacity| {
+    let crowded = with_capacity(|capacity| {
         capacity.pages = 7;
         capacity.slots = 3;
     });
-    let mut engine = Engine::new(&DENSE, options.clone()).unwrap();
     let requests: Vec<_> = (0..3)
         .map(|seed| Request {
             ignore_eos: true,
             ..Request::new(prompt(3, seed), 50)
         })
         .collect();
-    let ids: Vec<_> = requests.iter().map(|r| engine.submit(r).unwrap()).collect();
-    let mut heard = BTreeMap::new();
-    finish(&mut engine, &mut heard);
-    assert!(engine.stats().preemptions > 0);
-    for (request, id) in requests.iter().zip(ids) {
-        assert_alone(&DENSE, &options, request, heard.remove(&id).unwrap());
+    for kv_precision in PRECISIONS {
+        let options = Options {
+            kv_precision,
+            ..crowded.clone()
+        };
+        let mut engine = Engine::new(&DENSE, options.clone()).unwrap();
+        let ids: Vec<_> = requests.iter().map(|r| engine.submit(r).unwrap()).collect();
+        let mut heard = BTreeMap::new();
+        finish(&mut engine, &mut heard);
+        assert!(engine.stats().preemptions > 0);
+        for (request, id) in requests.iter().zip(ids) {
+            assert_alone(&DENSE, &options, request, heard.remove(&id).unwrap());
+        }
     }
 }
 
@@ -489,11 +503,12 @@ proptest! {
         (alignment, acts) in alignment_and_acts(),
         page_rows in 1usize..12, slots in 1usize..9, prefill_rows in 1usize..40,
         fused_commit: bool, prefix_cache: bool, is_dense: bool,
+        kv_precision in prop::sample::select(&PRECISIONS),
     ) {
         // The longest text has 39 + 23 tokens and a block of 11.
         let capacity = Capacity { slots, page_rows, pages: 90usize.div_ceil(page_rows), prefill_rows };
         let savings = Savings { fused_commit, prefix_cache, ..Savings::default() };
-        let options = Options { capacity, savings, ..options(alignment) };
+        let options = Options { kv_precision, capacity, savings, ..options(alignment) };
         let model = if is_dense { &*DENSE } else { &*GOLDEN };
         assert_independent(model, &options, acts);
     }
@@ -521,6 +536,7 @@ proptest! {
         acts in acts(LabelAlignment::Shifted, 30),
         page_rows in 1usize..40, slots in 1usize..9, prefill_rows in 1usize..40,
         fused_commit: bool, prefix_cache: bool, writes_stories: bool,
+        kv_precision in prop::sample::select(&PRECISIONS),
     ) {
         let model = &CHILDREN[usize::from(writes_stories)];
         let own = Options::new(&model.config);
@@ -529,7 +545,7 @@ proptest! {
         // MASK is the last id.
         let num_ids = own.mask_token_id.unwrap();
         let acts = acts.into_iter().map(|act| in_vocabulary(act, num_ids)).collect();
-        assert_independent(model, &Options { capacity, savings, ..own }, acts);
+        assert_independent(model, &Options { kv_precision, capacity, savings, ..own }, acts);
     }
 }
 

@@ -79,6 +79,7 @@ pub(crate) fn options(label_alignment: LabelAlignment) -> Options {
         eos_token_ids: vec![EOS],
         label_alignment,
         block_size: Some(8),
+        kv_precision: Precision::F32,
         capacity: CAPACITY,
         savings: Savings::default(),
     }

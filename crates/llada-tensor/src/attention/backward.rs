@@ -42,6 +42,7 @@ pub(super) struct Scratch {
     dout_columns: Vec<f32>,
     weights: Vec<f32>,
     dscores: Vec<f32>,
+    rows: Vec<f32>,
     dqueries: Vec<f32>,
 }
 
@@ -111,11 +112,12 @@ impl Backward<'_> {
         let (keys, values) = (inputs.keys(*head), inputs.values(*head));
         let queries = tile.rows(inputs.q, inputs.scale, &mut scratch.queries);
         let columns = tile.columns(queries, &mut scratch.query_columns);
-        let weights = tile.scores(s, keys, columns, &mut scratch.weights);
+        let rows = &mut scratch.rows;
+        let weights = tile.scores(s, keys, columns, rows, &mut scratch.weights);
         tile.hide(weights);
         let douts = tile.rows(saved.dout, 1.0, &mut scratch.douts);
         let columns = tile.columns(douts, &mut scratch.dout_columns);
-        let dscores = tile.scores(s, values, columns, &mut scratch.dscores);
+        let dscores = tile.scores(s, values, columns, rows, &mut scratch.dscores);
         let (lse, drift) = (
             tile.lanes(saved.lse),
             saved.drift(s, tile, inputs.heads.dim),
@@ -124,7 +126,7 @@ impl Backward<'_> {
         tile.add_weighted_queries(s, weights, douts, &mut scratch.dvalues, first_key);
         tile.add_weighted_queries(s, dscores, queries, &mut scratch.dkeys, first_key);
         let dqueries = zeroed(&mut scratch.dqueries, tile.len() * inputs.heads.dim);
-        tile.add_weighted_keys(s, dscores, keys, dqueries);
+        tile.add_weighted_keys(s, dscores, keys, rows, dqueries);
         for (dquery, index) in dqueries
             .chunks_exact_mut(inputs.heads.dim)
             .zip(tile.indices())

@@ -12,6 +12,7 @@ use crate::simd::{Kernel, Simd, dispatch};
 pub(super) struct Scratch {
     queries: Vec<f32>,
     columns: Vec<f32>,
+    rows: Vec<f32>,
     scores: Vec<f32>,
     sums: Vec<f32>,
 }
@@ -69,11 +70,12 @@ impl Kernel for Forward<'_> {
         for tile in Tile::split(inputs, run, head) {
             let queries = tile.rows(inputs.q, inputs.scale, &mut scratch.queries);
             let columns = tile.columns(queries, &mut scratch.columns);
-            let scores = tile.scores(s, inputs.keys(head), columns, &mut scratch.scores);
+            let (keys, rows) = (inputs.keys(head), &mut scratch.rows);
+            let scores = tile.scores(s, keys, columns, rows, &mut scratch.scores);
             tile.hide(scores);
             let (lse, totals) = exponentiate(s, tile.width::<S>(), scores);
             let sums = zeroed(&mut scratch.sums, tile.len() * dim);
-            tile.add_weighted_keys(s, scores, inputs.values(head), sums);
+            tile.add_weighted_keys(s, scores, inputs.values(head), rows, sums);
             for (query, index) in tile.indices().enumerate() {
                 let out = &mut sums[query * dim..][..dim];
                 out.iter_mut().for_each(|sum| *sum /= totals[query]);

@@ -7,6 +7,9 @@
 //! lane by lane and keys and values are read where they lie. Work is done only where some row of the
 //! run sees a key; the ragged ends of the other rows get the score minus infinity.
 //!
+//! Keys and values may be stored in bf16. They are widened before they are multiplied, so that the result is
+//! that of the rounded keys and values in `f32`, bit by bit.
+//!
 //! A query's result does not depend on its tile. In the backward pass one task handles the runs that
 //! share keys, so a key's gradient is summed in row order.
 
@@ -23,7 +26,7 @@ use rayon::prelude::*;
 use crate::parallel::Shared;
 use crate::{Isa, Tensor};
 use runs::{Run, Seen, paged_runs, runs, segments};
-use tile::Source;
+use tile::{Elements, Source};
 
 /// Keys that one query row sees: rows `[0]..[1]` and rows `[2]..[3]` of the key array, disjoint, in
 /// either order; an empty range has equal ends. At least one key is visible.
@@ -75,9 +78,9 @@ struct Inputs<'a> {
     /// [N, H*P].
     q: &'a [f32],
     /// [M, G*P].
-    keys: &'a [f32],
+    keys: Elements<'a>,
     /// [M, G*P].
-    values: &'a [f32],
+    values: Elements<'a>,
     /// N.
     seen: Seen<'a>,
     heads: Heads,
@@ -85,7 +88,7 @@ struct Inputs<'a> {
 }
 
 /// Returns softmax(q k^T * scale over the visible keys) v.
-/// # Shapes: q [N, H*P], keys and values [M, G*P] (M may exceed what the ranges use), ranges N.
+/// # Shapes: q [N, H*P], keys and values [M, G*P] `f32` or bf16 (M may exceed what the ranges use), ranges N.
 ///
 /// # Panics
 /// If shapes disagree, G does not divide H, a range lies outside the keys or a row sees no key.
@@ -108,7 +111,7 @@ pub fn attention(
 /// group. The result is bit-identical wherever the pieces lie, and that of one piece in order.
 ///
 /// # Shapes
-/// q [N, H*P], keys and values [M, G*P] -> [N, H*P].
+/// q [N, H*P], keys and values [M, G*P] `f32` or bf16 -> [N, H*P].
 ///
 /// # Panics
 /// If shapes disagree, G does not divide H, the groups do not cover the rows, or a row sees no key or
@@ -259,8 +262,8 @@ impl<'a> Inputs<'a> {
         assert_eq!(keys.shape(), values.shape(), "attention: keys and values");
         Self {
             q: q.f32s(),
-            keys: keys.f32s(),
-            values: values.f32s(),
+            keys: Elements::of(keys),
+            values: Elements::of(values),
             seen,
             heads,
             scale,
@@ -270,7 +273,7 @@ impl<'a> Inputs<'a> {
     /// Returns the keys of one head.
     fn keys(&self, head: usize) -> Source<'a> {
         Source {
-            values: self.keys,
+            elements: self.keys,
             heads: self.heads,
             head,
         }
@@ -279,7 +282,7 @@ impl<'a> Inputs<'a> {
     /// Returns the values of one head.
     fn values(&self, head: usize) -> Source<'a> {
         Source {
-            values: self.values,
+            elements: self.values,
             heads: self.heads,
             head,
         }

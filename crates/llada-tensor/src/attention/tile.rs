@@ -2,23 +2,47 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use super::Heads;
 use super::Inputs;
 use super::products::{View, add_product, add_transposed_product};
 use super::runs::{Run, Seen};
 use crate::simd::Simd;
+use crate::{DType, Tensor};
 
 /// Queries in a tile: the lanes of the widest vector. Scores are stored as [keys, `QUERIES`].
 pub(super) const QUERIES: usize = 16;
 
+/// Most keys of a product. Those that are stored in bf16 are widened by so many, which stay in a core's
+/// first cache until they are used.
+const KEYS: usize = 32;
+
 /// One number per query of a tile.
 pub(super) type Lanes = [f32; QUERIES];
+
+/// Elements of keys or values as they are stored.
+#[derive(Clone, Copy)]
+pub(super) enum Elements<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Elements<'a> {
+    /// Returns the elements of an array of either type.
+    pub(super) fn of(x: &'a Tensor) -> Self {
+        match x.dtype() {
+            DType::Bf16 => Self::Bf16(x.bf16s()),
+            _ => Self::F32(x.f32s()),
+        }
+    }
+}
 
 /// Keys or values of one key-value head.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     /// [M, G*P].
-    pub(super) values: &'a [f32],
+    pub(super) elements: Elements<'a>,
     pub(super) heads: Heads,
     /// The key-value head.
     pub(super) head: usize,
@@ -30,13 +54,29 @@ impl<'a> Source<'a> {
         (key * self.heads.key_value + self.head) * self.heads.dim
     }
 
-    /// Returns the head in the rows of some keys.
+    /// Returns the head in the rows of some keys: where it is stored, or in `memory`, widened.
     #[inline(always)]
-    fn rows(&self, keys: &Range<usize>) -> View<'a> {
-        let stride = self.heads.key_value * self.heads.dim;
+    fn rows<'m, S: Simd>(self, s: S, keys: Range<usize>, memory: &'m mut Vec<f32>) -> View<'m>
+    where
+        'a: 'm,
+    {
+        let dim = self.heads.dim;
+        let stored = match self.elements {
+            Elements::F32(values) => {
+                return View {
+                    values: &values[self.offset(keys.start)..],
+                    stride: self.heads.key_value * dim,
+                };
+            }
+            Elements::Bf16(values) => values,
+        };
+        memory.resize(KEYS * dim, 0.0);
+        for (key, row) in keys.zip(memory.chunks_exact_mut(dim)) {
+            widen(s, &stored[self.offset(key)..][..dim], row);
+        }
         View {
-            values: &self.values[self.offset(keys.start)..],
-            stride,
+            values: memory,
+            stride: dim,
         }
     }
 }
@@ -133,13 +173,14 @@ impl<'a> Tile<'a> {
         s: S,
         keys: Source<'_>,
         columns: View<'_>,
+        rows: &mut Vec<f32>,
         memory: &'m mut Vec<f32>,
     ) -> &'m mut [f32] {
         let scores = zeroed(memory, self.run.num_keys() * QUERIES);
         for (piece, start) in self.pieces() {
             let shape = [piece.len(), self.heads.dim, self.width::<S>()];
-            let scores = &mut scores[start * QUERIES..];
-            add_product(s, shape, keys.rows(piece), columns, scores, QUERIES);
+            let (rows, scores) = (keys.rows(s, piece, rows), &mut scores[start * QUERIES..]);
+            add_product(s, shape, rows, columns, scores, QUERIES);
         }
         scores
     }
@@ -164,6 +205,7 @@ impl<'a> Tile<'a> {
         s: S,
         weights: &[f32],
         keys: Source<'_>,
+        rows: &mut Vec<f32>,
         sums: &mut [f32],
     ) {
         for (piece, start) in self.pieces() {
@@ -172,7 +214,8 @@ impl<'a> Tile<'a> {
                 values: &weights[start * QUERIES..],
                 stride: QUERIES,
             };
-            add_transposed_product(s, shape, weights, keys.rows(piece), sums);
+            let rows = keys.rows(s, piece, rows);
+            add_transposed_product(s, shape, weights, rows, sums);
         }
     }
 
@@ -188,7 +231,7 @@ impl<'a> Tile<'a> {
         first_key: usize,
     ) {
         let dim = self.heads.dim;
-        for (piece, start) in self.pieces().filter(|(piece, _)| !piece.is_empty()) {
+        for (piece, start) in self.pieces() {
             let shape = [piece.len(), self.len(), dim];
             let weights = View {
                 values: &weights[start * QUERIES..],
@@ -205,13 +248,32 @@ impl<'a> Tile<'a> {
         self.len().next_multiple_of(S::LANES)
     }
 
-    /// Returns the keys of the run piece by piece, each with its first row of the scores.
-    fn pieces(&self) -> impl Iterator<Item = (&'a Range<usize>, usize)> {
-        self.run.pieces.iter().scan(0, |next, piece| {
-            let start = *next;
-            *next += piece.len();
-            Some((piece, start))
+    /// Returns the keys of the run, at most [`KEYS`] at a time, each piece with its first row of the scores.
+    fn pieces(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let cut = |piece: &Range<usize>| {
+            let end = piece.end;
+            let starts = piece.clone().step_by(KEYS);
+            starts.map(move |start| start..end.min(start + KEYS))
+        };
+        let mut next = 0;
+        self.run.pieces.iter().flat_map(cut).map(move |piece| {
+            let start = next;
+            next += piece.len();
+            (piece, start)
         })
+    }
+}
+
+/// Writes a row of bf16 as `f32`.
+#[inline(always)]
+fn widen<S: Simd>(s: S, from: &[bf16], to: &mut [f32]) {
+    let mut start = 0;
+    while start + S::LANES <= from.len() {
+        s.store(s.load_bf16(&from[start..]), &mut to[start..]);
+        start += S::LANES;
+    }
+    for (to, from) in to[start..].iter_mut().zip(&from[start..]) {
+        *to = from.to_f32();
     }
 }
 

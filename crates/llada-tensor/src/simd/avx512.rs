@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{Kernel, Simd};
 
@@ -158,6 +158,16 @@ impl Simd for Avx512 {
                 shifted,
                 _mm512_set1_epi8(mask.cast_signed()),
             ))
+        }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16]) -> __m512 {
+        let x = &x[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has sixteen elements.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
         }
     }
 

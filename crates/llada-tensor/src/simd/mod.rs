@@ -36,7 +36,7 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
-use half::f16;
+use half::{bf16, f16};
 
 use crate::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -91,6 +91,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn prefetch<T>(self, from: &T, bytes: usize);
     /// Reads the first `LANES` elements. Panics when there are fewer.
     fn load_f16(self, x: &[f16]) -> Self::V;
+    /// Reads the first `LANES` elements. Panics when there are fewer.
+    fn load_bf16(self, x: &[bf16]) -> Self::V;
     /// Lanes are four bytes each: adds to the integers in `acc` the products of unsigned bytes of `a` and
     /// signed bytes of `b`, exactly.
     fn dot_bytes(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
@@ -219,7 +221,7 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
 /// Returns the bits of `x` rounded to bf16: `bf16::from_f32` without a branch, so that loops over it
 /// become vectors.
 #[inline(always)]
-fn bf16_bits(x: f32) -> u32 {
+pub(crate) fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     let quiet_nan = bits >> 16 | 0x40;

@@ -1,6 +1,6 @@
 //! Portable vectors: arrays that the compiler may or may not vectorise.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{Simd, unpack_pair};
 
@@ -116,6 +116,11 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn load_f16(self, x: &[f16]) -> V {
+        std::array::from_fn(|i| x[..8][i].to_f32())
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16]) -> V {
         std::array::from_fn(|i| x[..8][i].to_f32())
     }
 

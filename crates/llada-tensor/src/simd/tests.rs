@@ -241,6 +241,36 @@ fn zipping_alternates_the_lanes() {
     }
 }
 
+/// Reads bf16 numbers.
+struct Widen<'a> {
+    x: &'a [half::bf16],
+}
+
+impl Kernel for Widen<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<f32> {
+        let mut lanes = vec![0.0; S::LANES];
+        s.store(s.load_bf16(self.x), &mut lanes);
+        lanes
+    }
+}
+
+#[test]
+fn widened_numbers_are_what_they_were() {
+    let x: Vec<f32> = (0..16)
+        .map(|i| 0.37 * i as f32 - 3.0)
+        .chain([1e-40])
+        .collect();
+    let x: Vec<_> = x.into_iter().rev().map(half::bf16::from_f32).collect();
+    for isa in Isa::available() {
+        let lanes = dispatch(isa, Widen { x: &x });
+        let want: Vec<f32> = x[..lanes.len()].iter().map(|x| x.to_f32()).collect();
+        assert_eq!(lanes, want, "{isa:?}");
+    }
+}
+
 /// Returns the halves of all lanes of two vectors of bf16 pairs, joined and packed.
 struct Pairs<'a> {
     /// A vector and another one, as many elements as [`Simd::LANES`] each.

@@ -291,7 +291,7 @@ fn scatter(rows: &Tensor, pieces: &[Vec<Range<usize>>], num_rows: usize) -> Tens
 #[test]
 fn keys_in_pages_are_bit_identical_to_keys_in_order() {
     let visible = SEQUENCES.map(visible);
-    for heads in [HEADS[1], HEADS[2]] {
+    for heads in [HEADS[0], HEADS[1], HEADS[2]] {
         let (mut first_key, mut ranges) = (0, Vec::new());
         for ((len, _), visible) in SEQUENCES.iter().zip(&visible) {
             ranges.extend(visible.iter().map(|&n| [first_key, first_key + n, 0, 0]));
@@ -303,7 +303,11 @@ fn keys_in_pages_are_bit_identical_to_keys_in_order() {
         };
         let [q, keys, values, _] = inputs(&layout, heads);
         for_every_isa(|| {
-            let ordered = forward(&layout, heads).out;
+            let attend = |[keys, values]: [Tensor; 2]| {
+                attention(&q, &keys, &values, &layout.ranges, heads, scale(heads)).out
+            };
+            let ordered = attend([&keys, &values].map(Tensor::to_f32));
+            let ordered_bf16 = attend([&keys, &values].map(Tensor::to_bf16));
             for page_rows in [1, 4, 32, 100] {
                 let (pieces, num_rows) = pages(page_rows);
                 let [keys, values] = [&keys, &values].map(|rows| scatter(rows, &pieces, num_rows));
@@ -318,10 +322,35 @@ fn keys_in_pages_are_bit_identical_to_keys_in_order() {
                     }
                 });
                 let groups: Vec<_> = groups.collect();
-                let paged = attention_paged(&q, &keys, &values, &groups, heads, scale(heads));
-                assert_eq!(paged, ordered, "pages of {page_rows}");
+                let attend = |[keys, values]: [Tensor; 2]| {
+                    attention_paged(&q, &keys, &values, &groups, heads, scale(heads))
+                };
+                let stored = [&keys, &values];
+                assert_eq!(attend(stored.map(Tensor::to_f32)), ordered, "{page_rows}");
+                assert_eq!(
+                    attend(stored.map(Tensor::to_bf16)),
+                    ordered_bf16,
+                    "{page_rows}"
+                );
             }
         });
+    }
+}
+
+#[test]
+fn keys_and_values_in_bf16_are_bit_identical_to_the_rounded_ones_in_f32() {
+    for layout in layouts() {
+        for heads in HEADS {
+            let [q, keys, values, _] = inputs(&layout, heads);
+            let (keys, values) = (keys.to_bf16(), values.to_bf16());
+            let attend = |keys: &Tensor, values: &Tensor| {
+                attention(&q, keys, values, &layout.ranges, heads, scale(heads))
+            };
+            for_every_isa(|| {
+                let widened = attend(&keys.to_f32(), &values.to_f32());
+                assert_eq!(attend(&keys, &values), widened);
+            });
+        }
     }
 }
 

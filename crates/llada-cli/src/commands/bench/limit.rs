@@ -4,7 +4,7 @@
 //! Both are floors: norms, activations, the embedding, keys and values of the same forward and the last
 //! layer's attention are left out. Rates are measured, not taken from data sheets.
 
-use llada_engine::{Method, Request};
+use llada_engine::{Method, Options, Request};
 use llada_model::{KvStore, Mlp, Model, ParamKind, Weights};
 use llada_tensor::{DType, Precision, Weight, product_rate, read_rate};
 use serde::Serialize;
@@ -46,19 +46,13 @@ impl Bound {
 }
 
 impl Limit {
-    /// Measures the machine and returns the floor of `run`. `block_size` is that of requests that name
-    /// none.
-    pub(super) fn of(
-        run: &Run,
-        model: &Model,
-        block_size: Option<usize>,
-        precision: Precision,
-    ) -> Self {
-        let work = Work::of(run, model, block_size);
+    /// Measures the machine and returns the floor of `run`, whose products had the given precision.
+    pub(super) fn of(run: &Run, model: &Model, options: &Options, products: Precision) -> Self {
+        let work = Work::of(run, model, options);
         let forwards = run.stats.forwards as f64;
         let (bytes, flops) = (work.bytes / forwards, work.flops / forwards);
         let (bytes_per_second, flops_per_second) =
-            (read_rate(bytes as usize), product_rate(precision));
+            (read_rate(bytes as usize), product_rate(products));
         let (reads, arithmetic) = (bytes / bytes_per_second, flops / flops_per_second);
         let seconds = run.elapsed.as_secs_f64() / forwards;
         Self {
@@ -85,18 +79,18 @@ struct Work {
 }
 
 impl Work {
-    fn of(run: &Run, model: &Model, block_size: Option<usize>) -> Self {
+    fn of(run: &Run, model: &Model, options: &Options) -> Self {
         let (stats, costs) = (&run.stats, Costs::of(model));
         let config = &model.config;
-        let seen = run
-            .served
-            .iter()
-            .map(|(request, answer)| Seen::of(request, &answer.steps_per_block, block_size));
+        let seen = run.served.iter().map(|(request, answer)| {
+            Seen::of(request, &answer.steps_per_block, options.block_size)
+        });
         let seen = seen.fold(Seen::default(), |sum, seen| Seen {
             keys: sum.keys + seen.keys,
             pairs: sum.pairs + seen.pairs,
         });
         let experts: u64 = stats.experts_per_layer.iter().sum();
+        let key_bytes = KvStore::bytes_per_row(config, options.kv_precision);
         // A product with all keys and one with all values, two operations each.
         let flops_per_pair = 4 * config.num_attention_heads * config.head_dim;
         let attending_layers = config.num_hidden_layers - 1;
@@ -104,7 +98,7 @@ impl Work {
             bytes: stats.forwards as f64 * costs.layers.bytes
                 + run.head_passes as f64 * costs.outputs.bytes
                 + experts as f64 * costs.expert_bytes
-                + (seen.keys * KvStore::bytes_per_row(config)) as f64,
+                + (seen.keys * key_bytes) as f64,
             flops: stats.rows as f64 * costs.layers.flops
                 + stats.head_rows as f64 * costs.outputs.flops
                 + (seen.pairs * flops_per_pair * attending_layers) as f64,

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use llada_model::{CachedInput, CachedOutput, Config, KvStore, Mlp, Model, ParamKind, Weights};
-use llada_tensor::{DType, RowGroup, integer_rate, num_threads, read_rate};
+use llada_tensor::{DType, Precision, RowGroup, integer_rate, num_threads, read_rate};
 use serde::Serialize;
 
-use crate::args::ShapeArgs;
+use crate::args::{PrecisionArg, ShapeArgs};
 use crate::{failure, ui};
 
 /// Bytes over which reading is measured: more than caches hold.
@@ -62,7 +62,11 @@ struct Prefill {
     of_peak: f64,
 }
 
-pub(super) fn run(args: &ShapeArgs, as_json: bool) -> anyhow::Result<()> {
+pub(super) fn run(
+    args: &ShapeArgs,
+    kv_precision: Option<PrecisionArg>,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&args.config)
         .with_context(|| format!("cannot read `{}`", args.config.display()))?;
     let config = Config::from_json(&text).map_err(failure::usage)?;
@@ -76,7 +80,9 @@ pub(super) fn run(args: &ShapeArgs, as_json: bool) -> anyhow::Result<()> {
     }
     ui::say("drawing weights");
     let weights = Weights::random_codes(&config, 1, args.quant.into());
-    let report = Bench::new(Model::new(config, weights), context)?.report();
+    // As for any checkpoint of quantised weights.
+    let kv_precision = kv_precision.map_or(Precision::Bf16, Into::into);
+    let report = Bench::new(Model::new(config, weights), kv_precision, context)?.report();
     match as_json {
         true => ui::line(serde_json::to_string(&report)?),
         false => ui::write(&report.table()),
@@ -93,10 +99,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(model: Model, context: usize) -> anyhow::Result<Self> {
+    fn new(model: Model, kv_precision: Precision, context: usize) -> anyhow::Result<Self> {
         let rows = context.max(CHUNK_ROWS) + BLOCK_ROWS;
         Ok(Self {
-            store: KvStore::new(&model.config, rows)?,
+            store: KvStore::new(&model.config, kv_precision, rows)?,
             model,
             context,
             bytes_per_second: read_rate(READ_BYTES),

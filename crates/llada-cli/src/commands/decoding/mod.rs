@@ -7,15 +7,16 @@ mod rows;
 use std::path::Path;
 
 use llada_engine::{Hooks, Method, Options, Request};
-use llada_model::Config;
+use llada_model::{Config, GgufFile};
 use llada_request::{Checkpoint, EditIds, Settings};
+use llada_tensor::Precision;
 use llada_text::Tokenizer;
 
 pub(super) use self::answer::to_json;
 pub(super) use self::draft::{Slots, Speller};
 pub(super) use self::rows::{Prompt, Row};
 use super::gguf::read_tokenizer;
-use crate::args::IdArgs;
+use crate::args::{IdArgs, PrecisionArg, PrecisionArgs};
 use crate::failure;
 
 /// A request, what its text is made with, and where it was written.
@@ -29,9 +30,14 @@ pub(super) struct Job {
 }
 
 /// Reads the configuration and the tokenizer of a checkpoint, which may be lacking.
-pub(super) fn open(dir: &Path, ids: &IdArgs, ar: bool) -> anyhow::Result<Checkpoint> {
+pub(super) fn open(
+    dir: &Path,
+    ids: &IdArgs,
+    precision: &PrecisionArgs,
+    ar: bool,
+) -> anyhow::Result<Checkpoint> {
     let config = Config::of_checkpoint(dir)?;
-    let mut options = Options::new(&config);
+    let mut options = Options::with_kv_precision(&config, kv_precision(dir, precision)?);
     options.mask_token_id = ids.mask_id.or(options.mask_token_id);
     if let Some(id) = ids.eos_id {
         options.eos_token_ids = vec![id];
@@ -52,6 +58,29 @@ pub(super) fn open(dir: &Path, ids: &IdArgs, ar: bool) -> anyhow::Result<Checkpo
         edit_ids,
         vocab_size,
     ))
+}
+
+/// Returns the precision of a checkpoint's keys and values: the one asked for, or bf16 where products or
+/// weights are coarse anyway.
+pub(super) fn kv_precision(dir: &Path, args: &PrecisionArgs) -> anyhow::Result<Precision> {
+    if let Some(precision) = args.kv_precision {
+        return Ok(precision.into());
+    }
+    match args.products == PrecisionArg::Bf16 || is_quantised(dir)? {
+        true => Ok(Precision::Bf16),
+        false => Ok(Precision::F32),
+    }
+}
+
+fn is_quantised(path: &Path) -> anyhow::Result<bool> {
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let file = GgufFile::open(path)?;
+    let is_quantised = file
+        .tensors()
+        .any(|(_, tensor)| tensor.format.is_quantised());
+    Ok(is_quantised)
 }
 
 /// Makes the request that a row asks for. What the row leaves out, `defaults` say.

@@ -1,14 +1,16 @@
 //! A parent against its child on one engine: worked sums, and texts judged by the parent.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use llada_engine::{Acceptance, Answer, Engine, Method, Options, Policy, Request, Savings};
+use llada_engine::{Acceptance, Answer, Engine, Method, Options, Policy, Request};
 use llada_model::{Input, Model};
 use serde_json::json;
 
 use super::nll::documents;
-use crate::args::{CompareArgs, EvalSumsArgs, EvalTextArgs};
+use crate::args::{CompareArgs, EvalSumsArgs, EvalTextArgs, PrecisionArgs};
+use crate::commands::decoding::kv_precision;
 use crate::commands::gguf::load_tokenizer;
 use crate::commands::{load_model, models};
 use crate::worked_sums::{Sum, unseen};
@@ -51,18 +53,18 @@ pub(super) fn sums(args: &EvalSumsArgs) -> anyhow::Result<()> {
         },
         quality: "exact",
     };
-    let (parent, child) = load_pair(&args.compare)?;
+    let [parent, child] = load_pair(&args.compare)?;
     compare(&args.compare, &parent, &child, &task)
 }
 
 pub(super) fn text(args: &EvalTextArgs) -> anyhow::Result<()> {
     let tokenizer = load_tokenizer(&models::whole(&args.compare.parent)?)?;
-    let (parent, child) = load_pair(&args.compare)?;
+    let [parent, child] = load_pair(&args.compare)?;
     let documents = documents(
         &args.data,
         &tokenizer,
-        &parent,
-        parent.config.max_position_embeddings,
+        &parent.model,
+        parent.model.config.max_position_embeddings,
     )?;
     let prompts = documents.iter().map(|document| document.ids.as_slice());
     let prompts: Vec<Vec<u32>> = prompts
@@ -76,7 +78,7 @@ pub(super) fn text(args: &EvalTextArgs) -> anyhow::Result<()> {
         max_new_tokens: args.max_new_tokens,
         judge: &|index, answer| {
             Ok(continuation_nll(
-                &parent,
+                &parent.model,
                 &judged[index],
                 &answer.output_ids,
             ))
@@ -86,19 +88,35 @@ pub(super) fn text(args: &EvalTextArgs) -> anyhow::Result<()> {
     compare(&args.compare, &parent, &child, &task)
 }
 
-fn load_pair(args: &CompareArgs) -> anyhow::Result<(Model, Model)> {
-    let precision = args.precision.into();
-    Ok((
-        load_model(&models::whole(&args.parent)?, precision)?,
-        load_model(&models::whole(&args.child)?, precision)?,
-    ))
+/// A model and how it is served.
+struct Contender {
+    model: Model,
+    options: Options,
+}
+
+fn load_pair(args: &CompareArgs) -> anyhow::Result<[Contender; 2]> {
+    Ok([
+        Contender::load(&args.parent, &args.precision)?,
+        Contender::load(&args.child, &args.precision)?,
+    ])
+}
+
+impl Contender {
+    /// Loads a model, to be served so that no request profits from an earlier one.
+    fn load(given: &Path, precision: &PrecisionArgs) -> anyhow::Result<Self> {
+        let dir = models::whole(given)?;
+        let model = load_model(&dir, precision.products.into())?;
+        let mut options = Options::with_kv_precision(&model.config, kv_precision(&dir, precision)?);
+        options.savings.prefix_cache = false;
+        Ok(Self { model, options })
+    }
 }
 
 /// Prints one row for the parent and one per threshold for the child.
 fn compare(
     args: &CompareArgs,
-    parent: &Model,
-    child: &Model,
+    parent: &Contender,
+    child: &Contender,
     task: &Task<'_>,
 ) -> anyhow::Result<()> {
     anyhow::ensure!(
@@ -117,8 +135,8 @@ fn compare(
     );
     let mut outcomes = Vec::new();
     for (name, threshold) in rows {
-        let model = if threshold.is_some() { child } else { parent };
-        let mut engine = Engine::new(model, every_prompt_computed(model))?;
+        let asked = if threshold.is_some() { child } else { parent };
+        let mut engine = Engine::new(&asked.model, asked.options.clone())?;
         let mut outcome = Outcome::default();
         for (index, prompt) in task.prompts.iter().enumerate() {
             let request = Request {
@@ -145,17 +163,6 @@ fn compare(
     }
     bar.finish_and_clear();
     print_outcomes(args, task, &outcomes)
-}
-
-/// Returns options under which no request profits from an earlier one.
-fn every_prompt_computed(model: &Model) -> Options {
-    Options {
-        savings: Savings {
-            prefix_cache: false,
-            ..Savings::default()
-        },
-        ..Options::new(&model.config)
-    }
 }
 
 impl Outcome {

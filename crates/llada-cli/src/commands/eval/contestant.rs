@@ -60,15 +60,16 @@ impl Contestant {
         likelihood: &str,
     ) -> anyhow::Result<Self> {
         let mode = super::nll::mode("--likelihood", likelihood)?;
+        let (ids, precision) = (&args.model.ids, &args.model.precision);
         let asker = match args.plain {
-            true => Asker::plain(dir, &args.model.ids, ar)?,
-            false => Asker::new(dir, &args.model.ids, ar)?,
+            true => Asker::plain(dir, ids, precision, ar)?,
+            false => Asker::new(dir, ids, precision, ar)?,
         };
         Ok(Self {
             settings,
             likelihood: likelihood.to_owned(),
             asker,
-            model: load_model(dir, args.model.precision.into())?,
+            model: load_model(dir, precision.products.into())?,
             mode,
             draws: args.draws.get(),
         })
