@@ -43,8 +43,8 @@ pub(super) trait Format {
     /// Whether something is subtracted from every weight.
     const HAS_OFFSET: bool = false;
 
-    /// Returns the fours of half a block, as unsigned bytes.
-    fn half<S: Simd>(s: S, lines: &[Line], lane: usize, half: usize) -> [S::V; HALF];
+    /// Returns the fours of the two halves of a block, as unsigned bytes.
+    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2];
 
     /// Returns the scales of a block.
     fn scales<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> Scales<S::V>;
@@ -56,8 +56,8 @@ impl Format for Q4_0 {
     const LINES: usize = 4;
 
     #[inline(always)]
-    fn half<S: Simd>(s: S, lines: &[Line], lane: usize, half: usize) -> [S::V; HALF] {
-        nibbles(s, lines, lane, half)
+    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
+        nibbles(s, lines, lane)
     }
 
     #[inline(always)]
@@ -72,8 +72,8 @@ impl Format for Q8_0 {
     const LINES: usize = 8;
 
     #[inline(always)]
-    fn half<S: Simd>(s: S, lines: &[Line], lane: usize, half: usize) -> [S::V; HALF] {
-        load(s, lines, lane, half * HALF)
+    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
+        [load(s, lines, lane, 0), load(s, lines, lane, HALF)]
     }
 
     #[inline(always)]
@@ -89,8 +89,8 @@ impl Format for Q4K {
     const HAS_OFFSET: bool = true;
 
     #[inline(always)]
-    fn half<S: Simd>(s: S, lines: &[Line], lane: usize, half: usize) -> [S::V; HALF] {
-        nibbles(s, lines, lane, half)
+    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
+        nibbles(s, lines, lane)
     }
 
     #[inline(always)]
@@ -106,19 +106,11 @@ impl Format for Q5K {
     const HAS_OFFSET: bool = true;
 
     #[inline(always)]
-    fn half<S: Simd>(s: S, lines: &[Line], lane: usize, half: usize) -> [S::V; HALF] {
-        let [a, b, c, d] = nibbles(s, lines, lane, half);
-        let bits = s.load(&lines[4].0[lane..]);
-        let bits = match half {
-            0 => bits,
-            _ => s.bits_left(bits, 4, 0xf0),
-        };
-        [
-            s.or(a, s.bits_right(bits, 0, 0x10)),
-            s.or(b, s.bits_right(bits, 1, 0x10)),
-            s.or(c, s.bits_right(bits, 2, 0x10)),
-            s.or(d, s.bits_right(bits, 3, 0x10)),
-        ]
+    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
+        let [first, last] = nibbles(s, lines, lane);
+        let bits = s.load(&lines[HALF].0[lane..]);
+        let moved = s.bits_left(bits, 4, 0xf0);
+        [add_bits(s, first, bits), add_bits(s, last, moved)]
     }
 
     #[inline(always)]
@@ -134,15 +126,11 @@ impl Format for Q6K {
     const SCALES: usize = 2;
 
     #[inline(always)]
-    fn half<S: Simd>(s: S, lines: &[Line], lane: usize, half: usize) -> [S::V; HALF] {
-        let [a, b, c, d] = nibbles(s, lines, lane, half);
-        let pairs = s.load(&lines[4 + half].0[lane..]);
-        [
-            s.or(a, s.bits_right(pairs, 0, 0x30)),
-            s.or(b, s.bits_right(pairs, 2, 0x30)),
-            s.or(c, s.bits_left(pairs, 4, 0x30)),
-            s.or(d, s.bits_left(pairs, 2, 0x30)),
-        ]
+    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
+        let [first, last] = nibbles(s, lines, lane);
+        let pairs = s.load(&lines[HALF].0[lane..]);
+        let more = s.load(&lines[HALF + 1].0[lane..]);
+        [add_pairs(s, first, pairs), add_pairs(s, last, more)]
     }
 
     #[inline(always)]
@@ -173,16 +161,45 @@ fn load<S: Simd>(s: S, lines: &[Line], lane: usize, first: usize) -> [S::V; HALF
     ]
 }
 
-/// Reads the low halves of the bytes of four lines, or the high ones.
+/// Reads the low halves of the bytes of four lines, and the high ones.
 #[inline(always)]
-fn nibbles<S: Simd>(s: S, lines: &[Line], lane: usize, half: usize) -> [S::V; HALF] {
+fn nibbles<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
     let [a, b, c, d] = load(s, lines, lane, 0);
-    let shift = 4 * half as u32;
     [
-        s.bits_right(a, shift, 0x0f),
-        s.bits_right(b, shift, 0x0f),
-        s.bits_right(c, shift, 0x0f),
-        s.bits_right(d, shift, 0x0f),
+        [
+            s.bits_right(a, 0, 0x0f),
+            s.bits_right(b, 0, 0x0f),
+            s.bits_right(c, 0, 0x0f),
+            s.bits_right(d, 0, 0x0f),
+        ],
+        [
+            s.bits_right(a, 4, 0x0f),
+            s.bits_right(b, 4, 0x0f),
+            s.bits_right(c, 4, 0x0f),
+            s.bits_right(d, 4, 0x0f),
+        ],
+    ]
+}
+
+/// Adds the fifth bits, which lie from bit 4 of every byte on.
+#[inline(always)]
+fn add_bits<S: Simd>(s: S, [a, b, c, d]: [S::V; HALF], bits: S::V) -> [S::V; HALF] {
+    [
+        s.or(a, s.bits_right(bits, 0, 0x10)),
+        s.or(b, s.bits_right(bits, 1, 0x10)),
+        s.or(c, s.bits_right(bits, 2, 0x10)),
+        s.or(d, s.bits_right(bits, 3, 0x10)),
+    ]
+}
+
+/// Adds the two high bits, which lie at bits 4, 6, 0 and 2 of every byte.
+#[inline(always)]
+fn add_pairs<S: Simd>(s: S, [a, b, c, d]: [S::V; HALF], pairs: S::V) -> [S::V; HALF] {
+    [
+        s.or(a, s.bits_right(pairs, 0, 0x30)),
+        s.or(b, s.bits_right(pairs, 2, 0x30)),
+        s.or(c, s.bits_left(pairs, 4, 0x30)),
+        s.or(d, s.bits_left(pairs, 2, 0x30)),
     ]
 }
 

@@ -156,34 +156,69 @@ fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, 
             s.prefetch(line, AHEAD_BYTES);
         }
         let scales = F::scales(s, b, block);
+        let [first, last] = F::codes(s, lines, b.lane);
         let mut dots = [s.splat(0.0); ROWS];
-        for half in 0..2 {
-            if half == 0 || F::SCALES == 2 {
-                for i in 0..ROWS {
-                    dots[i] = s.splat(rows[i].starts[half]);
-                }
-            }
-            let codes = F::half(s, lines, b.lane, half);
-            for quad in 0..HALF {
-                for i in 0..ROWS {
-                    let a = s.splat(rows[i].quads[half * HALF + quad]);
-                    dots[i] = s.dot_bytes(codes[quad], a, dots[i]);
-                }
-            }
-            if half == 1 || F::SCALES == 2 {
-                for i in 0..ROWS {
-                    let scale = s.mul(scales.scale[half], s.splat(rows[i].scale));
-                    acc[i] = s.fma(s.int_to_f32(dots[i]), scale, acc[i]);
-                }
+        if !F::HAS_OFFSET {
+            for i in 0..ROWS {
+                dots[i] = s.splat(rows[i].offsets[0]);
             }
         }
+        multiply(s, first, rows, 0, &mut dots);
+        if F::SCALES == 2 {
+            add_scaled(s, dots, scales.scale[0], rows, &mut acc);
+            for i in 0..ROWS {
+                dots[i] = s.splat(rows[i].offsets[1]);
+            }
+        }
+        multiply(s, last, rows, HALF, &mut dots);
+        add_scaled(s, dots, scales.scale[1], rows, &mut acc);
         if F::HAS_OFFSET {
             for i in 0..ROWS {
-                acc[i] = s.fma(scales.offset, s.splat(rows[i].minus_sum), acc[i]);
+                acc[i] = s.fma(scales.offset, s.splat(rows[i].offsets[0]), acc[i]);
             }
         }
     }
     for i in 0..ROWS {
         s.store_some(acc[i], c.row_from(i, 0));
+    }
+}
+
+/// Adds the products of half a block, whose fours of a row begin with number `first`.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators of vectors are not always compiled into this function"
+)]
+#[inline(always)]
+fn multiply<S: Simd, const ROWS: usize>(
+    s: S,
+    codes: [S::V; HALF],
+    rows: &[RowBlock],
+    first: usize,
+    dots: &mut [S::V; ROWS],
+) {
+    for quad in 0..HALF {
+        for i in 0..ROWS {
+            let a = s.splat(rows[i].quads[first + quad]);
+            dots[i] = s.dot_bytes(codes[quad], a, dots[i]);
+        }
+    }
+}
+
+/// Adds dot products times the scales of columns and rows.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators of vectors are not always compiled into this function"
+)]
+#[inline(always)]
+fn add_scaled<S: Simd, const ROWS: usize>(
+    s: S,
+    dots: [S::V; ROWS],
+    scale: S::V,
+    rows: &[RowBlock],
+    acc: &mut [S::V; ROWS],
+) {
+    for i in 0..ROWS {
+        let scale = s.mul(scale, s.splat(rows[i].scale));
+        acc[i] = s.fma(s.int_to_f32(dots[i]), scale, acc[i]);
     }
 }

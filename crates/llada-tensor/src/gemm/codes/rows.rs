@@ -24,11 +24,10 @@ pub(super) struct RowBlock {
     pub(super) quads: [f32; BLOCK / 4],
     /// What an element is worth per unit.
     pub(super) scale: f32,
-    /// What the dot products of each half start from: minus the sum of its elements times the bias of the
-    /// codes, as the bits of an `i32`. Where a scale holds for the whole block, all is in the first.
-    pub(super) starts: [f32; 2],
-    /// Minus the sum of the elements, in their units: the factor of a weight's offset.
-    pub(super) minus_sum: f32,
+    /// What the codes' biases or offsets take from a product, by [`Codes`]: minus the sum of the elements times
+    /// the bias, as the bits of an `i32`, all in the first or each half for itself; minus the sum of the
+    /// elements where weights have an offset.
+    pub(super) offsets: [f32; 2],
 }
 
 /// `f32`s of a block.
@@ -221,10 +220,6 @@ fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
     let bytes = x.map(|x| (x * per_unit + UNITS).to_bits() as u8);
     let [first, last] = [&bytes[..BLOCK / 2], &bytes[BLOCK / 2..]]
         .map(|half| half.iter().map(|&x| i32::from(x as i8)).sum::<i32>());
-    let starts = match codes {
-        Codes::Q6K => [first, last],
-        _ => [first + last, 0],
-    };
     let quad = |i: usize| u32::from_le_bytes(std::array::from_fn(|j| bytes[4 * i + j]));
     // A NaN or an infinity must not vanish in the rounding.
     let is_finite = x.iter().fold(0.0, |sum, x| sum + x * 0.0) == 0.0;
@@ -233,10 +228,14 @@ fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
     } else {
         f32::NAN
     };
+    let bias = |sum: i32| f32::from_bits((-codes.bias() * sum) as u32);
     RowBlock {
         quads: std::array::from_fn(|i| f32::from_bits(quad(i))),
         scale,
-        starts: starts.map(|sum| f32::from_bits((-codes.bias() * sum) as u32)),
-        minus_sum: scale * -(first + last) as f32,
+        offsets: match codes {
+            Codes::Q4_0 | Codes::Q8_0 => [bias(first + last), 0.0],
+            Codes::Q4K | Codes::Q5K => [scale * -(first + last) as f32, 0.0],
+            Codes::Q6K => [bias(first), bias(last)],
+        },
     }
 }
