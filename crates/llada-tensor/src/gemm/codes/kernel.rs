@@ -205,10 +205,6 @@ fn multiply<S: Simd, const ROWS: usize>(
 }
 
 /// Adds dot products times the scales of columns and rows.
-#[expect(
-    clippy::needless_range_loop,
-    reason = "iterators of vectors are not always compiled into this function"
-)]
 #[inline(always)]
 fn add_scaled<S: Simd, const ROWS: usize>(
     s: S,
