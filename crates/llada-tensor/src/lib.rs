@@ -52,7 +52,7 @@ pub use low_rank::LowRank;
 pub use mmap::{MappedFile, map_file};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamW, adamw_step, sum_of_squares};
-pub use parallel::{join, map_parallel, num_threads};
+pub use parallel::{join, keep_awake, map_parallel, num_threads};
 pub use probe::{integer_rate, product_rate, read_rate};
 pub use quant::BlockFormat;
 pub use rope::{Rotation, rope, rope_backward};

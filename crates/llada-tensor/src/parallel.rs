@@ -1,7 +1,10 @@
 //! When work is handed to other threads, and how they write to one array.
 
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use rayon::Yield;
 use rayon::prelude::*;
 
 /// Element operations worth one task: some tens of microseconds, ten times what a hand-off costs.
@@ -38,6 +41,51 @@ pub fn map_parallel<T: Send, R: Send>(items: Vec<T>, f: impl Fn(usize, T) -> R +
         .enumerate()
         .map(|(index, item)| f(index, item))
         .collect()
+}
+
+/// How long a thread looks for work before it may sleep, inside [`keep_awake`].
+const PATIENCE: Duration = Duration::from_micros(500);
+
+/// Returns what `f` computes, while the other threads look for its work without sleeping.
+///
+/// Waking a thread takes about as long as a product of one row, of which a forward has five per layer. Results
+/// are the same; outside of a thread pool nothing else happens.
+pub fn keep_awake<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    let Some(own) = rayon::current_thread_index() else {
+        return f();
+    };
+    let is_done = AtomicBool::new(false);
+    rayon::scope(|scope| {
+        for _ in 1..num_threads() {
+            scope.spawn(|_| look_for_work(own, &is_done));
+        }
+        let _at_the_end = SetOnDrop(&is_done);
+        f()
+    })
+}
+
+/// Does what others ask for until all is done. A thread that finds itself here while it waits for something of
+/// `f` gets away, as all do, when there has been nothing to do for a while.
+fn look_for_work(asking: usize, is_done: &AtomicBool) {
+    if rayon::current_thread_index() == Some(asking) {
+        return;
+    }
+    let mut last = Instant::now();
+    while !is_done.load(Ordering::Acquire) && last.elapsed() < PATIENCE {
+        match rayon::yield_now() {
+            Some(Yield::Executed) => last = Instant::now(),
+            _ => std::hint::spin_loop(),
+        }
+    }
+}
+
+/// Sets a flag when it goes out of scope, in a panic too.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// An array of which tasks write interleaved parts, such as the columns of some heads.

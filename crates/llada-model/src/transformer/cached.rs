@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use llada_tensor::{RowGroup, Tensor, embed, map_parallel, num_threads, stack_rows};
+use llada_tensor::{RowGroup, Tensor, embed, keep_awake, map_parallel, num_threads, stack_rows};
 
 use super::Model;
 use super::attention::{Projected, attend_paged, project};
@@ -60,6 +60,13 @@ struct Part<'a> {
 /// See [`Model::forward_cached`].
 pub(super) fn forward(model: &Model, input: &CachedInput<'_>, store: &mut KvStore) -> CachedOutput {
     check(input);
+    match model.layer_size > SMALL_LAYER {
+        true => keep_awake(|| through_layers(model, input, store)),
+        false => through_layers(model, input, store),
+    }
+}
+
+fn through_layers(model: &Model, input: &CachedInput<'_>, store: &mut KvStore) -> CachedOutput {
     let parts = deal(model, input);
     let embedding = &model.weights.embedding;
     let mut xs: Vec<Tensor> = parts

@@ -180,9 +180,9 @@ struct LowRankParts<'a> {
 type AddPart = fn(&LowRank, Isa, Precision, Matrix<'_>, &mut [f32]);
 
 impl LowRankParts<'_> {
-    /// Returns whether any expert has one.
+    /// Returns whether any expert that has rows has one.
     fn exist<'w>(&self, weight: impl Fn(usize) -> &'w Weight) -> bool {
-        (0..self.plan.num_experts()).any(|e| weight(e).low_rank().is_some())
+        self.plan.used().any(|e| weight(e).low_rank().is_some())
     }
 
     /// # Shapes: x [S, I], y [S, O].

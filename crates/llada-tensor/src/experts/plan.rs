@@ -54,13 +54,18 @@ impl Plan {
         self.starts[expert]..self.starts[expert + 1]
     }
 
+    /// Returns the experts that have rows.
+    pub(super) fn used(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.num_experts()).filter(|&expert| !self.range(expert).is_empty())
+    }
+
     /// Views the rows of an expert.
     fn part<'a>(&self, x: &'a Tensor, expert: usize) -> Matrix<'a> {
         let (range, [_, width]) = (self.range(expert), x.dims2());
         Matrix::new(&x.f32s()[range.start * width..range.end * width], width)
     }
 
-    /// Cuts a matrix into the rows of every expert.
+    /// Cuts a matrix into the rows of every expert that has some.
     fn parts<'a>(&self, x: &'a mut Tensor) -> Vec<&'a mut [f32]> {
         let [_, width] = x.dims2();
         let mut rest = x.f32s_mut();
@@ -70,7 +75,7 @@ impl Plan {
             rest = others;
             part
         };
-        (0..self.num_experts()).map(&mut cut).collect()
+        self.used().map(&mut cut).collect()
     }
 
     /// Writes to the rows of every expert in each `y` the product of its rows in `x` and its matrix, or
@@ -84,18 +89,15 @@ impl Plan {
         ys: [&mut Tensor; K],
     ) {
         let mut targets = ys.map(|y| self.parts(y).into_iter());
-        let mut products = Vec::with_capacity(K * self.starts.len());
-        for expert in 0..self.num_experts() {
-            let (rows, matrices) = (self.range(expert), matrices(expert));
-            for ((right, precision), targets) in matrices.into_iter().zip(&mut targets) {
-                if let Some(c) = targets.next().filter(|c| !c.is_empty()) {
-                    products.push(PartProduct {
-                        rows: rows.clone(),
-                        precision,
-                        right,
-                        c,
-                    });
-                }
+        let mut products = Vec::new();
+        for expert in self.used() {
+            for ((right, precision), targets) in matrices(expert).into_iter().zip(&mut targets) {
+                products.extend(targets.next().map(|c| PartProduct {
+                    rows: self.range(expert),
+                    precision,
+                    right,
+                    c,
+                }));
             }
         }
         gemm_parts(isa, x, start, products);
@@ -109,10 +111,9 @@ impl Plan {
         y: &mut Tensor,
         add: impl Fn(usize, Matrix<'_>, &mut [f32]) + Sync,
     ) {
-        let parts = self.parts(y).into_par_iter().enumerate();
-        parts
-            .filter(|(_, y)| !y.is_empty())
-            .for_each(|(expert, y)| add(expert, self.part(x, expert), y));
+        let used: Vec<usize> = self.used().collect();
+        let parts = used.into_par_iter().zip(self.parts(y));
+        parts.for_each(|(expert, y)| add(expert, self.part(x, expert), y));
     }
 
     /// Adds to every expert's gradient what its rows in `dy` and `x` give.

@@ -12,9 +12,9 @@ use crate::simd::{Kernel, Simd};
 
 /// Rows whose products take as long as reading the codes.
 const CODES_COST_ROWS: usize = 4;
-/// How far ahead of the codes in use others are asked for: far enough that they come while products
+/// How far ahead of the codes and scales in use others are asked for: far enough that they come while products
 /// are computed.
-const AHEAD_BYTES: usize = 16384;
+const AHEAD_BYTES: usize = 24576;
 
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {
@@ -143,6 +143,7 @@ struct Rows<'a> {
 #[inline(always)]
 fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, mut c: Target<'_>) {
     let blocks = a.blocks.chunks_exact(a.height);
+    let scales_of_a_block = b.head.len() / blocks.len().max(1);
     let mut acc = [s.splat(0.0); ROWS];
     if c.start() == Start::Sum {
         for i in 0..ROWS {
@@ -155,6 +156,7 @@ fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, 
         for line in lines {
             s.prefetch(line, AHEAD_BYTES);
         }
+        s.prefetch(&b.head[block * scales_of_a_block], AHEAD_BYTES);
         let scales = F::scales(s, b, block);
         let [first, last] = F::codes(s, lines, b.lane);
         let mut dots = [s.splat(0.0); ROWS];
