@@ -158,6 +158,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_once<T>(self, from: &T, bytes: usize) {
+        let address = std::ptr::from_ref(from).cast::<i8>().wrapping_add(bytes);
+        // SAFETY: `self` proves that the features exist; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(address) }
+    }
+
+    #[inline(always)]
     fn load_f16(self, x: &[f16]) -> __m256 {
         let x = &x[..Self::LANES];
         // SAFETY: `self` proves that the features exist, and the slice has eight elements.

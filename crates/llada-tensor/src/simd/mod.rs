@@ -89,6 +89,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Asks for the cache line that is `bytes` after `from`, whether or not it exists. It comes into the
     /// second level: the first can wait for few lines at a time, and then computing waits with it.
     fn prefetch<T>(self, from: &T, bytes: usize);
+    /// Asks for the cache line that is `bytes` after `from`, whether or not it exists, to be used once: it
+    /// comes into the first level, and takes no room in the last.
+    fn prefetch_once<T>(self, from: &T, bytes: usize);
     /// Reads the first `LANES` elements. Panics when there are fewer.
     fn load_f16(self, x: &[f16]) -> Self::V;
     /// Reads the first `LANES` elements. Panics when there are fewer.

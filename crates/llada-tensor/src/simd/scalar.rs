@@ -115,6 +115,9 @@ impl Simd for Scalar {
     fn prefetch<T>(self, _from: &T, _bytes: usize) {}
 
     #[inline(always)]
+    fn prefetch_once<T>(self, _from: &T, _bytes: usize) {}
+
+    #[inline(always)]
     fn load_f16(self, x: &[f16]) -> V {
         std::array::from_fn(|i| x[..8][i].to_f32())
     }

@@ -14,7 +14,7 @@ use crate::simd::{Kernel, Simd};
 const CODES_COST_ROWS: usize = 4;
 /// How far ahead of the codes and scales in use others are asked for: far enough that they come while products
 /// are computed.
-const AHEAD_BYTES: usize = 24576;
+const AHEAD_BYTES: usize = 20480;
 
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {
@@ -91,7 +91,7 @@ fn sweep<S: Simd, F: Format>(s: S, mut sweep: Sweep<'_>) {
 /// Computes a vector of columns for all rows.
 #[inline(always)]
 fn strip<S: Simd, F: Format>(s: S, sweep: &mut Sweep<'_>, column: usize) {
-    let [_, n] = sweep.c.shape();
+    let [num_rows, n] = sweep.c.shape();
     let (head, lines) = sweep.b.panel(sweep.first_panel + column / PANEL);
     let b = Strip {
         head,
@@ -108,6 +108,7 @@ fn strip<S: Simd, F: Format>(s: S, sweep: &mut Sweep<'_>, column: usize) {
                 blocks,
                 height,
                 first: done,
+                reads_once: now == num_rows && S::LANES == PANEL,
             };
             let c = sweep.c.block(first..first + now, columns.clone());
             match now {
@@ -133,6 +134,8 @@ struct Rows<'a> {
     /// Rows of the whole tile.
     height: usize,
     first: usize,
+    /// Whether nothing reads these codes again soon.
+    reads_once: bool,
 }
 
 /// Computes a vector of columns of some rows in registers.
@@ -153,10 +156,21 @@ fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, 
     for (block, rows) in blocks.enumerate() {
         let rows = &rows[a.first..][..ROWS];
         let lines = &b.lines[block * F::LINES..][..F::LINES];
-        for line in lines {
-            s.prefetch(line, AHEAD_BYTES);
+        let scales = &b.head[block * scales_of_a_block];
+        match a.reads_once {
+            true => {
+                s.prefetch_once(scales, AHEAD_BYTES);
+                for line in lines {
+                    s.prefetch_once(line, AHEAD_BYTES);
+                }
+            }
+            false => {
+                s.prefetch(scales, AHEAD_BYTES);
+                for line in lines {
+                    s.prefetch(line, AHEAD_BYTES);
+                }
+            }
         }
-        s.prefetch(&b.head[block * scales_of_a_block], AHEAD_BYTES);
         let scales = F::scales(s, b, block);
         let [first, last] = F::codes(s, lines, b.lane);
         let mut dots = [s.splat(0.0); ROWS];
