@@ -12,9 +12,11 @@ use crate::simd::{Kernel, Simd};
 
 /// Rows whose products take as long as reading the codes.
 const CODES_COST_ROWS: usize = 4;
-/// How far ahead of the codes and scales in use others are asked for: far enough that they come while products
-/// are computed.
-const AHEAD_BYTES: usize = 20480;
+/// How far ahead of the codes and scales in use others are asked for, in bytes: so far that they come while
+/// products are computed.
+const FAR: usize = 20480;
+/// The same for codes that are used once: the processor sees one stream of them and asks for the rest.
+const NEAR: usize = 2048;
 
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {
@@ -159,15 +161,15 @@ fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, 
         let scales = &b.head[block * scales_of_a_block];
         match a.reads_once {
             true => {
-                s.prefetch_once(scales, AHEAD_BYTES);
+                s.prefetch_once(scales, FAR);
                 for line in lines {
-                    s.prefetch_once(line, AHEAD_BYTES);
+                    s.prefetch_once(line, NEAR);
                 }
             }
             false => {
-                s.prefetch(scales, AHEAD_BYTES);
+                s.prefetch(scales, FAR);
                 for line in lines {
-                    s.prefetch(line, AHEAD_BYTES);
+                    s.prefetch(line, FAR);
                 }
             }
         }
