@@ -19,10 +19,19 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> anyhow::Result<rayon::Threa
 
 /// Returns the bytes of memory that the process holds, or 0 where the system does not say.
 pub(crate) fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+    system_bytes("/proc/self/status", "VmRSS:").unwrap_or(0)
+}
+
+/// Returns the bytes of memory that a program can have without others losing theirs, where the system says so.
+pub(crate) fn free_bytes() -> Option<u64> {
+    system_bytes("/proc/meminfo", "MemAvailable:")
+}
+
+/// Returns what stands behind a key, in a file of the system that counts kibibytes.
+fn system_bytes(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let number = text.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(number.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// Prints one line of data to stdout; see [`write()`].

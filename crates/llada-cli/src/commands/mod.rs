@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use indicatif::HumanBytes;
 use llada_model::{KeepDtype, Model};
 use llada_tensor::Precision;
 use llada_train::Recipe;
@@ -81,11 +82,48 @@ fn load_model_watched(
     precision: Precision,
     watch: &mut dyn FnMut(u64, u64),
 ) -> anyhow::Result<Model> {
-    let loaded = llada_model::load_watched(dir, precision, KeepDtype::AsStored, watch)?;
+    let mut is_first = true;
+    let mut watch = |done, total| {
+        if std::mem::take(&mut is_first)
+            && let Some(warning) = ui::free_bytes().and_then(|free| shortage(total - done, free))
+        {
+            ui::say(warning);
+        }
+        watch(done, total);
+    };
+    let loaded = llada_model::load_watched(dir, precision, KeepDtype::AsStored, &mut watch)?;
     for warning in &loaded.warnings {
         ui::say(format!("warning: {warning}"));
     }
     let mut model = Model::new(loaded.config, loaded.weights);
     model.pack();
     Ok(model)
+}
+
+/// Returns a warning if so many bytes of weights do not fit in the memory that is free.
+fn shortage(needed: u64, free: u64) -> Option<String> {
+    (needed > free).then(|| {
+        format!(
+            "warning: the weights take at least {}, and {} of memory are free: the system will move memory to disk, \
+             which is slow, or end the program; `--quant q4_0` takes the least",
+            HumanBytes(needed),
+            HumanBytes(free)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_that_fit_are_no_reason_for_a_warning() {
+        assert_eq!(shortage(5, 5), None);
+        let warning = shortage(10 << 30, 6 << 30).unwrap();
+        assert!(
+            warning.contains("10.00 GiB") && warning.contains("6.00 GiB"),
+            "{warning}"
+        );
+        assert!(ui::free_bytes().is_none_or(|free| free > 0));
+    }
 }
