@@ -128,3 +128,42 @@ impl<'a> Shared<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sums by halves, in as many tasks as there are numbers.
+    fn sum(numbers: &[u64]) -> u64 {
+        if let [number] = numbers {
+            return *number;
+        }
+        let (left, right) = numbers.split_at(numbers.len() / 2);
+        let (left, right) = join(|| sum(left), || sum(right));
+        left + right
+    }
+
+    #[test]
+    fn work_is_done_awake_as_asleep_inside_a_pool_and_outside() {
+        let numbers: Vec<u64> = (0..1000).collect();
+        assert_eq!(keep_awake(|| sum(&numbers)), 499_500);
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let pool = pool.build().unwrap();
+            for _ in 0..20 {
+                let twice = || keep_awake(|| keep_awake(|| sum(&numbers)) + sum(&numbers));
+                assert_eq!(pool.install(twice), 999_000);
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_lets_the_other_threads_go() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3);
+        let pool = pool.build().unwrap();
+        let panicking = || pool.install(|| keep_awake(|| -> u64 { panic!("on purpose") }));
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking));
+        assert!(caught.is_err());
+        assert_eq!(pool.install(|| keep_awake(|| 7)), 7);
+    }
+}
