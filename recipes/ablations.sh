@@ -9,19 +9,23 @@
 #   cap      confidence-aware training of worked sums, by its weight
 #   dpo      preference pairs told apart, in training and held out
 #   edit     worked sums decoded with and without correction of placed tokens
-#   parent   the last model of the pipeline beside its parent
-# and all of them if none is named. All but the first two begin with models of recipes/tiny-cpu.sh, in
-# the directory that PIPELINE names, runs/tiny.
+#   turns    insertions and deletions learned in one look at a draft, or in several
+#   pipeline what each model of the pipeline measures
+#   parent   the models of the pipeline beside its parent
+# and all of them if none is named. All but the first two need what recipes/tiny-cpu.sh leaves in the
+# directory that PIPELINE names, runs/tiny; the last two besides those of seeds 2 and 3 in PIPELINE-2
+# and PIPELINE-3, and they run what is not there yet.
 #
-# Uses one thread, of `cargo run --release` or of the program that LLADA names. Needs cargo, coreutils,
-# sed and awk.
+# Uses one thread (pipelines all), of `cargo run --release` or of the program that LLADA names. Needs
+# cargo, coreutils, sed and awk.
 set -euo pipefail
 export LC_ALL=C
 
 out=$(realpath -m -- "${1:-runs/ablations}")
 tables=("${@:2}")
-((${#tables[@]})) || tables=(choices labels cap dpo edit parent)
+((${#tables[@]})) || tables=(choices labels cap dpo edit turns pipeline parent)
 pipeline=$(realpath -m -- "${PIPELINE:-runs/tiny}")
+pipelines=("$pipeline" "$pipeline-2" "$pipeline-3")
 program=(cargo run --release --quiet --)
 [[ -z ${LLADA:-} ]] || program=("$(realpath -- "$LLADA")")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -168,12 +172,12 @@ relabelled() {
     mv "$to.partial" "$to"
 }
 
+sums_data=(data.train="$pipeline/data/sums.jsonl" data.valid="$pipeline/data/sums-valid.jsonl")
+
 # sums_run NAME RECIPE FROM SEED SETTING...: worked sums, half the batch of the pipeline.
 sums_run() {
-    local data=$pipeline/data
     trained "$out/$1" "$2" model.path="$pipeline/sums/$3/final" train.seed="$4" \
-        data.train="$data/sums.jsonl" data.valid="$data/sums-valid.jsonl" \
-        train.batch_documents=32 "${@:5}"
+        "${sums_data[@]}" train.batch_documents=32 "${@:5}"
 }
 
 # The model before, which solves nine sums of ten, and 80 steps that differ in lambda alone.
@@ -246,9 +250,7 @@ table_edit() {
         for kind in masks drafts; do
             dir=$out/edit/$kind-$seed
             for edit in off 0.9 0.5; do
-                kept "$dir/answers_$edit" decode_with "$edit" "$dir/final"
-                judge "$dir/answers_$edit" tokens >"$dir/tokens-$edit"
-                judge "$dir/answers_$edit" exact >"$dir/exact-$edit"
+                decoded "$dir" "$edit"
             done
         done
     done
@@ -261,6 +263,13 @@ table_edit() {
             echo
         done
     done
+}
+
+# decoded DIR EDIT: tokens per forward and the share of right answers of a run's model.
+decoded() {
+    kept "$1/answers-$2" decode_with "$2" "$1/final"
+    judge "$1/answers-$2" tokens >"$1/tokens-$2"
+    judge "$1/answers-$2" exact >"$1/exact-$2"
 }
 
 # decode_with EDIT MODEL: the answers to the first 200 held-out sums at threshold 0.7.
@@ -280,19 +289,103 @@ judge() {
         END { print what == "exact" ? exact / NR : tokens / forwards }'
 }
 
-# Bounds on the same stories as `choices`, and the parent's opinion of what is written.
+# 300 steps with masks alone, or half of them drafts to repair, looked at once or several times; from a
+# model with tokens that edit, whose labels are at the same position.
+table_turns() {
+    local seed looks edit dir base=$out/turns/base recipe turns
+    base_of_turns "$base"
+    for seed in "${seeds[@]}"; do
+        for looks in 0 1 2 3; do
+            dir=$out/turns/$looks-$seed recipe=levenshtein-sums-2core turns=(levenshtein.turns="$looks")
+            ((looks)) || recipe=sums-child-2core turns=()
+            trained "$dir" "$recipe" model.path="$base/final" train.seed="$seed" "${sums_data[@]}" \
+                train.steps=300 train.batch_documents=32 optimizer.lr=1e-3 "${turns[@]}"
+            for edit in off revise:0.9 revise:0.5; do
+                decoded "$dir" "$edit"
+            done
+        done
+    done
+    header "looks at a draft" "repairs above" "tokens per forward" exact
+    for looks in 0 1 2 3; do
+        for edit in off revise:0.9 revise:0.5; do
+            printf '| %s | %s |' "$looks" "${edit#revise:}"
+            spread 2 "$out/turns/$looks-"?"/tokens-$edit"
+            spread 3 "$out/turns/$looks-"?"/exact-$edit"
+            echo
+        done
+    done
+}
+
+base_of_turns() {
+    local dir=$out/turns
+    [[ -d $dir/init ]] || llada sums init "$dir/init" --edit-tokens
+    trained "$dir/parent" sums-parent-2core model.config="$dir/init/config.json" \
+        model.tokenizer="$dir/init" "${sums_data[@]}" train.steps=400
+    [[ -d $dir/converted ]] || llada convert "$dir/parent/final" "$dir/converted" --block-size 16 \
+        --label-alignment same >&2
+    trained "$1" sums-child-2core model.path="$dir/converted" "${sums_data[@]}" train.steps=2000
+}
+
+# The three pipelines, whether or not each of their stages improved what it is for.
+pipelines() {
+    local seed flags=()
+    for seed in "" 2 3; do
+        [[ -z $seed ]] || flags=(--seed "$seed")
+        local dir=$pipeline${seed:+-$seed}
+        [[ -e $dir/summary.json ]] || recipes/tiny-cpu.sh --out "$dir" "${flags[@]}" >&2 ||
+            [[ -e $dir/summary.json ]]
+    done
+}
+
+# of_pipelines FILE KEY PRECISION: a number of the same file in each of the three.
+of_pipelines() {
+    spread "$3" <(for dir in "${pipelines[@]}"; do number "$2" "$dir/$1"; done)
+}
+
+table_pipeline() {
+    local model column
+    pipelines
+    header "stories" "bound on texts" "bound on answers" "tokens per forward" "parent's NLL"
+    for model in converted cpt merged sft cap dpo; do
+        pipeline_row "$model" measured "parent's NLL" 2
+    done
+    echo
+    header "worked sums" "bound on texts" "bound on answers" "tokens per forward" exact
+    for model in converted cpt merged sft cap dpo; do
+        pipeline_row "$model" sums/measured exact 3
+    done
+}
+
+# pipeline_row MODEL DIR QUALITY PRECISION
+pipeline_row() {
+    printf '| `%s` |' "$1"
+    of_pipelines "$2/$1.json" bound_on_texts 3
+    of_pipelines "$2/$1.json" bound_on_answers 3
+    of_pipelines "$2/$1.json" tokens_per_forward 2
+    of_pipelines "$2/$1.json" "$3" "$4"
+    echo
+}
+
+# Bounds on the same stories as `choices`, what they are above the parent's likelihood, and the parent's
+# opinion of what is written.
 table_parent() {
-    local parent=assets/tinystories-656k dir=$out/parent block model threshold
-    mkdir -p "$dir"
-    kept "$dir/ar" bound_ar "$parent"
+    local parent=assets/tinystories-656k model block threshold dir
+    pipelines
+    for dir in "${pipelines[@]}"; do
+        mkdir -p "$dir/parent"
+    done
+    kept "$pipeline/parent/ar" bound_ar "$parent"
     header model "B 1" "B 4" "B 8" "B 32"
-    printf '| parent |%s\n' "$(printf ' %.3f | | | |' "$(<"$dir/ar")")"
+    printf '| parent | %.3f | | | |\n' "$(<"$pipeline/parent/ar")"
     for model in merged sft dpo; do
         printf '| `%s` |' "$model"
         for block in 1 4 8 32; do
-            kept "$dir/$model-$block" bound "$pipeline/$model/final" "$block"
-            printf ' %.3f (%+.3f) |' "$(<"$dir/$model-$block")" \
-                "$(awk -v ar="$(<"$dir/ar")" '{ print $1 - ar }' "$dir/$model-$block")"
+            for dir in "${pipelines[@]}"; do
+                kept "$dir/parent/$model-$block" bound "$dir/$model/final" "$block"
+            done
+            spread 3 "${pipelines[@]/%//parent/$model-$block}" | sed 's/ |$//'
+            cat "${pipelines[@]/%//parent/$model-$block}" | awk -v ar="$(<"$pipeline/parent/ar")" \
+                '{ sum += $1 } END { printf ", %+.3f |", sum / NR - ar }'
         done
         echo
     done
@@ -300,18 +393,18 @@ table_parent() {
     header model threshold "tokens per forward" "parent's NLL"
     for model in merged dpo; do
         for threshold in 0.9 0.5 0.3; do
-            kept "$dir/$model-text-$threshold" write_texts "$parent" "$pipeline/$model/final" "$threshold"
-            parent_row parent "$(head -n 1 "$dir/$model-text-$threshold")" - "$model$threshold"
-            parent_row "\`$model\`" "$(tail -n 1 "$dir/$model-text-$threshold")" "$threshold"
+            for dir in "${pipelines[@]}"; do
+                kept "$dir/parent/$model-text-$threshold" \
+                    write_texts "$parent" "$dir/$model/final" "$threshold"
+            done
+            [[ $model$threshold != merged0.9 ]] || printf '| parent | - | 1.00 | %.2f |\n' \
+                "$(head -n 1 "$pipeline/parent/$model-text-$threshold" | number "parent's NLL")"
+            printf '| `%s` | %s |' "$model" "$threshold"
+            of_pipelines "parent/$model-text-$threshold" tokens_per_forward 2
+            of_pipelines "parent/$model-text-$threshold" "parent's NLL" 2
+            echo
         done
     done
-}
-
-# parent_row NAME JSON THRESHOLD [WHICH]: a row of a table; of the parent only the first.
-parent_row() {
-    [[ ${4:-merged0.9} == merged0.9 ]] || return 0
-    printf '| %s | %s | %.2f | %.2f |\n' "$1" "$3" "$(number tokens_per_forward <<<"$2")" \
-        "$(number "parent's NLL" <<<"$2")"
 }
 
 bound_ar() {

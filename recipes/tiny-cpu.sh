@@ -2,7 +2,7 @@
 # From an autoregressive checkpoint to a preference-trained block-diffusion model, on two testbeds:
 # children's stories (a real parent, real text) and worked sums (quality is exact match).
 #
-#   recipes/tiny-cpu.sh [--quick] [--out DIR]
+#   recipes/tiny-cpu.sh [--quick] [--out DIR] [--seed N]
 #
 # conversion -> continued pre-training (WSD block sizes) -> mean of the best checkpoints
 # -> fine-tuning -> confidence-aware training -> preference training -> generation
@@ -11,6 +11,7 @@
 # summary.json: what each model measures, and for each stage its own metric before and after. The
 # program ends with 1 if a stage did not improve that; --quick, less than a minute to see that everything
 # runs, only says so. What DIR holds is not done again: after an interruption, give the same command.
+# N is the seed of every training, instead of the recipes' own: another order of the data, other noise.
 #
 # Needs cargo and coreutils. LLADA=PROGRAM runs that program instead of `cargo run --release`.
 set -euo pipefail
@@ -20,7 +21,8 @@ main() {
     parse_arguments "$@"
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     mkdir -p "$out"
-    require_one_size
+    require_one size "$size"
+    require_one seed "$seed"
     data=$out/data
     [[ -d $data ]] || make_data
     summary=() worse=()
@@ -34,6 +36,7 @@ main() {
 parse_arguments() {
     size=full
     out=
+    seed=recipes seeded=()
     while (($#)); do
         case $1 in
             --quick) size=quick ;;
@@ -41,7 +44,12 @@ parse_arguments() {
                 out=$(realpath -m -- "${2:?--out needs a directory}")
                 shift
                 ;;
-            *) refuse "unknown argument \`$1\`; usage: recipes/tiny-cpu.sh [--quick] [--out DIR]" ;;
+            --seed)
+                seed=${2:?--seed needs a number}
+                seeded=(--set train.seed="$seed")
+                shift
+                ;;
+            *) refuse "unknown argument \`$1\`; usage: recipes/tiny-cpu.sh [--quick] [--out DIR] [--seed N]" ;;
         esac
         shift
     done
@@ -55,12 +63,12 @@ refuse() {
     exit 2
 }
 
-# A directory holds the full run or the quick one, never some of both.
-require_one_size() {
-    [[ -e $out/size ]] || echo "$size" >"$out/size"
+# require_one WHAT VALUE: a directory holds the full run or the quick one, of one seed, never some of both.
+require_one() {
+    [[ -e $out/$1 ]] || echo "$2" >"$out/$1"
     local held
-    held=$(<"$out/size")
-    [[ $held == "$size" ]] || refuse "\`$out\` holds the $held run; choose another --out"
+    held=$(<"$out/$1")
+    [[ $held == "$2" ]] || refuse "\`$out\` holds a run of another $1, $held; choose another --out"
 }
 
 say() {
@@ -150,14 +158,14 @@ train() {
     local resume=()
     [[ ! -d $dir/$stage/checkpoints ]] || resume=(--resume)
     llada train "recipes/tiny-$testbed-$stage.toml" --run-dir "$dir/$stage" "${resume[@]}" \
-        --set model.path="$from" "$@" "${quick[@]}"
+        --set model.path="$from" "${seeded[@]}" "$@" "${quick[@]}"
 }
 
 merge() {
     [[ ! -d $dir/merged/final ]] || return 0
     say "$testbed: the mean of the best checkpoints"
     rm -rf "$dir/merged"
-    llada merge --run "$dir/cpt" --metric "block_$block" --best "$(by_size 5 2)" --dtype f32 \
+    llada merge --run "$dir/cpt" --metric "block_$block" --best "$(by_size 3 2)" --dtype f32 \
         --out "$dir/merged/final"
 }
 

@@ -57,8 +57,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 fn is_of_input(error: &anyhow::Error) -> bool {
     error.is::<Usage>()
         || error.chain().any(|cause| {
-            let model = match cause.downcast_ref::<llada_train::Error>() {
-                Some(llada_train::Error::Model(model)) => Some(model), // it words itself as that one
+            use llada_train::Error;
+            let model = match cause.downcast_ref::<Error>() {
+                Some(Error::NotDiffusion(_) | Error::OtherBlocks(_)) => return true,
+                Some(Error::Model(model)) => Some(model), // it words itself as that one
                 _ => cause.downcast_ref::<llada_model::Error>(),
             };
             let hub = cause.downcast_ref::<llada_hub::Error>();

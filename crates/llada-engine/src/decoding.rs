@@ -294,7 +294,8 @@ impl Decoding {
     }
 
     /// Takes a step. Returns why the text is finished, if it is, and whether the first active block is
-    /// done and its keys and values of this forward are final.
+    /// done and nothing more is asked of its rows: the keys and values of this forward are final, and
+    /// its last row predicts nothing.
     pub(crate) fn advance(
         &mut self,
         id: RequestId,
@@ -319,7 +320,8 @@ impl Decoding {
             self.show(id, rows, step, events);
         }
         let finish = self.commit(id, self.plan.end(&self.text, &done), events);
-        (finish, done.block == BlockOutcome::Settled)
+        let needs_nothing = done.block == BlockOutcome::Settled && !self.plan.is_shifted();
+        (finish, needs_nothing)
     }
 
     fn apply(&mut self, proposed: &Proposed) -> DenoiseStep {

@@ -69,9 +69,12 @@ impl Plan {
             alignment: options.label_alignment,
         };
         let (edits, window) = (plan.policy.edit != Edit::Off, plan.policy.window);
-        if edits && (plan.is_shifted() || plan.schedule != Schedule::Exact) {
-            let expected = "`off` with shifted labels or the reference schedule";
-            return Err(field("edit", "on", expected));
+        if edits && plan.schedule != Schedule::Exact {
+            return Err(field("edit", "on", "`off` with the reference schedule"));
+        }
+        if let (Some(reopen), true) = (plan.policy.reopen, plan.is_shifted()) {
+            let expected = "none with shifted labels";
+            return Err(field("reopen_blocks", reopen.blocks, expected));
         }
         let is_usual = !plan.is_shifted() && plan.schedule == Schedule::Exact;
         if window.is_approximate() && !is_usual {

@@ -105,6 +105,12 @@ pub enum Error {
         "config.json names no `{0}`: this is not a diffusion model; make one with `llada convert`"
     )]
     NotDiffusion(&'static str),
+    /// A model whose blocks choose their experts together was asked for the likelihood in other blocks.
+    #[error(
+        "{0} rows of this model choose their experts together, so that its likelihood is that of blocks of \
+         {0}: measure with block:{0}"
+    )]
+    OtherBlocks(usize),
     /// A checkpoint cannot insert or delete.
     #[error("config.json names no `{0}`, which `[levenshtein]` trains; name an unused token there")]
     NoEditToken(&'static str),

@@ -12,7 +12,7 @@
 //! the same tokens.
 
 use llada_diffusion::{BlockSize, Corruption, Elision, Grouping, Normalisation, Rng, Stream};
-use llada_model::Model;
+use llada_model::{Config, Model};
 
 use crate::batch::{MicroBatch, Noisy, Prepared, Reading};
 use crate::data::{Document, Turn};
@@ -43,6 +43,16 @@ impl Mode {
             Self::Block(size) => wanted.clamp(1, size.get()),
         }
     }
+
+    /// Checks that blocks are those whose rows choose their experts together, if the model has such.
+    fn check(self, config: &Config) -> Result<()> {
+        let routing = config.moe.as_ref().and_then(|moe| moe.block_routing);
+        match (routing, self) {
+            (None, _) => Ok(()),
+            (Some(routing), Self::Block(size)) if size.get() == routing.block_size => Ok(()),
+            (Some(routing), _) => Err(Error::OtherBlocks(routing.block_size)),
+        }
+    }
 }
 
 /// Negative log-likelihood of some documents.
@@ -59,8 +69,8 @@ pub struct NllResult {
 /// Measures the likelihood of `documents`, with `draws` noise levels per block.
 ///
 /// # Errors
-/// If a bound is asked of a model that is not a diffusion model, there is no token to predict, or
-/// the model's output is not finite.
+/// If a bound is asked of a model that is not a diffusion model, or of one whose blocks of another size
+/// choose their experts together, there is no token to predict, or the model's output is not finite.
 pub fn nll(model: &Model, documents: &[Document], mode: Mode, draws: usize) -> Result<NllResult> {
     summarise(&nll_of_each(model, documents, mode, draws)?)
 }
@@ -68,13 +78,15 @@ pub fn nll(model: &Model, documents: &[Document], mode: Mode, draws: usize) -> R
 /// As [`nll`], document by document. The noise of a document depends on its place in `documents`.
 ///
 /// # Errors
-/// If a bound is asked of a model that is not a diffusion model.
+/// If a bound is asked of a model that is not a diffusion model, or of one whose blocks of another size
+/// choose their experts together.
 pub fn nll_of_each(
     model: &Model,
     documents: &[Document],
     mode: Mode,
     draws: usize,
 ) -> Result<Vec<Total>> {
+    mode.check(&model.config)?;
     let mut totals = Vec::with_capacity(documents.len());
     let draws = mode.draws(draws);
     let mut pending = Pending::default();

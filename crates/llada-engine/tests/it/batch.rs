@@ -366,15 +366,11 @@ fn any_request(alignment: LabelAlignment) -> impl Strategy<Value = Request> {
         (1usize..4).prop_map(Quota::MinTransfer),
         (1usize..9).prop_map(Quota::Steps),
     ];
-    let edit = match alignment {
-        LabelAlignment::Shifted => Just(Edit::Off).boxed(),
-        LabelAlignment::Same => prop_oneof![
-            4 => Just(Edit::Off),
-            2 => (0.0f32..0.9).prop_map(Edit::Above),
-            1 => Just(Edit::Revise { above: 0.5, delete_token_id: 508, split_token_id: 509 }),
-        ]
-        .boxed(),
-    };
+    let edit = prop_oneof![
+        4 => Just(Edit::Off),
+        2 => (0.0f32..0.9).prop_map(Edit::Above),
+        1 => Just(Edit::Revise { above: 0.5, delete_token_id: 508, split_token_id: 509 }),
+    ];
     let sampling = prop_oneof![
         3 => Just(Sampling::default()),
         1 => (0.5f32..1.5, 0usize..20, 0u64..4).prop_map(|(temperature, top_k, seed)| Sampling {
@@ -408,8 +404,9 @@ fn any_request(alignment: LabelAlignment) -> impl Strategy<Value = Request> {
             rest,
         )| {
             let (ignore_eos, method, stop_id, reopen) = rest;
-            let reopen = reopen.filter(|_| matches!(edit, Edit::Above(_)));
-            let may_begin_early = edit == Edit::Off && alignment == LabelAlignment::Same;
+            let is_same = alignment == LabelAlignment::Same;
+            let reopen = reopen.filter(|_| is_same && matches!(edit, Edit::Above(_)));
+            let may_begin_early = is_same && edit == Edit::Off;
             Request {
                 method: if method == 0 {
                     Method::Autoregression
@@ -524,7 +521,16 @@ fn in_vocabulary(act: Act, num_ids: u32) -> Act {
         return act;
     };
     let lists = [&mut request.prompt, &mut request.stop_ids];
-    lists.into_iter().flatten().for_each(|id| *id %= num_ids);
+    let ids = lists.into_iter().flatten();
+    let edits = match &mut request.policy.edit {
+        Edit::Revise {
+            delete_token_id,
+            split_token_id,
+            ..
+        } => vec![delete_token_id, split_token_id],
+        _ => Vec::new(),
+    };
+    ids.chain(edits).for_each(|id| *id %= num_ids);
     Act::Submit(request)
 }
 

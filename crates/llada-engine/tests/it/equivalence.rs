@@ -191,7 +191,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig {
         rng_seed: RngSeed::Fixed(2),
-        ..ProptestConfig::with_cases(24)
+        ..ProptestConfig::with_cases(48)
     })]
 
     #[test]
@@ -199,20 +199,22 @@ proptest! {
         prompt_len in 0usize..20, seed in 0u32..1000, max_new_tokens in 1usize..20,
         block_length in 1usize..12, threshold in 0.2f32..1.1, above in -0.1f32..0.9,
         max_post_edit_steps in 0usize..5, penalty_lambda in 0.0f32..3.0, stop_id in 0u32..EOS,
-        reopen in prop::option::of((1usize..4, 1usize..4)),
+        reopen in prop::option::of((1usize..4, 1usize..4)), is_shifted: bool,
     ) {
+        let alignment = if is_shifted { LabelAlignment::Shifted } else { LabelAlignment::Same };
+        let prompt_len = prompt_len.max(usize::from(is_shifted));
         let request = Request {
             policy: Policy {
                 edit: Edit::Above(above),
                 max_post_edit_steps,
                 penalty_lambda,
-                reopen: reopen.map(|(blocks, rounds)| Reopen { blocks, rounds }),
+                reopen: reopen.filter(|_| !is_shifted).map(|(blocks, rounds)| Reopen { blocks, rounds }),
                 ..policy(threshold, Quota::MinTransfer(1))
             },
             stop_ids: vec![stop_id],
             ..endless(prompt(prompt_len, seed), max_new_tokens, block_length)
         };
-        let options = options(LabelAlignment::Same);
+        let options = options(alignment);
         let oracle = reference::generate(&DENSE, &options, &request).unwrap();
         let answer = generate(&DENSE, &options, &request);
         prop_assert_eq!(&answer.output_ids, &oracle.output_ids);

@@ -109,24 +109,25 @@ fn what_reopening_does_not_go_with_is_refused() {
         change(&mut request);
         let mut engine = Engine::new(&DENSE, options(alignment)).unwrap();
         let refused = engine.submit_with(&request, hooks);
-        refused.map(|_| ()).map_err(|error| error.to_string())
+        refused.map(|_| ()).unwrap_err().to_string()
     };
-    let same = |change: &dyn Fn(&mut Request)| {
-        refusal(LabelAlignment::Same, change, Hooks::default()).unwrap_err()
-    };
-    let shifted = refusal(LabelAlignment::Shifted, &|_| (), Hooks::default()).unwrap_err();
-    assert!(
-        shifted.starts_with("`edit` is on; expected `off` with shifted"),
-        "{shifted}"
+    let same =
+        |change: &dyn Fn(&mut Request)| refusal(LabelAlignment::Same, change, Hooks::default());
+    assert_eq!(
+        refusal(LabelAlignment::Shifted, &|_| (), Hooks::default()),
+        "`reopen_blocks` is 1; expected none with shifted labels"
     );
     let eos_early_stop = true;
     let reference = same(&|request| request.schedule = Schedule::Reference { eos_early_stop });
-    assert_eq!(reference, shifted);
+    assert_eq!(
+        reference,
+        "`edit` is on; expected `off` with the reference schedule"
+    );
     let constrained = Hooks {
         constraint: Some(Box::new(AnyText)),
         ..Hooks::default()
     };
-    let followed = refusal(LabelAlignment::Same, &|_| (), constrained).unwrap_err();
+    let followed = refusal(LabelAlignment::Same, &|_| (), constrained);
     assert!(
         followed.ends_with("an answer that follows a grammar"),
         "{followed}"

@@ -1,8 +1,10 @@
 use super::*;
 use llada_diffusion::LabelAlignment;
+use llada_model::{BlockRouting, Weights};
+use llada_tensor::Precision;
 
 use crate::data::Span;
-use crate::testing::{corpus, model};
+use crate::testing::{corpus, model, moe_config};
 
 #[test]
 fn a_shifted_model_with_blocks_of_one_token_has_the_likelihood_of_its_parent() {
@@ -69,6 +71,23 @@ fn a_parent_has_no_bound() {
     parent.config.mask_token_id = None;
     let error = nll(&parent, &corpus(), Mode::Block(BlockSize::ONE), 1).unwrap_err();
     assert!(error.to_string().contains("llada convert"), "{error}");
+}
+
+#[test]
+fn a_model_that_routes_blocks_is_measured_in_no_others() {
+    let mut config = moe_config(LabelAlignment::Same);
+    config.moe.as_mut().unwrap().block_routing = Some(BlockRouting {
+        expert_capacity: 3,
+        block_size: 4,
+    });
+    let weights = Weights::random(&config, 1, Precision::F32);
+    let model = Model::new(config, weights);
+    let block = |size| Mode::Block(BlockSize::new(size).unwrap());
+    for mode in [Mode::Ar, block(1), block(8)] {
+        let message = nll(&model, &corpus(), mode, 1).unwrap_err().to_string();
+        assert!(message.ends_with("measure with block:4"), "{message}");
+    }
+    nll(&model, &corpus(), block(4), 1).unwrap();
 }
 
 #[test]

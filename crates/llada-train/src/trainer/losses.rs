@@ -55,8 +55,10 @@ pub(super) fn loss(recipe: &Recipe, model: &Model) -> Result<Loss> {
     if operations.is_some() && num > 1 && is_shifted {
         return Err(Error::Setting {
             key: "levenshtein.turns",
-            problem: "must be 1 for a model with shifted labels, which cannot decode such edits"
-                .into(),
+            problem:
+                "must be 1 for a model with shifted labels: later rounds are for labels at the \
+                      same position"
+                    .into(),
         });
     }
     Ok(Loss::Edit(Turns {
