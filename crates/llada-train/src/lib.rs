@@ -49,4 +49,4 @@ pub use evaluate::{Mode, NllResult, Total, nll, nll_of_each};
 pub use merge::{best_checkpoints, merge, merge_adapter};
 pub use recipe::Recipe;
 pub use step::{Learner, StepReport};
-pub use trainer::{Ending, Metrics, Outcome, Resume, train, train_policy};
+pub use trainer::{Ending, Metrics, Outcome, Progress, Resume, train, train_policy};

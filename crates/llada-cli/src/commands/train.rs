@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar};
 use llada_train::plan::{Plan, plan};
-use llada_train::{Ending, Error, Metrics, Outcome, Recipe, Resume, train, train_policy};
+use llada_train::{Ending, Error, Metrics, Outcome, Progress, Recipe, Resume, train, train_policy};
 
 use self::practice::Practice;
 use super::models;
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let recipe = super::with_models(recipe, models::whole)?;
     let stop = StopOnCtrlC::new()?;
     let bar = ui::bar(recipe.train.steps, "steps");
-    let outcome = outcome(&recipe, args, &mut |metrics| show(&bar, metrics), &stop.0)?;
+    let outcome = outcome(&recipe, args, &mut |progress| show(&bar, progress), &stop.0)?;
     bar.finish_and_clear();
     for warning in &outcome.warnings {
         ui::say(format!("warning: {warning}"));
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
 fn outcome(
     recipe: &Recipe,
     args: &TrainArgs,
-    progress: &mut dyn FnMut(&Metrics),
+    progress: &mut dyn FnMut(Progress<'_>),
     stop: &AtomicBool,
 ) -> anyhow::Result<Outcome> {
     let resume = if args.resume { Resume::Yes } else { Resume::No };
@@ -160,8 +160,21 @@ fn time_left(metrics: &Metrics, steps: u64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
+fn show(bar: &ProgressBar, progress: Progress<'_>) {
+    match progress {
+        Progress::Step(metrics) => show_step(bar, metrics),
+        Progress::Reference { scored, pairs } => {
+            if scored == 0 {
+                bar.suspend(|| ui::say(format!("the reference scores {pairs} pairs first")));
+            }
+            bar.set_message(format!("  ({scored} of {pairs} pairs scored)"));
+        }
+    }
+}
+
 /// Updates the bar, and prints a line when there is something new to read.
-fn show(bar: &ProgressBar, metrics: &Metrics) {
+fn show_step(bar: &ProgressBar, metrics: &Metrics) {
+    bar.set_message("");
     bar.set_position(metrics.step);
     let is_validated = !metrics.valid.is_empty();
     if metrics.step != 1 && !metrics.step.is_multiple_of(50) && !is_validated {

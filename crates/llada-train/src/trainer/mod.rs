@@ -101,6 +101,20 @@ pub struct Metrics {
     pub valid: BTreeMap<String, f64>,
 }
 
+/// How far a run is.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// Before the first step, the frozen model of preference training has scored some of the pairs.
+    Reference {
+        /// Pairs that have their bounds.
+        scored: usize,
+        /// Pairs that need them.
+        pairs: usize,
+    },
+    /// A step is taken.
+    Step(&'a Metrics),
+}
+
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -125,7 +139,7 @@ pub struct Outcome {
 
 /// Trains as `recipe` says, in `run_dir`.
 ///
-/// `progress` is called after every step. When `stop` becomes true, the step in progress is finished
+/// `progress` is called after every step, and between the batches that are scored before the first. When `stop` becomes true, the step in progress is finished
 /// and a checkpoint saved.
 ///
 /// # Errors
@@ -135,7 +149,7 @@ pub fn train(
     recipe: &Recipe,
     run_dir: &Path,
     resume: Resume,
-    progress: &mut dyn FnMut(&Metrics),
+    progress: &mut dyn FnMut(Progress<'_>),
     stop: &AtomicBool,
 ) -> Result<Outcome> {
     Run::open(recipe, run_dir, resume, None)?.go(progress, stop)
@@ -150,7 +164,7 @@ pub fn train_policy(
     environment: &mut dyn Environment,
     run_dir: &Path,
     resume: Resume,
-    progress: &mut dyn FnMut(&Metrics),
+    progress: &mut dyn FnMut(Progress<'_>),
     stop: &AtomicBool,
 ) -> Result<Outcome> {
     Run::open(recipe, run_dir, resume, Some(environment))?.go(progress, stop)
@@ -238,8 +252,8 @@ impl<'a> Run<'a> {
     }
 
     /// Takes the steps that are left.
-    fn go(mut self, progress: &mut dyn FnMut(&Metrics), stop: &AtomicBool) -> Result<Outcome> {
-        self.ask_reference(stop)?;
+    fn go(mut self, progress: &mut dyn FnMut(Progress<'_>), stop: &AtomicBool) -> Result<Outcome> {
+        self.ask_reference(progress, stop)?;
         let ending = loop {
             if self.state.step >= self.recipe.train.steps {
                 break Ending::Finished;
@@ -260,7 +274,7 @@ impl<'a> Run<'a> {
                 if !metrics.valid.is_empty() {
                     self.report()?;
                 }
-                progress(&metrics);
+                progress(Progress::Step(&metrics));
             }
             self.checkpoint_if_due()?;
         };
@@ -276,21 +290,28 @@ impl<'a> Run<'a> {
     }
 
     /// Has the reference score all pairs of the steps to come, unless it has done so or does it step by step.
-    fn ask_reference(&mut self, stop: &AtomicBool) -> Result<()> {
+    fn ask_reference(
+        &mut self,
+        progress: &mut dyn FnMut(Progress<'_>),
+        stop: &AtomicBool,
+    ) -> Result<()> {
         let (Some(mut known), Some(dpo)) = (self.reference.take(), &self.recipe.dpo) else {
             return Ok(());
         };
         let asked = self.questions(&known);
-        let pairs = self
+        let held_out = self
             .validation
             .as_mut()
             .and_then(|validation| validation.pairs.as_mut());
-        let is_measured = pairs
+        let is_measured = held_out
             .as_ref()
             .is_none_or(|pairs| pairs.drawn.len() == known.held_out.len());
         if !(asked.is_empty() && is_measured) {
             let reference = losses::reference(self.recipe, dpo, &self.learner.model)?;
+            let (mut scored, pairs) = (0, asked.iter().map(|(drawn, _)| drawn.len()).sum());
             for (drawn, block_size) in asked {
+                progress(Progress::Reference { scored, pairs });
+                scored += drawn.len();
                 if stop.load(Ordering::Relaxed) {
                     break; // the first step will not be taken
                 }
@@ -299,12 +320,12 @@ impl<'a> Run<'a> {
                     .batch(&self.corpus.documents, drawn, block_size);
                 known.add(&batch.drawn, pair_bounds(&reference, &batch));
             }
-            if let Some(pairs) = &pairs {
+            if let Some(pairs) = &held_out {
                 known.held_out = pair_bounds(&reference, pairs);
             }
             known.save()?;
         }
-        if let Some(pairs) = pairs {
+        if let Some(pairs) = held_out {
             pairs.reference.clone_from(&known.held_out);
         }
         self.reference = Some(known);

@@ -109,7 +109,10 @@ impl Scene {
 
     fn run(&self, recipe: &Recipe, name: &str, resume: Resume) -> Result<(Outcome, Vec<Metrics>)> {
         let mut metrics = Vec::new();
-        let mut progress = |row: &Metrics| metrics.push(row.clone());
+        let mut progress = |progress: Progress<'_>| match progress {
+            Progress::Step(row) => metrics.push(row.clone()),
+            Progress::Reference { scored, pairs } => assert!(scored < pairs),
+        };
         let never = AtomicBool::new(false);
         let outcome = train(
             recipe,
@@ -389,7 +392,10 @@ fn a_stop_saves_a_checkpoint_that_can_be_resumed() {
     let recipe = scene.recipe(&[]);
     let stop = AtomicBool::new(false);
     let run = scene.dir.path().join("run");
-    let mut progress = |row: &Metrics| stop.store(row.step == 3, Ordering::Relaxed);
+    let mut progress = |progress: Progress<'_>| {
+        let is_third = matches!(progress, Progress::Step(row) if row.step == 3);
+        stop.store(is_third, Ordering::Relaxed);
+    };
     let outcome = train(&recipe, &run, Resume::No, &mut progress, &stop).unwrap();
     assert_eq!((outcome.ending, outcome.steps), (Ending::Stopped, 3));
     assert!(run.join("checkpoints/step-000003").is_dir() && !run.join("final").exists());

@@ -75,7 +75,10 @@ fn run(scene: &Scene, steps: u64, name: &str, resume: Resume, is_easy: bool) -> 
         &mut environment,
         &scene.dir.path().join(name),
         resume,
-        &mut |row| metrics.push(row.clone()),
+        &mut |progress| match progress {
+            Progress::Step(row) => metrics.push(row.clone()),
+            Progress::Reference { .. } => panic!("there is no reference"),
+        },
         &AtomicBool::new(false),
     )
     .unwrap();
