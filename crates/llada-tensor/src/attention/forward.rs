@@ -1,8 +1,11 @@
-//! The forward pass of one run and key-value head.
+//! The forward pass of one run and some key-value heads.
+
+use std::ops::Range;
 
 use super::Inputs;
+use super::few::{self, is_few};
 use super::runs::Run;
-use super::tile::{Lanes, QUERIES, Tile, zeroed};
+use super::tile::{KEYS, Lanes, QUERIES, Tile, zeroed};
 use crate::Isa;
 use crate::parallel::Shared;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -12,9 +15,12 @@ use crate::simd::{Kernel, Simd, dispatch};
 pub(super) struct Scratch {
     queries: Vec<f32>,
     columns: Vec<f32>,
-    rows: Vec<f32>,
+    /// Keys or values as they are multiplied.
+    pub(super) rows: Vec<f32>,
     scores: Vec<f32>,
     sums: Vec<f32>,
+    /// By key-value head, in a run of few queries.
+    pub(super) few: Vec<few::Queries>,
 }
 
 /// What to write.
@@ -25,12 +31,30 @@ pub(super) struct Outputs<'a> {
     pub(super) lse: Shared<'a>,
 }
 
-/// Writes the outputs of the run's queries that use key-value head `head`.
+/// What the softmax of a tile's queries needs.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    /// The largest scores.
+    pub(super) largest: Lanes,
+    /// Sums of e^(score - largest).
+    pub(super) totals: Lanes,
+}
+
+impl Default for End {
+    fn default() -> Self {
+        Self {
+            largest: [f32::NEG_INFINITY; QUERIES],
+            totals: [0.0; QUERIES],
+        }
+    }
+}
+
+/// Writes the outputs of the run's queries that use some key-value heads.
 pub(super) fn run(
     isa: Isa,
     inputs: &Inputs<'_>,
     run: &Run,
-    head: usize,
+    heads: Range<usize>,
     scratch: &mut Scratch,
     outputs: &Outputs<'_>,
 ) {
@@ -39,7 +63,7 @@ pub(super) fn run(
         Forward {
             inputs,
             run,
-            head,
+            heads,
             scratch,
             outputs,
         },
@@ -49,7 +73,7 @@ pub(super) fn run(
 struct Forward<'a> {
     inputs: &'a Inputs<'a>,
     run: &'a Run,
-    head: usize,
+    heads: Range<usize>,
     scratch: &'a mut Scratch,
     outputs: &'a Outputs<'a>,
 }
@@ -62,54 +86,99 @@ impl Kernel for Forward<'_> {
         let Self {
             inputs,
             run,
-            head,
+            heads,
             scratch,
             outputs,
         } = self;
-        let dim = inputs.heads.dim;
-        for tile in Tile::split(inputs, run, head) {
-            let queries = tile.rows(inputs.q, inputs.scale, &mut scratch.queries);
-            let columns = tile.columns(queries, &mut scratch.columns);
-            let (keys, rows) = (inputs.keys(head), &mut scratch.rows);
-            let scores = tile.scores(s, keys, columns, rows, &mut scratch.scores);
-            tile.hide(scores);
-            let (lse, totals) = exponentiate(s, tile.width::<S>(), scores);
-            let sums = zeroed(&mut scratch.sums, tile.len() * dim);
-            tile.add_weighted_keys(s, scores, inputs.values(head), rows, sums);
-            for (query, index) in tile.indices().enumerate() {
-                let out = &mut sums[query * dim..][..dim];
-                out.iter_mut().for_each(|sum| *sum /= totals[query]);
-                // SAFETY: this task alone handles the query.
-                unsafe {
-                    outputs.out.write(index * dim, out);
-                    outputs.lse.write(index, &lse[query..=query]);
-                }
+        if is_few::<S>(inputs, run) {
+            return few::run(s, inputs, run, heads, scratch, outputs);
+        }
+        for head in heads {
+            for tile in Tile::split(inputs, run, head) {
+                write_tile(s, inputs, &tile, scratch, outputs);
             }
         }
     }
 }
 
-/// Replaces scores by e^(score - max) and returns their log-sum-exps and the sums of the new values.
+/// Writes the outputs of a tile's queries.
+#[inline(always)]
+fn write_tile<S: Simd>(
+    s: S,
+    inputs: &Inputs<'_>,
+    tile: &Tile<'_>,
+    scratch: &mut Scratch,
+    outputs: &Outputs<'_>,
+) {
+    let Scratch {
+        queries,
+        columns,
+        rows,
+        scores,
+        sums,
+        ..
+    } = scratch;
+    let (keys, values) = (inputs.keys(tile.head()), inputs.values(tile.head()));
+    let queries = tile.rows(inputs.q, inputs.scale, queries);
+    let columns = tile.columns(queries, columns);
+    let (hidden, width) = (tile.hidden(), tile.width::<S>());
+    let mut end = End::default();
+    scores.resize(tile.num_keys() * QUERIES, 0.0);
+    for piece in tile.pieces(KEYS) {
+        let scores = piece.of(scores);
+        tile.score(s, &piece, keys, columns, rows, scores);
+        hidden.hide(&piece, scores);
+        raise(s, width, scores, &mut end.largest);
+    }
+    let sums = zeroed(sums, tile.len() * inputs.heads.dim);
+    for piece in tile.pieces(KEYS) {
+        let weights = piece.of(scores);
+        exponentiate(s, width, weights, &mut end);
+        tile.add_weighted(s, &piece, weights, values, rows, sums);
+    }
+    write(tile, sums, &end, outputs);
+}
+
+/// Writes what the queries of a tile come to.
+/// # Shapes: sums [queries, P], of e^(score - largest) times the values.
+pub(super) fn write(tile: &Tile<'_>, sums: &mut [f32], end: &End, outputs: &Outputs<'_>) {
+    let dim = sums.len() / tile.len();
+    let rows = sums.chunks_exact_mut(dim).zip(tile.indices());
+    for (query, (out, index)) in rows.enumerate() {
+        let total = end.totals[query];
+        out.iter_mut().for_each(|sum| *sum /= total);
+        // SAFETY: this task alone handles the query.
+        unsafe {
+            outputs.out.write(index * dim, out);
+            outputs.lse.write(index, &[end.largest[query] + total.ln()]);
+        }
+    }
+}
+
+/// Makes `largest` the larger of itself and the scores.
 /// # Shapes: scores [keys, QUERIES], of which `width` columns are computed.
 #[inline(always)]
-fn exponentiate<S: Simd>(s: S, width: usize, scores: &mut [f32]) -> (Lanes, Lanes) {
-    let (mut lse, mut totals) = ([0.0; QUERIES], [0.0; QUERIES]);
+fn raise<S: Simd>(s: S, width: usize, scores: &[f32], largest: &mut Lanes) {
     for lane in (0..width).step_by(S::LANES) {
-        let mut max = s.splat(f32::NEG_INFINITY);
+        let mut max = s.load(&largest[lane..]);
         for scores in scores.chunks_exact(QUERIES) {
             max = s.max(max, s.load(&scores[lane..]));
         }
-        let mut total = s.splat(0.0);
+        s.store(max, &mut largest[lane..]);
+    }
+}
+
+/// Replaces scores by e^(score - largest) and adds these to the totals.
+/// # Shapes: scores [keys, QUERIES], of which `width` columns are computed.
+#[inline(always)]
+fn exponentiate<S: Simd>(s: S, width: usize, scores: &mut [f32], end: &mut End) {
+    for lane in (0..width).step_by(S::LANES) {
+        let (largest, mut total) = (s.load(&end.largest[lane..]), s.load(&end.totals[lane..]));
         for scores in scores.chunks_exact_mut(QUERIES) {
-            let weight = s.exp(s.sub(s.load(&scores[lane..]), max));
+            let weight = s.exp(s.sub(s.load(&scores[lane..]), largest));
             total = s.add(total, weight);
             s.store(weight, &mut scores[lane..]);
         }
-        s.store(max, &mut lse[lane..]);
-        s.store(total, &mut totals[lane..]);
+        s.store(total, &mut end.totals[lane..]);
     }
-    for (lse, total) in lse.iter_mut().zip(totals) {
-        *lse += total.ln();
-    }
-    (lse, totals)
 }

@@ -5,7 +5,8 @@
 //! and a query head) that use one key-value head are computed in [`Tile`](tile::Tile)s of sixteen, one
 //! per lane of a vector. Scores are stored with keys as rows, so that every reduction over keys goes
 //! lane by lane and keys and values are read where they lie. Work is done only where some row of the
-//! run sees a key; the ragged ends of the other rows get the score minus infinity.
+//! run sees a key; the ragged ends of the other rows get the score minus infinity. Runs of few queries have
+//! keys as lanes ([`few`]).
 //!
 //! Keys and values may be stored in bf16. They are widened before they are multiplied, so that the result is
 //! that of the rounded keys and values in `f32`, bit by bit.
@@ -14,6 +15,7 @@
 //! share keys, so a key's gradient is summed in row order.
 
 mod backward;
+mod few;
 mod forward;
 mod products;
 mod runs;
@@ -26,7 +28,7 @@ use rayon::prelude::*;
 use crate::parallel::Shared;
 use crate::{Isa, Tensor};
 use runs::{Run, Seen, paged_runs, runs, segments};
-use tile::{Elements, Source};
+use tile::{Elements, QUERIES, Source};
 
 /// Keys that one query row sees: rows `[0]..[1]` and rows `[2]..[3]` of the key array, disjoint, in
 /// either order; an empty range has equal ends. At least one key is visible.
@@ -143,8 +145,18 @@ fn forward(inputs: Inputs<'_>, runs: &[Run]) -> Attended {
         lse: Shared::new(lse.f32s_mut()),
     };
     let isa = Isa::active();
-    inputs.for_each_task(runs, |run, head, scratch| {
-        forward::run(isa, &inputs, run, head, scratch, &outputs);
+    // Heads of one row stand side by side. Where a task is small it takes several, as they are fetched.
+    let queries_of = |run: &Run| run.rows.len() * inputs.heads.per_group();
+    let is_small = runs.iter().all(|run| queries_of(run) < QUERIES);
+    let num_heads = match is_small {
+        true => inputs
+            .heads
+            .key_value
+            .div_ceil(rayon::current_num_threads()),
+        false => 1,
+    };
+    inputs.for_each_task(runs, num_heads, |run, heads, scratch| {
+        forward::run(isa, &inputs, run, heads, scratch, &outputs);
     });
     Attended { out, lse }
 }
@@ -227,8 +239,8 @@ pub fn attention_backward(
         values: Shared::new(dvalues.f32s_mut()),
     };
     let (isa, segments) = (Isa::active(), segments(runs(ranges)));
-    inputs.for_each_task(&segments, |segment, head, scratch| {
-        backward::run(isa, &inputs, &saved, segment, head, scratch, &grads);
+    inputs.for_each_task(&segments, 1, |segment, heads, scratch| {
+        backward::run(isa, &inputs, &saved, segment, heads.start, scratch, &grads);
     });
     (dq, dkeys, dvalues)
 }
@@ -288,13 +300,15 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Calls `task` for every part and key-value head; `S` is memory that tasks of a thread reuse.
+    /// Calls `task` for every part and `num_heads` key-value heads; `S` is memory that tasks of a thread reuse.
     fn for_each_task<T: Sync, S: Default>(
         &self,
         parts: &[T],
-        task: impl Fn(&T, usize, &mut S) + Sync,
+        num_heads: usize,
+        task: impl Fn(&T, Range<usize>, &mut S) + Sync,
     ) {
-        let groups = self.heads.key_value;
+        let heads = self.heads.key_value;
+        let groups = heads.div_ceil(num_heads);
         let num_tasks = parts.len() * groups;
         let min_tasks = if self.products() < MIN_PARALLEL_PRODUCTS {
             num_tasks
@@ -305,7 +319,9 @@ impl<'a> Inputs<'a> {
             .into_par_iter()
             .with_min_len(min_tasks.max(1))
             .for_each_init(S::default, |scratch, i| {
-                task(&parts[i / groups], i % groups, scratch)
+                let first = i % groups * num_heads;
+                let heads = first..heads.min(first + num_heads);
+                task(&parts[i / groups], heads, scratch)
             });
     }
 

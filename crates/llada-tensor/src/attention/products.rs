@@ -2,9 +2,6 @@
 
 use crate::simd::Simd;
 
-/// Rows of the result that are computed together, so that what they share is loaded once.
-const BLOCK: usize = 8;
-
 /// A matrix whose rows lie `stride` apart.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
@@ -47,10 +44,11 @@ impl View<'_> {
     }
 }
 
-/// Adds `x m` to `c`; every element is one chain of additions in the order of m's rows.
-/// # Shapes: x [R, K], m [K, C], c [R, C] with rows `stride` apart.
+/// Adds `x m` to `c`, or `x^T m` if `TRANSPOSED`; every element is one chain of additions in the order of m's
+/// rows.
+/// # Shapes: x [R, K], transposed [K, R], m [K, C], c [R, C] with rows `stride` apart.
 #[inline(always)]
-pub(super) fn add_product<S: Simd>(
+pub(super) fn add_product<S: Simd, const TRANSPOSED: bool>(
     s: S,
     [rows, depth, columns]: [usize; 3],
     x: View<'_>,
@@ -61,128 +59,117 @@ pub(super) fn add_product<S: Simd>(
     if rows == 0 || depth == 0 || columns == 0 {
         return;
     }
-    x.check(rows, depth);
+    match TRANSPOSED {
+        false => x.check(rows, depth),
+        true => x.check(depth, rows),
+    }
     m.check(depth, columns);
+    let has_many = S::REGISTERS >= 32;
     let mut row = 0;
     while row < rows {
-        let x = View {
-            values: &x.values[row * x.stride..],
-            ..x
+        let first = if TRANSPOSED { row } else { row * x.stride };
+        let block = Block::<S, TRANSPOSED> {
+            s,
+            depth,
+            columns,
+            x: View {
+                values: &x.values[first..],
+                ..x
+            },
+            m,
         };
         let c = &mut c[row * stride..];
+        // Enough chains to keep two multipliers busy, in as many registers as there are.
         // SAFETY: the extents were checked, and the block has no more than the rows that are left.
         row += unsafe {
             match rows - row {
-                BLOCK.. => product_block::<S, BLOCK>(s, depth, columns, x, m, c, stride),
-                4.. => product_block::<S, 4>(s, depth, columns, x, m, c, stride),
-                2.. => product_block::<S, 2>(s, depth, columns, x, m, c, stride),
-                _ => product_block::<S, 1>(s, depth, columns, x, m, c, stride),
+                16.. if has_many && columns <= S::LANES => block.add::<16, 1>(c, stride),
+                8.. if has_many => block.add::<8, 2>(c, stride),
+                4.. if has_many => block.add::<4, 4>(c, stride),
+                4.. => block.add::<4, 2>(c, stride),
+                2.. => block.add::<2, 4>(c, stride),
+                _ => block.add::<1, 4>(c, stride),
             }
         };
     }
 }
 
-/// Adds R rows of the product and returns R.
-///
-/// # Safety
-/// x [R, depth] and m [depth, columns] were checked.
-#[inline(always)]
-unsafe fn product_block<S: Simd, const R: usize>(
+/// Rows of a product, from the first one of `x` on.
+struct Block<'a, S, const TRANSPOSED: bool> {
     s: S,
     depth: usize,
     columns: usize,
-    x: View<'_>,
-    m: View<'_>,
-    c: &mut [f32],
-    stride: usize,
-) -> usize {
-    for column in (0..columns).step_by(S::LANES) {
-        let width = S::LANES.min(columns - column);
-        let mut sums = [s.splat(0.0); R];
-        for (r, sum) in sums.iter_mut().enumerate() {
-            *sum = s.load_or(&c[r * stride + column..][..width], 0.0);
-        }
-        for k in 0..depth {
-            // SAFETY: k is below the depth, and the column's vector ends with the columns.
-            let m = unsafe { m.load(s, k, column, width) };
-            for (r, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: r is below R, k below the depth.
-                *sum = s.fma(s.splat(unsafe { x.at(r, k) }), m, *sum);
-            }
-        }
-        for (r, sum) in sums.into_iter().enumerate() {
-            s.store_some(sum, &mut c[r * stride + column..][..width]);
-        }
-    }
-    R
+    x: View<'a>,
+    m: View<'a>,
 }
 
-/// Adds `x^T y` to `c`; every element is one chain of additions in the order of x's rows.
-/// # Shapes: x [K, R], y [K, C], c [R, C].
-#[inline(always)]
-pub(super) fn add_transposed_product<S: Simd>(
-    s: S,
-    [rows, depth, columns]: [usize; 3],
-    x: View<'_>,
-    y: View<'_>,
-    c: &mut [f32],
-) {
-    if rows == 0 || depth == 0 || columns == 0 {
-        return;
-    }
-    x.check(depth, rows);
-    y.check(depth, columns);
-    let mut row = 0;
-    while row < rows {
-        let x = View {
-            values: &x.values[row..],
-            ..x
-        };
-        let c = &mut c[row * columns..];
-        // SAFETY: the extents were checked, and the block has no more than the rows that are left.
-        row += unsafe {
-            match rows - row {
-                BLOCK.. => transposed_block::<S, BLOCK>(s, depth, columns, x, y, c),
-                4.. => transposed_block::<S, 4>(s, depth, columns, x, y, c),
-                2.. => transposed_block::<S, 2>(s, depth, columns, x, y, c),
-                _ => transposed_block::<S, 1>(s, depth, columns, x, y, c),
+impl<S: Simd, const TRANSPOSED: bool> Block<'_, S, TRANSPOSED> {
+    /// Adds R rows, `V` vectors of columns at a time, and returns R.
+    ///
+    /// # Safety
+    /// x [R, depth], or its transpose, and m [depth, columns] were checked.
+    #[inline(always)]
+    unsafe fn add<const R: usize, const V: usize>(&self, c: &mut [f32], stride: usize) -> usize {
+        let mut column = 0;
+        // SAFETY: the caller vouches for the extents, and all these columns are inside.
+        unsafe {
+            while column + V * S::LANES <= self.columns {
+                self.add_columns::<R, V>(column, S::LANES, c, stride);
+                column += V * S::LANES;
             }
-        };
+            while V > 2 && column + 2 * S::LANES <= self.columns {
+                self.add_columns::<R, 2>(column, S::LANES, c, stride);
+                column += 2 * S::LANES;
+            }
+            while column < self.columns {
+                let width = S::LANES.min(self.columns - column);
+                self.add_columns::<R, 1>(column, width, c, stride);
+                column += width;
+            }
+        }
+        R
     }
-}
 
-/// Adds R rows of the product and returns R.
-///
-/// # Safety
-/// x [depth, R] and y [depth, columns] were checked.
-#[inline(always)]
-unsafe fn transposed_block<S: Simd, const R: usize>(
-    s: S,
-    depth: usize,
-    columns: usize,
-    x: View<'_>,
-    y: View<'_>,
-    c: &mut [f32],
-) -> usize {
-    for column in (0..columns).step_by(S::LANES) {
-        let width = S::LANES.min(columns - column);
-        let mut sums = [s.splat(0.0); R];
-        for (r, sum) in sums.iter_mut().enumerate() {
-            *sum = s.load_or(&c[r * columns + column..][..width], 0.0);
-        }
-        for k in 0..depth {
-            // SAFETY: k is below the depth, and the column's vector ends with the columns.
-            let y = unsafe { y.load(s, k, column, width) };
-            for (r, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: r is below R, k below the depth.
-                *sum = s.fma(s.splat(unsafe { x.at(k, r) }), y, *sum);
+    /// Adds R rows of `V` vectors of columns, each of which has `width` elements.
+    ///
+    /// # Safety
+    /// As [`Self::add`], and the columns are inside the extents.
+    #[inline(always)]
+    unsafe fn add_columns<const R: usize, const V: usize>(
+        &self,
+        column: usize,
+        width: usize,
+        c: &mut [f32],
+        stride: usize,
+    ) {
+        let (s, x) = (self.s, self.x);
+        let mut sums = [[s.splat(0.0); V]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = s.load_or(&c[r * stride + column + v * S::LANES..][..width], 0.0);
             }
         }
-        for (r, sum) in sums.into_iter().enumerate() {
-            s.store_some(sum, &mut c[r * columns + column..][..width]);
+        for k in 0..self.depth {
+            let mut m = [s.splat(0.0); V];
+            for (v, m) in m.iter_mut().enumerate() {
+                // SAFETY: k is below the depth, and the vector ends with the columns.
+                *m = unsafe { self.m.load(s, k, column + v * S::LANES, width) };
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let [row, of_row] = if TRANSPOSED { [k, r] } else { [r, k] };
+                // SAFETY: r is below R, k below the depth.
+                let x = s.splat(unsafe { x.at(row, of_row) });
+                for (sum, m) in sums.iter_mut().zip(m) {
+                    *sum = s.fma(x, m, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
+                s.store_some(sum, &mut c[r * stride + column + v * S::LANES..][..width]);
+            }
         }
     }
-    R
 }
 
 /// Returns the dot product.

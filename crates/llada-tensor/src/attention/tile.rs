@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::Heads;
 use super::Inputs;
-use super::products::{View, add_product, add_transposed_product};
+use super::products::{View, add_product};
 use super::runs::{Run, Seen};
 use crate::simd::Simd;
 use crate::{DType, Tensor};
@@ -16,7 +16,13 @@ pub(super) const QUERIES: usize = 16;
 
 /// Most keys of a product. Those that are stored in bf16 are widened by so many, which stay in a core's
 /// first cache until they are used.
-const KEYS: usize = 32;
+pub(super) const KEYS: usize = 32;
+
+/// Keys from which on they are asked for: fewer are in a cache already.
+const FAR: usize = 1024;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// One number per query of a tile.
 pub(super) type Lanes = [f32; QUERIES];
@@ -54,9 +60,26 @@ impl<'a> Source<'a> {
         (key * self.heads.key_value + self.head) * self.heads.dim
     }
 
+    /// Asks for the head in the rows of some keys, which no hardware foresees: rows hold the heads of all, and
+    /// pages lie anywhere.
+    #[inline(always)]
+    pub(super) fn ask<S: Simd>(&self, s: S, keys: Range<usize>) {
+        for key in keys {
+            match self.elements {
+                Elements::F32(values) => ask(s, &values[self.offset(key)..][..self.heads.dim]),
+                Elements::Bf16(values) => ask(s, &values[self.offset(key)..][..self.heads.dim]),
+            }
+        }
+    }
+
     /// Returns the head in the rows of some keys: where it is stored, or in `memory`, widened.
     #[inline(always)]
-    fn rows<'m, S: Simd>(self, s: S, keys: Range<usize>, memory: &'m mut Vec<f32>) -> View<'m>
+    pub(super) fn rows<'m, S: Simd>(
+        self,
+        s: S,
+        keys: Range<usize>,
+        memory: &'m mut Vec<f32>,
+    ) -> View<'m>
     where
         'a: 'm,
     {
@@ -70,13 +93,57 @@ impl<'a> Source<'a> {
             }
             Elements::Bf16(values) => values,
         };
-        memory.resize(KEYS * dim, 0.0);
+        memory.resize(keys.len() * dim, 0.0);
         for (key, row) in keys.zip(memory.chunks_exact_mut(dim)) {
             widen(s, &stored[self.offset(key)..][..dim], row);
         }
         View {
             values: memory,
             stride: dim,
+        }
+    }
+
+    /// Returns the head in the rows of some keys, transposed: [P, keys].
+    #[inline(always)]
+    pub(super) fn columns<'m, S: Simd>(
+        self,
+        s: S,
+        keys: Range<usize>,
+        memory: &'m mut Vec<f32>,
+    ) -> View<'m> {
+        let dim = self.heads.dim;
+        let stride = keys.len();
+        memory.resize(stride * dim, 0.0);
+        let whole = [keys.len(), dim].map(|len| len / S::LANES * S::LANES);
+        for lane in (0..whole[0]).step_by(S::LANES) {
+            for column in (0..whole[1]).step_by(S::LANES) {
+                let mut rows = [s.splat(0.0); 16];
+                for (key, row) in rows.iter_mut().enumerate().take(S::LANES) {
+                    let start = self.offset(keys.start + lane + key) + column;
+                    *row = match self.elements {
+                        Elements::F32(values) => s.load(&values[start..]),
+                        Elements::Bf16(values) => s.load_bf16(&values[start..]),
+                    };
+                }
+                let columns = transposed(s, rows);
+                for (row, values) in columns.iter().enumerate().take(S::LANES) {
+                    s.store(*values, &mut memory[(column + row) * stride + lane..]);
+                }
+            }
+        }
+        for (lane, key) in keys.enumerate() {
+            let first = if lane < whole[0] { whole[1] } else { 0 };
+            for column in first..dim {
+                let from = self.offset(key) + column;
+                memory[column * stride + lane] = match self.elements {
+                    Elements::F32(values) => values[from],
+                    Elements::Bf16(values) => values[from].to_f32(),
+                };
+            }
+        }
+        View {
+            values: memory,
+            stride,
         }
     }
 }
@@ -113,6 +180,16 @@ impl<'a> Tile<'a> {
     /// Returns the number of queries.
     pub(super) fn len(&self) -> usize {
         self.queries.len()
+    }
+
+    /// Returns the key-value head.
+    pub(super) fn head(&self) -> usize {
+        self.head
+    }
+
+    /// Returns the number of keys of the run.
+    pub(super) fn num_keys(&self) -> usize {
+        self.run.num_keys()
     }
 
     /// Returns the index of every query in [N, H].
@@ -165,8 +242,8 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Returns the products of every key of the run with the queries. What a row does not see holds
-    /// something. # Shapes: columns [P, QUERIES] -> [keys, QUERIES].
+    /// Returns the products of every key of the run with the queries.
+    /// # Shapes: columns [P, QUERIES] -> [keys, QUERIES].
     #[inline(always)]
     pub(super) fn scores<'m, S: Simd>(
         &self,
@@ -176,47 +253,95 @@ impl<'a> Tile<'a> {
         rows: &mut Vec<f32>,
         memory: &'m mut Vec<f32>,
     ) -> &'m mut [f32] {
-        let scores = zeroed(memory, self.run.num_keys() * QUERIES);
-        for (piece, start) in self.pieces() {
-            let shape = [piece.len(), self.heads.dim, self.width::<S>()];
-            let (rows, scores) = (keys.rows(s, piece, rows), &mut scores[start * QUERIES..]);
-            add_product(s, shape, rows, columns, scores, QUERIES);
+        memory.resize(self.run.num_keys() * QUERIES, 0.0);
+        for piece in self.pieces(KEYS) {
+            self.score(s, &piece, keys, columns, rows, piece.of(memory));
         }
-        scores
+        memory
     }
 
     /// Sets the scores of what a query's row does not see to minus infinity.
     /// # Shapes: scores [keys, QUERIES].
     #[inline(always)]
     pub(super) fn hide(&self, scores: &mut [f32]) {
-        for (lane, query) in self.queries.clone().enumerate() {
-            let row = self.run.rows.start + query / self.heads.per_group();
-            for key in self.seen.hidden(row, self.run).into_iter().flatten() {
-                scores[key * QUERIES + lane] = f32::NEG_INFINITY;
-            }
+        let hidden = self.hidden();
+        for piece in self.pieces(KEYS) {
+            hidden.hide(&piece, piece.of(scores));
         }
     }
 
-    /// Adds to each query's row of `sums` the rows of the keys, weighted.
+    /// Writes the products of some keys with the queries.
+    /// # Shapes: columns [P, QUERIES], scores [keys, QUERIES].
+    #[inline(always)]
+    pub(super) fn score<S: Simd>(
+        &self,
+        s: S,
+        piece: &Piece,
+        keys: Source<'_>,
+        columns: View<'_>,
+        rows: &mut Vec<f32>,
+        scores: &mut [f32],
+    ) {
+        let shape = [piece.keys.len(), self.heads.dim, self.width::<S>()];
+        keys.ask(s, piece.next.clone());
+        let rows = keys.rows(s, piece.keys.clone(), rows);
+        scores.fill(0.0);
+        add_product::<S, false>(s, shape, rows, columns, scores, QUERIES);
+    }
+
+    /// Returns what the queries' rows do not see.
+    pub(super) fn hidden(&self) -> Hidden {
+        let mut hidden = Hidden {
+            first: usize::MAX,
+            ranges: Default::default(),
+        };
+        for (ranges, query) in hidden.ranges.iter_mut().zip(self.queries.clone()) {
+            let row = self.run.rows.start + query / self.heads.per_group();
+            *ranges = self.seen.hidden(row, self.run);
+            let first = ranges.iter().filter(|range| !range.is_empty());
+            let first = first.map(|range| range.start).min();
+            hidden.first = hidden.first.min(first.unwrap_or(usize::MAX));
+        }
+        hidden
+    }
+
+    /// Adds to each query's row of `sums` the rows of all keys, weighted.
     /// # Shapes: weights [keys, QUERIES], sums [queries, P].
     #[inline(always)]
     pub(super) fn add_weighted_keys<S: Simd>(
         &self,
         s: S,
+        weights: &mut [f32],
+        keys: Source<'_>,
+        rows: &mut Vec<f32>,
+        sums: &mut [f32],
+    ) {
+        for piece in self.pieces(KEYS) {
+            self.add_weighted(s, &piece, piece.of(weights), keys, rows, sums);
+        }
+    }
+
+    /// Adds to each query's row of `sums` the rows of some keys, weighted.
+    /// # Shapes: weights [keys, QUERIES], sums [queries, P].
+    #[inline(always)]
+    pub(super) fn add_weighted<S: Simd>(
+        &self,
+        s: S,
+        piece: &Piece,
         weights: &[f32],
         keys: Source<'_>,
         rows: &mut Vec<f32>,
         sums: &mut [f32],
     ) {
-        for (piece, start) in self.pieces() {
-            let shape = [self.len(), piece.len(), self.heads.dim];
-            let weights = View {
-                values: &weights[start * QUERIES..],
-                stride: QUERIES,
-            };
-            let rows = keys.rows(s, piece, rows);
-            add_transposed_product(s, shape, weights, rows, sums);
-        }
+        let dim = self.heads.dim;
+        let weights = View {
+            values: weights,
+            stride: QUERIES,
+        };
+        keys.ask(s, piece.next.clone());
+        let rows = keys.rows(s, piece.keys.clone(), rows);
+        let shape = [self.len(), piece.keys.len(), dim];
+        add_product::<S, true>(s, shape, weights, rows, sums, dim);
     }
 
     /// Adds to each key's row of `sums`, which begin at key `first_key`, the rows of the queries,
@@ -231,14 +356,14 @@ impl<'a> Tile<'a> {
         first_key: usize,
     ) {
         let dim = self.heads.dim;
-        for (piece, start) in self.pieces() {
-            let shape = [piece.len(), self.len(), dim];
+        for piece in self.pieces(KEYS) {
+            let shape = [piece.keys.len(), self.len(), dim];
             let weights = View {
-                values: &weights[start * QUERIES..],
+                values: &weights[piece.start * QUERIES..],
                 stride: QUERIES,
             };
-            let sums = &mut sums[(piece.start - first_key) * dim..];
-            add_product(s, shape, weights, rows, sums, dim);
+            let sums = &mut sums[(piece.keys.start - first_key) * dim..];
+            add_product::<S, false>(s, shape, weights, rows, sums, dim);
         }
     }
 
@@ -248,20 +373,100 @@ impl<'a> Tile<'a> {
         self.len().next_multiple_of(S::LANES)
     }
 
-    /// Returns the keys of the run, at most [`KEYS`] at a time, each piece with its first row of the scores.
-    fn pieces(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
-        let cut = |piece: &Range<usize>| {
-            let end = piece.end;
-            let starts = piece.clone().step_by(KEYS);
-            starts.map(move |start| start..end.min(start + KEYS))
+    /// Returns the keys of the run, at most `most` at a time.
+    pub(super) fn pieces(&self, most: usize) -> impl Iterator<Item = Piece> {
+        let cut = move |keys: &Range<usize>| {
+            let end = keys.end;
+            let starts = keys.clone().step_by(most);
+            starts.map(move |start| start..end.min(start + most))
         };
-        let mut next = 0;
-        self.run.pieces.iter().flat_map(cut).map(move |piece| {
-            let start = next;
-            next += piece.len();
-            (piece, start)
+        let (mut cuts, mut start) = (self.run.pieces.iter().flat_map(cut).peekable(), 0);
+        let is_far = self.num_keys() >= FAR;
+        std::iter::from_fn(move || {
+            let keys = cuts.next()?;
+            let next = cuts.peek().filter(|_| is_far).cloned();
+            let next = next.unwrap_or_default();
+            start += keys.len();
+            Some(Piece {
+                start: start - keys.len(),
+                keys,
+                next,
+            })
         })
     }
+}
+
+/// Some consecutive keys of a run.
+pub(super) struct Piece {
+    pub(super) keys: Range<usize>,
+    /// The first one's number in the run.
+    pub(super) start: usize,
+    /// The keys of the piece that follows, if it is worth asking for.
+    pub(super) next: Range<usize>,
+}
+
+impl Piece {
+    /// Returns the piece's rows. # Shapes: [keys of the run, QUERIES] -> [keys, QUERIES].
+    pub(super) fn of<'m>(&self, scores: &'m mut [f32]) -> &'m mut [f32] {
+        &mut scores[self.start * QUERIES..][..self.keys.len() * QUERIES]
+    }
+}
+
+/// What the rows of a tile's queries do not see.
+pub(super) struct Hidden {
+    /// Before this all is seen.
+    first: usize,
+    /// Of every query, counted over the keys of the run.
+    pub(super) ranges: [[Range<usize>; 2]; QUERIES],
+}
+
+impl Hidden {
+    /// Sets the scores of hidden keys to minus infinity. # Shapes: scores [keys, QUERIES].
+    #[inline(always)]
+    pub(super) fn hide(&self, piece: &Piece, scores: &mut [f32]) {
+        let (start, end) = (piece.start, piece.start + piece.keys.len());
+        if end <= self.first {
+            return;
+        }
+        for (lane, ranges) in self.ranges.iter().enumerate() {
+            for range in ranges {
+                for key in range.start.max(start)..range.end.min(end) {
+                    scores[(key - start) * QUERIES + lane] = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+}
+
+/// Asks for the cache lines of a row.
+#[inline(always)]
+fn ask<S: Simd, T>(s: S, row: &[T]) {
+    for line in (0..size_of_val(row)).step_by(LINE) {
+        s.prefetch(&row[0], line);
+    }
+}
+
+/// Transposes the first `LANES` vectors.
+#[inline(always)]
+fn transposed<S: Simd>(s: S, mut rows: [S::V; 16]) -> [S::V; 16] {
+    // Every turn moves the bits of an element's place, row and column, by one.
+    for lanes in [2, 4, 8, 16] {
+        if lanes <= S::LANES {
+            rows = turned(s, rows);
+        }
+    }
+    rows
+}
+
+#[inline(always)]
+fn turned<S: Simd>(s: S, rows: [S::V; 16]) -> [S::V; 16] {
+    let mut turned = rows;
+    for i in 0..8 {
+        if i < S::LANES / 2 {
+            [turned[2 * i], turned[2 * i + 1]] = s.zip(rows[i], rows[i + S::LANES / 2]);
+        }
+    }
+    turned
 }
 
 /// Writes a row of bf16 as `f32`.

@@ -81,7 +81,18 @@ fn layouts() -> Vec<Layout> {
         noisy_and_clean(&[19, 3, 8], 8),
         noisy_and_clean(&[40], 32),
         decode(),
+        long(),
     ]
+}
+
+/// Rows that see so many keys that the next ones are asked for.
+fn long() -> Layout {
+    let mut ranges = vec![[0, 1090, 1100, 1108]; 9];
+    ranges.push([0, 1100, 0, 0]);
+    Layout {
+        ranges,
+        num_keys: 1108,
+    }
 }
 
 const HEADS: [Heads; 5] = [
@@ -238,7 +249,7 @@ fn unseen_keys_get_zero_gradients_and_are_never_read() {
 fn a_row_alone_is_bit_identical_to_the_row_in_a_batch() {
     for_every_isa(|| {
         for layout in layouts() {
-            for heads in [HEADS[1], HEADS[2]] {
+            for heads in [HEADS[1], HEADS[2], HEADS[3]] {
                 let batch = forward(&layout, heads);
                 let [q, keys, values, _] = inputs(&layout, heads);
                 for (row, &range) in layout.ranges.iter().enumerate() {

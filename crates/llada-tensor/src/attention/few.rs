@@ -1,0 +1,158 @@
+//! The forward pass of a run of few queries, as when one row is decoded: a lane is a key, not a query.
+//!
+//! Keys are transposed for it, which pays while a vector of queries would be half empty. Every score, total
+//! and sum is the same chain of operations as in a tile of many, so that the result is too, bit by bit.
+
+use std::ops::Range;
+
+use super::Inputs;
+use super::forward::{End, Outputs, Scratch, write};
+use super::products::{View, add_product};
+use super::runs::Run;
+use super::tile::{Piece, Source, Tile, zeroed};
+use crate::simd::Simd;
+
+/// Most keys of a product: enough vectors for the chains of additions of a single query.
+const KEYS: usize = 64;
+
+/// Returns whether a run has so few queries per key-value head that its vectors would be half empty or more.
+pub(super) fn is_few<S: Simd>(inputs: &Inputs<'_>, run: &Run) -> bool {
+    2 * run.rows.len() * inputs.heads.per_group() <= S::LANES
+}
+
+/// The few queries of one key-value head, and what becomes of them.
+#[derive(Default)]
+pub(super) struct Queries {
+    /// [queries, P].
+    rows: Vec<f32>,
+    /// [queries, keys].
+    scores: Vec<f32>,
+    /// [queries, P].
+    sums: Vec<f32>,
+    end: End,
+}
+
+/// Writes the outputs of the run's queries that use some key-value heads. These take turns with every few
+/// keys: what is fetched of a row of keys holds several heads.
+#[inline(always)]
+pub(super) fn run<S: Simd>(
+    s: S,
+    inputs: &Inputs<'_>,
+    run: &Run,
+    heads: Range<usize>,
+    scratch: &mut Scratch,
+    outputs: &Outputs<'_>,
+) {
+    let tiles: Vec<_> = heads
+        .flat_map(|head| Tile::split(inputs, run, head))
+        .collect();
+    let Scratch { few, rows, .. } = scratch;
+    few.resize_with(tiles.len(), Queries::default);
+    for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
+        tile.rows(inputs.q, inputs.scale, &mut queries.rows);
+        zeroed(&mut queries.scores, tile.len() * tile.num_keys());
+        zeroed(&mut queries.sums, tile.len() * inputs.heads.dim);
+    }
+    for piece in tiles[0].pieces(KEYS) {
+        for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
+            queries.score(s, tile, &piece, inputs.keys(tile.head()), rows);
+        }
+    }
+    for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
+        queries.see(s, tile);
+    }
+    for piece in tiles[0].pieces(KEYS) {
+        for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
+            queries.add(s, tile, &piece, inputs.values(tile.head()), rows);
+        }
+    }
+    for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
+        write(tile, &mut queries.sums, &queries.end, outputs);
+    }
+}
+
+impl Queries {
+    /// Computes the scores of some keys.
+    #[inline(always)]
+    fn score<S: Simd>(
+        &mut self,
+        s: S,
+        tile: &Tile<'_>,
+        piece: &Piece,
+        keys: Source<'_>,
+        memory: &mut Vec<f32>,
+    ) {
+        let dim = keys.heads.dim;
+        let rows = View {
+            values: &self.rows,
+            stride: dim,
+        };
+        keys.ask(s, piece.next.clone());
+        let columns = keys.columns(s, piece.keys.clone(), memory);
+        let (scores, num_keys) = (&mut self.scores[piece.start..], tile.num_keys());
+        let shape = [tile.len(), dim, piece.keys.len()];
+        add_product::<S, false>(s, shape, rows, columns, scores, num_keys);
+    }
+
+    /// Hides what a row does not see, and finds the largest scores.
+    #[inline(always)]
+    fn see<S: Simd>(&mut self, s: S, tile: &Tile<'_>) {
+        let hidden = tile.hidden();
+        self.end = End::default();
+        for (query, scores) in self.scores.chunks_exact_mut(tile.num_keys()).enumerate() {
+            for keys in hidden.ranges[query].clone() {
+                scores[keys].fill(f32::NEG_INFINITY);
+            }
+            self.end.largest[query] = largest_of(s, scores);
+        }
+    }
+
+    /// Adds some values, weighted.
+    #[inline(always)]
+    fn add<S: Simd>(
+        &mut self,
+        s: S,
+        tile: &Tile<'_>,
+        piece: &Piece,
+        values: Source<'_>,
+        memory: &mut Vec<f32>,
+    ) {
+        let (num_keys, dim) = (tile.num_keys(), values.heads.dim);
+        for (query, scores) in self.scores.chunks_exact_mut(num_keys).enumerate() {
+            let weights = &mut scores[piece.start..][..piece.keys.len()];
+            exponentiate(s, weights, self.end.largest[query]);
+            let mut total = self.end.totals[query];
+            for weight in weights {
+                total += *weight;
+            }
+            self.end.totals[query] = total;
+        }
+        let weights = View {
+            values: &self.scores[piece.start..],
+            stride: num_keys,
+        };
+        values.ask(s, piece.next.clone());
+        let values = values.rows(s, piece.keys.clone(), memory);
+        let shape = [tile.len(), piece.keys.len(), dim];
+        add_product::<S, false>(s, shape, weights, values, &mut self.sums, dim);
+    }
+}
+
+#[inline(always)]
+fn largest_of<S: Simd>(s: S, scores: &[f32]) -> f32 {
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    for scores in scores.chunks(S::LANES) {
+        largest = s.max(largest, s.load_or(scores, f32::NEG_INFINITY));
+    }
+    s.reduce_max(largest)
+}
+
+/// Replaces scores by e^(score - largest).
+#[inline(always)]
+fn exponentiate<S: Simd>(s: S, scores: &mut [f32], largest: f32) {
+    let largest = s.splat(largest);
+    for scores in scores.chunks_mut(S::LANES) {
+        let weight = s.exp(s.sub(s.load_or(scores, 0.0), largest));
+        s.store_some(weight, scores);
+    }
+}
