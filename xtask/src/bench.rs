@@ -53,14 +53,14 @@ const TRAIN: Task = Task {
     example: "train_speed",
     script: "torch_train.py",
     model_flag: "--config",
-    settings: "--seq-len 512 --batch 1 --block-size 32 --steps 7",
+    settings: "--seq-len 1024 --batch 1 --block-size 32 --steps 7",
     modes: ["dfactory", "tuned"],
     keys: Keys {
         tokens_per_s: "clean_tokens_per_s",
         cpu_s: "cpu_s_per_step",
         ms: "ms_per_step",
     },
-    tokens: 512.0,
+    tokens: 1024.0,
 };
 
 const DECODE: Task = Task {

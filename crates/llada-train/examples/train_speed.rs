@@ -1,8 +1,9 @@
 //! Prints how long a step of block-diffusion training takes, and the memory it needs.
 //!
 //! `cargo run --release -p llada-train --example train_speed -- --config benches/peers/small-dense.json
-//! --dtype bf16 --threads 1`. One document of 512 random tokens per step, in blocks of 32, a mask ratio
-//! between 0.3 and 0.8; a step is everything from the document to the updated weights.
+//! --dtype bf16 --threads 1`. One document of 1024 random tokens per step (`--seq-len`), in blocks of 32, a
+//! mask ratio between 0.3 and 0.8; a step is everything from the document to the updated weights.
+//! `--recompute 1` keeps only the layers' inputs.
 #![expect(clippy::print_stdout, reason = "a measurement for people")]
 
 #[path = "../../../benches/process.rs"]
@@ -21,7 +22,6 @@ use llada_train::step::StepSettings;
 
 use process::{Result, Setup, peak_rss_mib, random_ids, time};
 
-const SEQ_LEN: u32 = 512;
 const BLOCK_SIZE: usize = 32;
 const WARMUP: usize = 2;
 const STEPS: usize = 7;
@@ -31,17 +31,20 @@ const ADAMW: AdamWSettings = AdamWSettings {
     eps: 1e-8,
     weight_decay: 0.1,
 };
-const STEP: StepSettings = StepSettings {
-    learning_rate: 1e-4,
-    clip: 1.0,
-    activations: Activations::Keep,
-    expert_bias_rate: 0.0,
-};
-
 fn main() -> Result<()> {
-    let (Setup { model, pool }, []) = Setup::from_args([])?;
-    let corpus = corpus(&model.config);
-    let assembly = assembly(&model.config)?;
+    let numbers = [("--seq-len", 1024), ("--recompute", 0)];
+    let (Setup { model, pool }, [seq_len, recompute]) = Setup::from_args(numbers)?;
+    let corpus = corpus(&model.config, seq_len);
+    let assembly = assembly(&model.config, seq_len)?;
+    let settings = StepSettings {
+        learning_rate: 1e-4,
+        clip: 1.0,
+        activations: match recompute {
+            0 => Activations::Keep,
+            _ => Activations::Recompute,
+        },
+        expert_bias_rate: 0.0,
+    };
     let block_size = BlockSize::new(BLOCK_SIZE)?;
     let gradients = model.zero_gradients();
     let mut learner = Learner::new(model, gradients, ADAMW);
@@ -50,12 +53,12 @@ fn main() -> Result<()> {
         time(WARMUP, STEPS, |document| {
             let drawn = vec![Drawn { epoch: 0, document }];
             let batch = assembly.batch(&corpus, drawn, block_size);
-            let report = learner.train_step(&batch, &Loss::Likelihood, &STEP)?;
+            let report = learner.train_step(&batch, &Loss::Likelihood, &settings)?;
             losses.extend(report.map(|report| report.loss));
             Ok(())
         })
     })?;
-    let tokens = f64::from(SEQ_LEN);
+    let tokens = seq_len as f64;
     println!("threads {}", pool.current_num_threads());
     println!("ms_per_step {:.1}", 1e3 * timing.median());
     println!("ms_min {:.1}", 1e3 * timing.best());
@@ -70,13 +73,13 @@ fn main() -> Result<()> {
 }
 
 /// Returns a document per step.
-fn corpus(config: &Config) -> Vec<Document> {
-    let document = |number| Document::text(random_ids(config, number, SEQ_LEN));
+fn corpus(config: &Config, seq_len: usize) -> Vec<Document> {
+    let document = |number| Document::text(random_ids(config, number, seq_len as u32));
     (0..(WARMUP + STEPS) as u64).map(document).collect()
 }
 
 /// As the rival: one mask ratio per document, the loss averaged over the masked tokens.
-fn assembly(config: &Config) -> Result<Assembly> {
+fn assembly(config: &Config, seq_len: usize) -> Result<Assembly> {
     let diffusion = Diffusion {
         objective: Objective::Bdlm,
         noises: vec![NoiseSchedule::new(
@@ -95,7 +98,7 @@ fn assembly(config: &Config) -> Result<Assembly> {
         unit: Unit::Document,
         normalisation: Normalisation::MaskedMean,
         seed: 1,
-        micro_batch_rows: 2 * SEQ_LEN as usize,
+        micro_batch_rows: 2 * seq_len,
         elision: Elision::On,
     })
 }

@@ -186,9 +186,10 @@ fn mean_ratio(recipe: &Recipe) -> f64 {
     ratios.iter().copied().map(f64::from).sum::<f64>() / ratios.len() as f64
 }
 
-/// Returns the numbers held at the peak: what the tape keeps, and the larger of the two backward passes
-/// that come on top, that of the head or that of the last layer. An adapter sees rows of `dropped` numbers
-/// through dropout: beside them are these and their gradient.
+/// Returns the numbers held at the peak: what the tape keeps, and the largest of the backward passes
+/// that come on top: that of the head or of the last layer, beside what this one keeps, or that of a layer that
+/// is computed again. An adapter sees rows of `dropped` numbers through dropout: beside them are these and their
+/// gradient.
 fn activations(config: &Config, rows: &Rows, keep: KeepActivations, dropped: u64) -> u64 {
     let width = config.hidden_size as u64;
     let layers = config.num_hidden_layers;
@@ -201,16 +202,14 @@ fn activations(config: &Config, rows: &Rows, keep: KeepActivations, dropped: u64
         layer_saved(config, layer, rows.all, scored)
     };
     let inputs = layers as u64 * rows.all * width + rows.scored * width;
-    let tape = match keep {
-        KeepActivations::Keep => inputs + (0..layers).map(saved).sum::<u64>(),
-        KeepActivations::Recompute => inputs,
+    let (last, others) = (saved(layers - 1), (0..layers - 1).map(saved));
+    let layer = layer_transient(config, rows.all) + 2 * rows.all * dropped;
+    let (kept, recomputed) = match keep {
+        KeepActivations::Keep => (others.sum(), 0),
+        KeepActivations::Recompute => (0, others.max().unwrap_or(0)),
     };
-    let recomputed = match keep {
-        KeepActivations::Keep => 0,
-        KeepActivations::Recompute => (0..layers).map(saved).max().unwrap_or(0),
-    };
-    let layer = recomputed + layer_transient(config, rows.all) + 2 * rows.all * dropped;
-    tape + layer.max(head_transient(config, rows.scored))
+    let begin = last + layer.max(head_transient(config, rows.scored));
+    inputs + kept + begin.max(recomputed + layer)
 }
 
 /// What the backward of a layer needs: queries before and after their norm, keys, values, the attention's

@@ -63,7 +63,8 @@ pub struct Input<'a> {
 pub enum Activations {
     /// Kept: fastest.
     Keep,
-    /// Only each layer's input is kept: one more forward, a fraction of the memory.
+    /// Only each layer's input is kept, and all of the last one, with which the backward begins: almost
+    /// one more forward, a fraction of the memory.
     Recompute,
 }
 
@@ -174,10 +175,12 @@ impl Model {
         let mut x = embedded;
         let mut layers = Vec::with_capacity(self.weights.layers.len());
         let mut router_stats = Vec::new();
-        for index in 0..self.weights.layers.len() {
+        let num_layers = self.weights.layers.len();
+        for index in 0..num_layers {
             let (y, saved) = layer_forward(self, index, &x, context.rows(index));
             router_stats.extend(saved.router_stats(index));
-            layers.push((x, (activations == Activations::Keep).then_some(saved)));
+            let is_kept = activations == Activations::Keep || index + 1 == num_layers;
+            layers.push((x, is_kept.then_some(saved)));
             x = y;
         }
         let last = context.outputs.select(&x).into_owned();

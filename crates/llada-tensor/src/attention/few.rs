@@ -87,8 +87,7 @@ impl Queries {
             values: &self.rows,
             stride: dim,
         };
-        keys.ask(s, piece.next.clone());
-        let columns = keys.columns(s, piece.keys.clone(), memory);
+        let columns = keys.columns(s, piece, memory);
         let (scores, num_keys) = (&mut self.scores[piece.start..], tile.num_keys());
         let shape = [tile.len(), dim, piece.keys.len()];
         add_product::<S, false>(s, shape, rows, columns, scores, num_keys);
@@ -131,8 +130,7 @@ impl Queries {
             values: &self.scores[piece.start..],
             stride: num_keys,
         };
-        values.ask(s, piece.next.clone());
-        let values = values.rows(s, piece.keys.clone(), memory);
+        let values = values.rows(s, piece, memory);
         let shape = [tile.len(), piece.keys.len(), dim];
         add_product::<S, false>(s, shape, weights, values, &mut self.sums, dim);
     }

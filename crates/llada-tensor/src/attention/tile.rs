@@ -60,32 +60,20 @@ impl<'a> Source<'a> {
         (key * self.heads.key_value + self.head) * self.heads.dim
     }
 
-    /// Asks for the head in the rows of some keys, which no hardware foresees: rows hold the heads of all, and
-    /// pages lie anywhere.
+    /// Returns the head in the rows of some keys: where it is stored, or in `memory`, widened. Meanwhile those of
+    /// the next keys are asked for, which no hardware foresees: a row holds the heads of all, and pages lie
+    /// anywhere.
     #[inline(always)]
-    pub(super) fn ask<S: Simd>(&self, s: S, keys: Range<usize>) {
-        for key in keys {
-            match self.elements {
-                Elements::F32(values) => ask(s, &values[self.offset(key)..][..self.heads.dim]),
-                Elements::Bf16(values) => ask(s, &values[self.offset(key)..][..self.heads.dim]),
-            }
-        }
-    }
-
-    /// Returns the head in the rows of some keys: where it is stored, or in `memory`, widened.
-    #[inline(always)]
-    pub(super) fn rows<'m, S: Simd>(
-        self,
-        s: S,
-        keys: Range<usize>,
-        memory: &'m mut Vec<f32>,
-    ) -> View<'m>
+    pub(super) fn rows<'m, S: Simd>(self, s: S, piece: &Piece, memory: &'m mut Vec<f32>) -> View<'m>
     where
         'a: 'm,
     {
-        let dim = self.heads.dim;
+        let (keys, dim) = (piece.keys.clone(), self.heads.dim);
         let stored = match self.elements {
             Elements::F32(values) => {
+                for key in piece.next.clone() {
+                    ask(s, &values[self.offset(key)..][..dim]);
+                }
                 return View {
                     values: &values[self.offset(keys.start)..],
                     stride: self.heads.key_value * dim,
@@ -94,7 +82,11 @@ impl<'a> Source<'a> {
             Elements::Bf16(values) => values,
         };
         memory.resize(keys.len() * dim, 0.0);
+        let mut next = piece.next.clone();
         for (key, row) in keys.zip(memory.chunks_exact_mut(dim)) {
+            if let Some(next) = next.next() {
+                ask(s, &stored[self.offset(next)..][..dim]);
+            }
             widen(s, &stored[self.offset(key)..][..dim], row);
         }
         View {
@@ -103,15 +95,15 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Returns the head in the rows of some keys, transposed: [P, keys].
+    /// As [`Source::rows`], transposed: [P, keys].
     #[inline(always)]
     pub(super) fn columns<'m, S: Simd>(
         self,
         s: S,
-        keys: Range<usize>,
+        piece: &Piece,
         memory: &'m mut Vec<f32>,
     ) -> View<'m> {
-        let dim = self.heads.dim;
+        let (keys, dim) = (piece.keys.clone(), self.heads.dim);
         let stride = keys.len();
         memory.resize(stride * dim, 0.0);
         let whole = [keys.len(), dim].map(|len| len / S::LANES * S::LANES);
@@ -124,6 +116,13 @@ impl<'a> Source<'a> {
                         Elements::F32(values) => s.load(&values[start..]),
                         Elements::Bf16(values) => s.load_bf16(&values[start..]),
                     };
+                    if lane + key < piece.next.len() {
+                        let start = self.offset(piece.next.start + lane + key) + column;
+                        match self.elements {
+                            Elements::F32(values) => s.prefetch(&values[start], 0),
+                            Elements::Bf16(values) => s.prefetch(&values[start], 0),
+                        }
+                    }
                 }
                 let columns = transposed(s, rows);
                 for (row, values) in columns.iter().enumerate().take(S::LANES) {
@@ -283,8 +282,7 @@ impl<'a> Tile<'a> {
         scores: &mut [f32],
     ) {
         let shape = [piece.keys.len(), self.heads.dim, self.width::<S>()];
-        keys.ask(s, piece.next.clone());
-        let rows = keys.rows(s, piece.keys.clone(), rows);
+        let rows = keys.rows(s, piece, rows);
         scores.fill(0.0);
         add_product::<S, false>(s, shape, rows, columns, scores, QUERIES);
     }
@@ -338,8 +336,7 @@ impl<'a> Tile<'a> {
             values: weights,
             stride: QUERIES,
         };
-        keys.ask(s, piece.next.clone());
-        let rows = keys.rows(s, piece.keys.clone(), rows);
+        let rows = keys.rows(s, piece, rows);
         let shape = [self.len(), piece.keys.len(), dim];
         add_product::<S, true>(s, shape, weights, rows, sums, dim);
     }

@@ -1,8 +1,8 @@
 //! Forwards of a model of random codes, beside the least time that this machine could take for them.
 //!
-//! A forward must read every weight that it uses once, and multiply; the limit is the longer of the two
-//! at the rates measured in the same run. Norms, routing, rounding, attention and everything else
-//! that takes time without being in these two sums counts against the forward.
+//! A forward must read every weight that it uses and every key and value before it once, and multiply; the
+//! limit is the longer of the two at the rates measured in the same run. Norms, routing, rounding, the products
+//! of attention and everything else that takes time without being in these two sums counts against the forward.
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,7 @@ struct Report {
     ar: Forward,
     block: Forward,
     prefill: Prefill,
+    /// Tokens before those of `ar` and `block`.
     context: usize,
     /// From the first row of a prompt of `context` tokens to the first step of its first block.
     first_block_ms: f64,
@@ -95,6 +96,7 @@ pub(super) fn run(
 struct Bench {
     model: Model,
     store: KvStore,
+    kv_precision: Precision,
     context: usize,
     bytes_per_second: f64,
     ops_per_second: f64,
@@ -105,6 +107,7 @@ impl Bench {
         let rows = context.max(CHUNK_ROWS) + BLOCK_ROWS;
         Ok(Self {
             store: KvStore::new(&model.config, kv_precision, rows)?,
+            kv_precision,
             model,
             context,
             bytes_per_second: read_rate(READ_BYTES),
@@ -116,15 +119,15 @@ impl Bench {
         let chunk = CHUNK_ROWS.min(self.context);
         let (prefill_seconds, _) = self.fastest(0, chunk, 1);
         let ops = self.ops(chunk, 1);
-        let [ar, block] = [1, BLOCK_ROWS].map(|rows| self.fastest(0, rows, rows));
-        // What others read beside the first measurement may have ended.
-        self.bytes_per_second = self.bytes_per_second.max(read_rate(READ_BYTES));
         let began = Instant::now();
         for first in (0..self.context).step_by(chunk) {
             self.forward(first, chunk.min(self.context - first), 0);
         }
         self.forward(self.context, BLOCK_ROWS, BLOCK_ROWS);
         let first_block_ms = began.elapsed().as_secs_f64() * 1e3;
+        let [ar, block] = [1, BLOCK_ROWS].map(|rows| self.fastest(self.context, rows, rows));
+        // What others read beside the first measurement may have ended.
+        self.bytes_per_second = self.bytes_per_second.max(read_rate(READ_BYTES));
         Report {
             parameters: Weights::specs(&self.model.config)
                 .into_params()
@@ -150,7 +153,8 @@ impl Bench {
 
     /// Compares the seconds of a forward of `rows` rows, all of which were scored, with the least possible.
     fn beside_limit(&self, rows: usize, (seconds, output): &(f64, CachedOutput)) -> Forward {
-        let (bytes, ops) = (self.bytes(output), self.ops(rows, rows));
+        let bytes = self.weight_bytes(output) + self.cached_bytes(rows);
+        let ops = self.ops(rows, rows);
         let limit = (bytes as f64 / self.bytes_per_second).max(ops as f64 / self.ops_per_second);
         let experts: u32 = output.experts.iter().sum();
         let mean = f64::from(experts) / output.experts.len() as f64;
@@ -210,8 +214,14 @@ impl Bench {
         output
     }
 
+    /// Returns the bytes of keys and values that rows behind the context read.
+    fn cached_bytes(&self, rows: usize) -> u64 {
+        let per_row = KvStore::bytes_per_row(&self.model.config, self.kv_precision);
+        ((self.context + rows) * per_row) as u64
+    }
+
     /// Returns the bytes of the weights that a forward with scored rows reads.
-    fn bytes(&self, output: &CachedOutput) -> u64 {
+    fn weight_bytes(&self, output: &CachedOutput) -> u64 {
         let weights = &self.model.weights;
         let specs = Weights::specs(&self.model.config).into_params();
         let (mut bytes, is_tied) = (0, weights.head.is_none());
@@ -297,7 +307,7 @@ impl Report {
             prefill,
         ];
         format!(
-            "{:.2} G parameters in {:.2} GB; this machine reads {:.1} GB/s and multiplies {:.0} Gop/s with {} threads\n\n{}\nfirst block after {} tokens: {:.0} ms\n",
+            "{:.2} G parameters in {:.2} GB; this machine reads {:.1} GB/s and multiplies {:.0} Gop/s with {} threads\n\n{}\nfirst block of a prompt of {} tokens, which the token and the block above come after: {:.0} ms\n",
             self.parameters as f64 / 1e9,
             self.resident_bytes as f64 / 1e9,
             self.bandwidth_gb_per_s,
