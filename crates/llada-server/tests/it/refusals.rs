@@ -34,7 +34,7 @@ async fn a_field_that_cannot_be_honoured_is_named() {
         (json!({ "stream_draft": true }), "stream_draft"),
         (json!({ "edit_threshold": 0.5 }), "edit_threshold"),
         (json!({ "edit": "on" }), "edit"),
-        (json!({ "edit": 0.5 }), "edit"),
+        (json!({ "edit": 0.5, "reopen_blocks": 1 }), "reopen_blocks"),
         (json!({ "block_length": 0 }), "block_length"),
         (json!({ "steps": 2, "min_transfer": 2 }), "steps"),
         (json!({ "trace": true }), "trace"),
