@@ -292,13 +292,13 @@ judge() {
 # 300 steps with masks alone, or half of them drafts to repair, looked at once or several times; from a
 # model with tokens that edit, whose labels are at the same position.
 table_turns() {
-    local seed looks edit dir base=$out/turns/base recipe turns
-    base_of_turns "$base"
+    local seed looks edit dir recipe turns
+    base_of_turns
     for seed in "${seeds[@]}"; do
         for looks in 0 1 2 3; do
             dir=$out/turns/$looks-$seed recipe=levenshtein-sums-2core turns=(levenshtein.turns="$looks")
             ((looks)) || recipe=sums-child-2core turns=()
-            trained "$dir" "$recipe" model.path="$base/final" train.seed="$seed" "${sums_data[@]}" \
+            trained "$dir" "$recipe" model.path="$out/turns/base/final" train.seed="$seed" "${sums_data[@]}" \
                 train.steps=300 train.batch_documents=32 optimizer.lr=1e-3 "${turns[@]}"
             for edit in off revise:0.9 revise:0.5; do
                 decoded "$dir" "$edit"
@@ -316,6 +316,7 @@ table_turns() {
     done
 }
 
+# The model that learned to fill masks: an AR parent, then blocks, all from nothing.
 base_of_turns() {
     local dir=$out/turns
     [[ -d $dir/init ]] || llada sums init "$dir/init" --edit-tokens
@@ -323,15 +324,15 @@ base_of_turns() {
         model.tokenizer="$dir/init" "${sums_data[@]}" train.steps=400
     [[ -d $dir/converted ]] || llada convert "$dir/parent/final" "$dir/converted" --block-size 16 \
         --label-alignment same >&2
-    trained "$1" sums-child-2core model.path="$dir/converted" "${sums_data[@]}" train.steps=2000
+    trained "$dir/base" sums-child-2core model.path="$dir/converted" "${sums_data[@]}" train.steps=2000
 }
 
 # The three pipelines, whether or not each of their stages improved what it is for.
-pipelines() {
-    local seed flags=()
+run_pipelines() {
+    local seed dir flags=()
     for seed in "" 2 3; do
         [[ -z $seed ]] || flags=(--seed "$seed")
-        local dir=$pipeline${seed:+-$seed}
+        dir=$pipeline${seed:+-$seed}
         [[ -e $dir/summary.json ]] || recipes/tiny-cpu.sh --out "$dir" "${flags[@]}" >&2 ||
             [[ -e $dir/summary.json ]]
     done
@@ -344,7 +345,7 @@ of_pipelines() {
 
 table_pipeline() {
     local model column
-    pipelines
+    run_pipelines
     header "stories" "bound on texts" "bound on answers" "tokens per forward" "parent's NLL"
     for model in converted cpt merged sft cap dpo; do
         pipeline_row "$model" measured "parent's NLL" 2
@@ -370,7 +371,7 @@ pipeline_row() {
 # opinion of what is written.
 table_parent() {
     local parent=assets/tinystories-656k model block threshold dir
-    pipelines
+    run_pipelines
     for dir in "${pipelines[@]}"; do
         mkdir -p "$dir/parent"
     done

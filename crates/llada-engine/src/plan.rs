@@ -291,8 +291,7 @@ fn block_size(request: &Request, options: &Options, config: &Config) -> Result<B
             return Err(field("block_length", size, &expected));
         }
     };
-    let routing = config.moe.as_ref().and_then(|moe| moe.block_routing);
-    match routing {
+    match config.block_routing() {
         Some(routing) if routing.block_size != size => {
             let expected = format!("{}, the rows that share experts", routing.block_size);
             Err(field("block_length", size, &expected))

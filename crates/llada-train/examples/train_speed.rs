@@ -3,7 +3,7 @@
 //! `cargo run --release -p llada-train --example train_speed -- --config benches/peers/small-dense.json
 //! --dtype bf16 --threads 1`. One document of 1024 random tokens per step (`--seq-len`), in blocks of 32, a
 //! mask ratio between 0.3 and 0.8; a step is everything from the document to the updated weights.
-//! `--recompute 1` keeps only the layers' inputs.
+//! `--recompute 1` keeps only the layers' inputs, and all of the last layer.
 #![expect(clippy::print_stdout, reason = "a measurement for people")]
 
 #[path = "../../../benches/process.rs"]
@@ -31,6 +31,7 @@ const ADAMW: AdamWSettings = AdamWSettings {
     eps: 1e-8,
     weight_decay: 0.1,
 };
+
 fn main() -> Result<()> {
     let numbers = [("--seq-len", 1024), ("--recompute", 0)];
     let (Setup { model, pool }, [seq_len, recompute]) = Setup::from_args(numbers)?;

@@ -46,8 +46,7 @@ impl Mode {
 
     /// Checks that blocks are those whose rows choose their experts together, if the model has such.
     fn check(self, config: &Config) -> Result<()> {
-        let routing = config.moe.as_ref().and_then(|moe| moe.block_routing);
-        match (routing, self) {
+        match (config.block_routing(), self) {
             (None, _) => Ok(()),
             (Some(routing), Self::Block(size)) if size.get() == routing.block_size => Ok(()),
             (Some(routing), _) => Err(Error::OtherBlocks(routing.block_size)),

@@ -160,6 +160,7 @@ fn time_left(metrics: &Metrics, steps: u64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
+/// Shows how far a run is.
 fn show(bar: &ProgressBar, progress: Progress<'_>) {
     match progress {
         Progress::Step(metrics) => show_step(bar, metrics),

@@ -95,6 +95,11 @@ pub enum StorageDtype {
 }
 
 impl Config {
+    /// Returns how the rows of a block choose their experts together, if they do.
+    pub fn block_routing(&self) -> Option<BlockRouting> {
+        self.moe.as_ref()?.block_routing
+    }
+
     /// Reads `config.json` in `dir`.
     ///
     /// # Errors

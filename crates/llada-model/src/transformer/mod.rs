@@ -292,8 +292,7 @@ impl Model {
 
     /// Returns whether the experts of a diffusion block are chosen together.
     fn routes_blocks(&self) -> bool {
-        let moe = self.config.moe.as_ref();
-        moe.is_some_and(|moe| moe.block_routing.is_some())
+        self.config.block_routing().is_some()
     }
 
     fn final_norm(&self, x: &Tensor) -> Tensor {

@@ -15,9 +15,10 @@ use crate::simd::Simd;
 /// Most keys of a product: enough vectors for the chains of additions of a single query.
 const KEYS: usize = 64;
 
-/// Returns whether a run has so few queries per key-value head that its vectors would be half empty or more.
-pub(super) fn is_few<S: Simd>(inputs: &Inputs<'_>, run: &Run) -> bool {
-    2 * run.rows.len() * inputs.heads.per_group() <= S::LANES
+/// Returns whether a run has so few queries per key-value head that vectors of so many lanes would be half
+/// empty or more.
+pub(super) fn is_few(inputs: &Inputs<'_>, run: &Run, lanes: usize) -> bool {
+    2 * run.rows.len() * inputs.heads.per_group() <= lanes
 }
 
 /// The few queries of one key-value head, and what becomes of them.

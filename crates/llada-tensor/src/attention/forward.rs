@@ -90,7 +90,7 @@ impl Kernel for Forward<'_> {
             scratch,
             outputs,
         } = self;
-        if is_few::<S>(inputs, run) {
+        if is_few(inputs, run, S::LANES) {
             return few::run(s, inputs, run, heads, scratch, outputs);
         }
         for head in heads {

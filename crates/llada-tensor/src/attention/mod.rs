@@ -27,6 +27,7 @@ use rayon::prelude::*;
 
 use crate::parallel::Shared;
 use crate::{Isa, Tensor};
+use few::is_few;
 use runs::{Run, Seen, paged_runs, runs, segments};
 use tile::{Elements, QUERIES, Source};
 
@@ -145,10 +146,8 @@ fn forward(inputs: Inputs<'_>, runs: &[Run]) -> Attended {
         lse: Shared::new(lse.f32s_mut()),
     };
     let isa = Isa::active();
-    // Heads of one row stand side by side. Where a task is small it takes several, as they are fetched.
-    let queries_of = |run: &Run| run.rows.len() * inputs.heads.per_group();
-    let is_small = runs.iter().all(|run| queries_of(run) < QUERIES);
-    let num_heads = match is_small {
+    // What is fetched of a row holds several heads: where queries are few, a task takes them together.
+    let num_heads = match runs.iter().all(|run| is_few(&inputs, run, QUERIES)) {
         true => inputs
             .heads
             .key_value

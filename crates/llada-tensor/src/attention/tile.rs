@@ -60,9 +60,36 @@ impl<'a> Source<'a> {
         (key * self.heads.key_value + self.head) * self.heads.dim
     }
 
+    /// Asks for the head in the row of a key, which no hardware foresees: a row holds the heads of all, and pages
+    /// lie anywhere.
+    #[inline(always)]
+    fn ask<S: Simd>(&self, s: S, key: usize) {
+        let head = self.offset(key)..self.offset(key) + self.heads.dim;
+        match self.elements {
+            Elements::F32(values) => ask(s, &values[head]),
+            Elements::Bf16(values) => ask(s, &values[head]),
+        }
+    }
+
+    /// Reads a vector of elements.
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, start: usize) -> S::V {
+        match self.elements {
+            Elements::F32(values) => s.load(&values[start..]),
+            Elements::Bf16(values) => s.load_bf16(&values[start..]),
+        }
+    }
+
+    /// Reads an element.
+    fn at(&self, place: usize) -> f32 {
+        match self.elements {
+            Elements::F32(values) => values[place],
+            Elements::Bf16(values) => values[place].to_f32(),
+        }
+    }
+
     /// Returns the head in the rows of some keys: where it is stored, or in `memory`, widened. Meanwhile those of
-    /// the next keys are asked for, which no hardware foresees: a row holds the heads of all, and pages lie
-    /// anywhere.
+    /// the next keys are asked for.
     #[inline(always)]
     pub(super) fn rows<'m, S: Simd>(self, s: S, piece: &Piece, memory: &'m mut Vec<f32>) -> View<'m>
     where
@@ -72,7 +99,7 @@ impl<'a> Source<'a> {
         let stored = match self.elements {
             Elements::F32(values) => {
                 for key in piece.next.clone() {
-                    ask(s, &values[self.offset(key)..][..dim]);
+                    self.ask(s, key);
                 }
                 return View {
                     values: &values[self.offset(keys.start)..],
@@ -85,7 +112,7 @@ impl<'a> Source<'a> {
         let mut next = piece.next.clone();
         for (key, row) in keys.zip(memory.chunks_exact_mut(dim)) {
             if let Some(next) = next.next() {
-                ask(s, &stored[self.offset(next)..][..dim]);
+                self.ask(s, next);
             }
             widen(s, &stored[self.offset(key)..][..dim], row);
         }
@@ -105,24 +132,17 @@ impl<'a> Source<'a> {
     ) -> View<'m> {
         let (keys, dim) = (piece.keys.clone(), self.heads.dim);
         let stride = keys.len();
+        let mut next = piece.next.clone();
         memory.resize(stride * dim, 0.0);
         let whole = [keys.len(), dim].map(|len| len / S::LANES * S::LANES);
         for lane in (0..whole[0]).step_by(S::LANES) {
+            for next in next.by_ref().take(S::LANES) {
+                self.ask(s, next);
+            }
             for column in (0..whole[1]).step_by(S::LANES) {
                 let mut rows = [s.splat(0.0); 16];
                 for (key, row) in rows.iter_mut().enumerate().take(S::LANES) {
-                    let start = self.offset(keys.start + lane + key) + column;
-                    *row = match self.elements {
-                        Elements::F32(values) => s.load(&values[start..]),
-                        Elements::Bf16(values) => s.load_bf16(&values[start..]),
-                    };
-                    if lane + key < piece.next.len() {
-                        let start = self.offset(piece.next.start + lane + key) + column;
-                        match self.elements {
-                            Elements::F32(values) => s.prefetch(&values[start], 0),
-                            Elements::Bf16(values) => s.prefetch(&values[start], 0),
-                        }
-                    }
+                    *row = self.load(s, self.offset(keys.start + lane + key) + column);
                 }
                 let columns = transposed(s, rows);
                 for (row, values) in columns.iter().enumerate().take(S::LANES) {
@@ -133,11 +153,7 @@ impl<'a> Source<'a> {
         for (lane, key) in keys.enumerate() {
             let first = if lane < whole[0] { whole[1] } else { 0 };
             for column in first..dim {
-                let from = self.offset(key) + column;
-                memory[column * stride + lane] = match self.elements {
-                    Elements::F32(values) => values[from],
-                    Elements::Bf16(values) => values[from].to_f32(),
-                };
+                memory[column * stride + lane] = self.at(self.offset(key) + column);
             }
         }
         View {

@@ -155,7 +155,7 @@ pub(crate) fn require_experts(recipe: &Recipe, config: &Config) -> Result<()> {
 
 /// Checks that blocks are those whose rows choose their experts together, if the model has such.
 fn require_block(recipe: &Recipe, config: &Config) -> Result<()> {
-    let Some(routing) = config.moe.as_ref().and_then(|moe| moe.block_routing) else {
+    let Some(routing) = config.block_routing() else {
         return Ok(());
     };
     let size = routing.block_size;
