@@ -202,6 +202,8 @@ fn the_head_dimension_defaults_to_an_equal_share() {
     assert_eq!(mini(changes).head_dim, 128);
     let result = with(MINI, json!({ "head_dim": null, "hidden_size": 2050 }));
     assert_refused(result, "head_dim", &["2050 / 16"]);
+    let result = with(MINI, json!({ "head_dim": 127, "rotary_dim": 64 }));
+    assert_refused(result, "head_dim", &["even"]);
 }
 
 #[test]

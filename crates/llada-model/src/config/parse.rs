@@ -123,6 +123,7 @@ impl Heads {
         let divides = num_attention_heads.is_multiple_of(num_key_value_heads);
         keys.require(divides, "num_key_value_heads", expected)?;
         let head_dim = head_dim(keys, hidden_size, num_attention_heads)?;
+        keys.require(head_dim.is_multiple_of(2), "head_dim", "even")?;
         Ok(Self {
             hidden_size,
             num_attention_heads,

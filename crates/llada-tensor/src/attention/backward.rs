@@ -8,6 +8,7 @@ use super::products::dot;
 use super::runs::Segment;
 use super::tile::{Lanes, QUERIES, Tile, zeroed};
 use crate::Isa;
+use crate::gemm::Single;
 use crate::parallel::Shared;
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -49,7 +50,7 @@ pub(super) struct Scratch {
 /// Writes the gradients of the segment's keys in head `head` and of the queries that use it.
 pub(super) fn run(
     isa: Isa,
-    inputs: &Inputs<'_>,
+    inputs: &Inputs<'_, f32>,
     saved: &Saved<'_>,
     segment: &Segment,
     head: usize,
@@ -70,7 +71,7 @@ pub(super) fn run(
 }
 
 struct Backward<'a> {
-    inputs: &'a Inputs<'a>,
+    inputs: &'a Inputs<'a, f32>,
     saved: &'a Saved<'a>,
     segment: &'a Segment,
     head: usize,
@@ -110,14 +111,14 @@ impl Backward<'_> {
             ..
         } = self;
         let (keys, values) = (inputs.keys(*head), inputs.values(*head));
-        let queries = tile.rows(inputs.q, inputs.scale, &mut scratch.queries);
+        let queries = tile.rows::<S, Single>(s, inputs.q, inputs.scale, &mut scratch.queries);
         let columns = tile.columns(queries, &mut scratch.query_columns);
         let rows = &mut scratch.rows;
-        let weights = tile.scores(s, keys, columns, rows, &mut scratch.weights);
+        let weights = tile.scores(s, keys, columns, &mut scratch.weights);
         tile.hide(weights);
-        let douts = tile.rows(saved.dout, 1.0, &mut scratch.douts);
+        let douts = tile.rows::<S, Single>(s, saved.dout, 1.0, &mut scratch.douts);
         let columns = tile.columns(douts, &mut scratch.dout_columns);
-        let dscores = tile.scores(s, values, columns, rows, &mut scratch.dscores);
+        let dscores = tile.scores(s, values, columns, &mut scratch.dscores);
         let (lse, drift) = (
             tile.lanes(saved.lse),
             saved.drift(s, tile, inputs.heads.dim),

@@ -6,10 +6,12 @@
 use std::ops::Range;
 
 use super::Inputs;
+use super::element::Element;
 use super::forward::{End, Outputs, Scratch, write};
 use super::products::{View, add_product};
 use super::runs::Run;
 use super::tile::{Piece, Source, Tile, zeroed};
+use crate::gemm::Format;
 use crate::simd::Simd;
 
 /// Most keys of a product: enough vectors for the chains of additions of a single query.
@@ -17,14 +19,14 @@ const KEYS: usize = 64;
 
 /// Returns whether a run has so few queries per key-value head that vectors of so many lanes would be half
 /// empty or more.
-pub(super) fn is_few(inputs: &Inputs<'_>, run: &Run, lanes: usize) -> bool {
+pub(super) fn is_few<E>(inputs: &Inputs<'_, E>, run: &Run, lanes: usize) -> bool {
     2 * run.rows.len() * inputs.heads.per_group() <= lanes
 }
 
 /// The few queries of one key-value head, and what becomes of them.
 #[derive(Default)]
 pub(super) struct Queries {
-    /// [queries, P].
+    /// [queries, words of P].
     rows: Vec<f32>,
     /// [queries, keys].
     scores: Vec<f32>,
@@ -36,9 +38,9 @@ pub(super) struct Queries {
 /// Writes the outputs of the run's queries that use some key-value heads. These take turns with every few
 /// keys: what is fetched of a row of keys holds several heads.
 #[inline(always)]
-pub(super) fn run<S: Simd>(
+pub(super) fn run<S: Simd, E: Element>(
     s: S,
-    inputs: &Inputs<'_>,
+    inputs: &Inputs<'_, E>,
     run: &Run,
     heads: Range<usize>,
     scratch: &mut Scratch,
@@ -47,10 +49,12 @@ pub(super) fn run<S: Simd>(
     let tiles: Vec<_> = heads
         .flat_map(|head| Tile::split(inputs, run, head))
         .collect();
-    let Scratch { few, rows, .. } = scratch;
+    let Scratch {
+        few, rows, weights, ..
+    } = scratch;
     few.resize_with(tiles.len(), Queries::default);
     for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
-        tile.rows(inputs.q, inputs.scale, &mut queries.rows);
+        tile.rows::<S, E::Format>(s, inputs.q, inputs.scale, &mut queries.rows);
         zeroed(&mut queries.scores, tile.len() * tile.num_keys());
         zeroed(&mut queries.sums, tile.len() * inputs.heads.dim);
     }
@@ -64,7 +68,8 @@ pub(super) fn run<S: Simd>(
     }
     for piece in tiles[0].pieces(KEYS) {
         for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
-            queries.add(s, tile, &piece, inputs.values(tile.head()), rows);
+            let memory = [&mut *weights, &mut *rows];
+            queries.add(s, tile, &piece, inputs.values(tile.head()), memory);
         }
     }
     for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
@@ -75,15 +80,15 @@ pub(super) fn run<S: Simd>(
 impl Queries {
     /// Computes the scores of some keys.
     #[inline(always)]
-    fn score<S: Simd>(
+    fn score<S: Simd, E: Element>(
         &mut self,
         s: S,
         tile: &Tile<'_>,
         piece: &Piece,
-        keys: Source<'_>,
+        keys: Source<'_, E>,
         memory: &mut Vec<f32>,
     ) {
-        let dim = keys.heads.dim;
+        let dim = keys.heads.dim / E::Format::DEPTH;
         let rows = View {
             values: &self.rows,
             stride: dim,
@@ -91,7 +96,7 @@ impl Queries {
         let columns = keys.columns(s, piece, memory);
         let (scores, num_keys) = (&mut self.scores[piece.start..], tile.num_keys());
         let shape = [tile.len(), dim, piece.keys.len()];
-        add_product::<S, false>(s, shape, rows, columns, scores, num_keys);
+        add_product::<S, E::Format, false>(s, shape, rows, columns, scores, num_keys);
     }
 
     /// Hides what a row does not see, and finds the largest scores.
@@ -109,13 +114,13 @@ impl Queries {
 
     /// Adds some values, weighted.
     #[inline(always)]
-    fn add<S: Simd>(
+    fn add<S: Simd, E: Element>(
         &mut self,
         s: S,
         tile: &Tile<'_>,
         piece: &Piece,
-        values: Source<'_>,
-        memory: &mut Vec<f32>,
+        values: Source<'_, E>,
+        [words, rows]: [&mut Vec<f32>; 2],
     ) {
         let (num_keys, dim) = (tile.num_keys(), values.heads.dim);
         for (query, scores) in self.scores.chunks_exact_mut(num_keys).enumerate() {
@@ -131,9 +136,11 @@ impl Queries {
             values: &self.scores[piece.start..],
             stride: num_keys,
         };
-        let values = values.rows(s, piece, memory);
-        let shape = [tile.len(), piece.keys.len(), dim];
-        add_product::<S, false>(s, shape, weights, values, &mut self.sums, dim);
+        let weights = E::joined(weights, [tile.len(), piece.keys.len()], words);
+        let values = values.across_keys(s, piece, rows);
+        let words = piece.keys.len().div_ceil(E::Format::DEPTH);
+        let shape = [tile.len(), words, dim];
+        add_product::<S, E::Format, false>(s, shape, weights, values, &mut self.sums, dim);
     }
 }
 

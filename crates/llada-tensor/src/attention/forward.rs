@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Inputs;
+use super::element::Element;
 use super::few::{self, is_few};
 use super::runs::Run;
 use super::tile::{KEYS, Lanes, QUERIES, Tile, zeroed};
@@ -17,6 +18,8 @@ pub(super) struct Scratch {
     columns: Vec<f32>,
     /// Keys or values as they are multiplied.
     pub(super) rows: Vec<f32>,
+    /// Weights as they are multiplied, in a run of few queries.
+    pub(super) weights: Vec<f32>,
     scores: Vec<f32>,
     sums: Vec<f32>,
     /// By key-value head, in a run of few queries.
@@ -50,9 +53,9 @@ impl Default for End {
 }
 
 /// Writes the outputs of the run's queries that use some key-value heads.
-pub(super) fn run(
+pub(super) fn run<E: Element>(
     isa: Isa,
-    inputs: &Inputs<'_>,
+    inputs: &Inputs<'_, E>,
     run: &Run,
     heads: Range<usize>,
     scratch: &mut Scratch,
@@ -70,15 +73,15 @@ pub(super) fn run(
     );
 }
 
-struct Forward<'a> {
-    inputs: &'a Inputs<'a>,
+struct Forward<'a, E> {
+    inputs: &'a Inputs<'a, E>,
     run: &'a Run,
     heads: Range<usize>,
     scratch: &'a mut Scratch,
     outputs: &'a Outputs<'a>,
 }
 
-impl Kernel for Forward<'_> {
+impl<E: Element> Kernel for Forward<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -103,9 +106,9 @@ impl Kernel for Forward<'_> {
 
 /// Writes the outputs of a tile's queries.
 #[inline(always)]
-fn write_tile<S: Simd>(
+fn write_tile<S: Simd, E: Element>(
     s: S,
-    inputs: &Inputs<'_>,
+    inputs: &Inputs<'_, E>,
     tile: &Tile<'_>,
     scratch: &mut Scratch,
     outputs: &Outputs<'_>,
@@ -119,14 +122,14 @@ fn write_tile<S: Simd>(
         ..
     } = scratch;
     let (keys, values) = (inputs.keys(tile.head()), inputs.values(tile.head()));
-    let queries = tile.rows(inputs.q, inputs.scale, queries);
+    let queries = tile.rows::<S, E::Format>(s, inputs.q, inputs.scale, queries);
     let columns = tile.columns(queries, columns);
     let (hidden, width) = (tile.hidden(), tile.width::<S>());
     let mut end = End::default();
     scores.resize(tile.num_keys() * QUERIES, 0.0);
     for piece in tile.pieces(KEYS) {
         let scores = piece.of(scores);
-        tile.score(s, &piece, keys, columns, rows, scores);
+        tile.score(s, &piece, keys, columns, scores);
         hidden.hide(&piece, scores);
         raise(s, width, scores, &mut end.largest);
     }

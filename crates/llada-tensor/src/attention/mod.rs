@@ -8,13 +8,13 @@
 //! run sees a key; the ragged ends of the other rows get the score minus infinity. Runs of few queries have
 //! keys as lanes ([`few`]).
 //!
-//! Keys and values may be stored in bf16. They are widened before they are multiplied, so that the result is
-//! that of the rounded keys and values in `f32`, bit by bit.
+//! Keys and values may be stored in bf16; queries and weights are then rounded to bf16 as well ([`element`]).
 //!
 //! A query's result does not depend on its tile. In the backward pass one task handles the runs that
 //! share keys, so a key's gradient is summed in row order.
 
 mod backward;
+mod element;
 mod few;
 mod forward;
 mod products;
@@ -26,10 +26,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::parallel::Shared;
-use crate::{Isa, Tensor};
+use crate::{DType, Isa, Tensor};
+use element::Element;
 use few::is_few;
 use runs::{Run, Seen, paged_runs, runs, segments};
-use tile::{Elements, QUERIES, Source};
+use tile::{QUERIES, Source};
 
 /// Keys that one query row sees: rows `[0]..[1]` and rows `[2]..[3]` of the key array, disjoint, in
 /// either order; an empty range has equal ends. At least one key is visible.
@@ -77,13 +78,13 @@ pub struct Attended {
 }
 
 /// The inputs of both directions as slices.
-struct Inputs<'a> {
+struct Inputs<'a, E> {
     /// [N, H*P].
     q: &'a [f32],
     /// [M, G*P].
-    keys: Elements<'a>,
+    keys: &'a [E],
     /// [M, G*P].
-    values: Elements<'a>,
+    values: &'a [E],
     /// N.
     seen: Seen<'a>,
     heads: Heads,
@@ -104,10 +105,7 @@ pub fn attention(
     scale: f32,
 ) -> Attended {
     let seen = Seen::Ranges(checked_ranges(ranges, q, keys));
-    forward(
-        Inputs::new(q, keys, values, seen, heads, scale),
-        &runs(ranges),
-    )
+    forward(q, [keys, values], seen, heads, scale, &runs(ranges))
 }
 
 /// As [`attention`], without the log-sum-exps, over keys in pieces: a row sees the first keys of its
@@ -129,35 +127,42 @@ pub fn attention_paged(
 ) -> Tensor {
     let visible = checked_groups(groups, q, keys);
     let seen = Seen::Prefix(&visible);
-    forward(
-        Inputs::new(q, keys, values, seen, heads, scale),
-        &paged_runs(groups),
-    )
-    .out
+    forward(q, [keys, values], seen, heads, scale, &paged_runs(groups)).out
 }
 
-fn forward(inputs: Inputs<'_>, runs: &[Run]) -> Attended {
-    let num_queries = inputs.q.len() / inputs.heads.dim;
-    let num_rows = num_queries / inputs.heads.query;
-    let mut out = Tensor::zeros(&[num_rows, inputs.heads.query * inputs.heads.dim]);
-    let mut lse = Tensor::zeros(&[num_rows, inputs.heads.query]);
-    let outputs = forward::Outputs {
-        out: Shared::new(out.f32s_mut()),
-        lse: Shared::new(lse.f32s_mut()),
-    };
-    let isa = Isa::active();
-    // What is fetched of a row holds several heads: where queries are few, a task takes them together.
-    let num_heads = match runs.iter().all(|run| is_few(&inputs, run, QUERIES)) {
-        true => inputs
-            .heads
-            .key_value
-            .div_ceil(rayon::current_num_threads()),
-        false => 1,
-    };
-    inputs.for_each_task(runs, num_heads, |run, heads, scratch| {
-        forward::run(isa, &inputs, run, heads, scratch, &outputs);
-    });
-    Attended { out, lse }
+fn forward(
+    q: &Tensor,
+    [keys, values]: [&Tensor; 2],
+    seen: Seen<'_>,
+    heads: Heads,
+    scale: f32,
+    runs: &[Run],
+) -> Attended {
+    check(q, [keys, values], heads);
+    let q = q.f32s();
+    match keys.dtype() {
+        DType::Bf16 => {
+            assert!(heads.dim.is_multiple_of(2), "attention: {heads:?} in bf16");
+            Inputs {
+                q,
+                keys: keys.bf16s(),
+                values: values.bf16s(),
+                seen,
+                heads,
+                scale,
+            }
+            .forward(runs)
+        }
+        _ => Inputs {
+            q,
+            keys: keys.f32s(),
+            values: values.f32s(),
+            seen,
+            heads,
+            scale,
+        }
+        .forward(runs),
+    }
 }
 
 fn checked_ranges<'a>(ranges: &'a [KeyRanges], q: &Tensor, keys: &Tensor) -> &'a [KeyRanges] {
@@ -213,7 +218,15 @@ pub fn attention_backward(
     dout: &Tensor,
 ) -> (Tensor, Tensor, Tensor) {
     let seen = Seen::Ranges(checked_ranges(ranges, q, keys));
-    let inputs = Inputs::new(q, keys, values, seen, heads, scale);
+    check(q, [keys, values], heads);
+    let inputs = Inputs {
+        q: q.f32s(),
+        keys: keys.f32s(),
+        values: values.f32s(),
+        seen,
+        heads,
+        scale,
+    };
     assert_eq!(
         saved.out.shape(),
         q.shape(),
@@ -244,45 +257,30 @@ pub fn attention_backward(
     (dq, dkeys, dvalues)
 }
 
-impl<'a> Inputs<'a> {
-    fn new(
-        q: &'a Tensor,
-        keys: &'a Tensor,
-        values: &'a Tensor,
-        seen: Seen<'a>,
-        heads: Heads,
-        scale: f32,
-    ) -> Self {
-        let ([_, columns], [_, key_columns]) = (q.dims2(), keys.dims2());
-        assert!(
-            heads.dim > 0 && heads.key_value > 0 && heads.query.is_multiple_of(heads.key_value),
-            "attention: {heads:?}"
-        );
-        assert_eq!(
-            columns,
-            heads.query * heads.dim,
-            "attention: q {:?}, {heads:?}",
-            q.shape()
-        );
-        assert_eq!(
-            key_columns,
-            heads.key_value * heads.dim,
-            "attention: keys {:?}",
-            keys.shape()
-        );
-        assert_eq!(keys.shape(), values.shape(), "attention: keys and values");
-        Self {
-            q: q.f32s(),
-            keys: Elements::of(keys),
-            values: Elements::of(values),
-            seen,
-            heads,
-            scale,
-        }
-    }
+fn check(q: &Tensor, [keys, values]: [&Tensor; 2], heads: Heads) {
+    let ([_, columns], [_, key_columns]) = (q.dims2(), keys.dims2());
+    assert!(
+        heads.dim > 0 && heads.key_value > 0 && heads.query.is_multiple_of(heads.key_value),
+        "attention: {heads:?}"
+    );
+    assert_eq!(
+        columns,
+        heads.query * heads.dim,
+        "attention: q {:?}, {heads:?}",
+        q.shape()
+    );
+    assert_eq!(
+        key_columns,
+        heads.key_value * heads.dim,
+        "attention: keys {:?}",
+        keys.shape()
+    );
+    assert_eq!(keys.shape(), values.shape(), "attention: keys and values");
+}
 
+impl<'a, E> Inputs<'a, E> {
     /// Returns the keys of one head.
-    fn keys(&self, head: usize) -> Source<'a> {
+    fn keys(&self, head: usize) -> Source<'a, E> {
         Source {
             elements: self.keys,
             heads: self.heads,
@@ -291,12 +289,36 @@ impl<'a> Inputs<'a> {
     }
 
     /// Returns the values of one head.
-    fn values(&self, head: usize) -> Source<'a> {
+    fn values(&self, head: usize) -> Source<'a, E> {
         Source {
             elements: self.values,
             heads: self.heads,
             head,
         }
+    }
+
+    fn forward(self, runs: &[Run]) -> Attended
+    where
+        E: Element,
+    {
+        let heads = self.heads;
+        let num_rows = self.q.len() / (heads.query * heads.dim);
+        let mut out = Tensor::zeros(&[num_rows, heads.query * heads.dim]);
+        let mut lse = Tensor::zeros(&[num_rows, heads.query]);
+        let outputs = forward::Outputs {
+            out: Shared::new(out.f32s_mut()),
+            lse: Shared::new(lse.f32s_mut()),
+        };
+        let isa = Isa::active();
+        // What is fetched of a row holds several heads: where queries are few, a task takes them together.
+        let num_heads = match runs.iter().all(|run| is_few(&self, run, QUERIES)) {
+            true => heads.key_value.div_ceil(rayon::current_num_threads()),
+            false => 1,
+        };
+        self.for_each_task(runs, num_heads, |run, heads, scratch| {
+            forward::run(isa, &self, run, heads, scratch, &outputs);
+        });
+        Attended { out, lse }
     }
 
     /// Calls `task` for every part and `num_heads` key-value heads; `S` is memory that tasks of a thread reuse.

@@ -1,5 +1,8 @@
 //! The two matrix products that attention and its gradient consist of.
 
+use std::marker::PhantomData;
+
+use crate::gemm::Format;
 use crate::simd::Simd;
 
 /// A matrix whose rows lie `stride` apart.
@@ -45,10 +48,10 @@ impl View<'_> {
 }
 
 /// Adds `x m` to `c`, or `x^T m` if `TRANSPOSED`; every element is one chain of additions in the order of m's
-/// rows.
+/// rows. Words along K are of the format, those of `c` are `f32`.
 /// # Shapes: x [R, K], transposed [K, R], m [K, C], c [R, C] with rows `stride` apart.
 #[inline(always)]
-pub(super) fn add_product<S: Simd, const TRANSPOSED: bool>(
+pub(super) fn add_product<S: Simd, F: Format, const TRANSPOSED: bool>(
     s: S,
     [rows, depth, columns]: [usize; 3],
     x: View<'_>,
@@ -68,8 +71,9 @@ pub(super) fn add_product<S: Simd, const TRANSPOSED: bool>(
     let mut row = 0;
     while row < rows {
         let first = if TRANSPOSED { row } else { row * x.stride };
-        let block = Block::<S, TRANSPOSED> {
+        let block = Block::<S, F, TRANSPOSED> {
             s,
+            format: PhantomData,
             depth,
             columns,
             x: View {
@@ -95,15 +99,16 @@ pub(super) fn add_product<S: Simd, const TRANSPOSED: bool>(
 }
 
 /// Rows of a product, from the first one of `x` on.
-struct Block<'a, S, const TRANSPOSED: bool> {
+struct Block<'a, S, F, const TRANSPOSED: bool> {
     s: S,
+    format: PhantomData<F>,
     depth: usize,
     columns: usize,
     x: View<'a>,
     m: View<'a>,
 }
 
-impl<S: Simd, const TRANSPOSED: bool> Block<'_, S, TRANSPOSED> {
+impl<S: Simd, F: Format, const TRANSPOSED: bool> Block<'_, S, F, TRANSPOSED> {
     /// Adds R rows, `V` vectors of columns at a time, and returns R.
     ///
     /// # Safety
@@ -160,7 +165,7 @@ impl<S: Simd, const TRANSPOSED: bool> Block<'_, S, TRANSPOSED> {
                 // SAFETY: r is below R, k below the depth.
                 let x = s.splat(unsafe { x.at(row, of_row) });
                 for (sum, m) in sums.iter_mut().zip(m) {
-                    *sum = s.fma(x, m, *sum);
+                    *sum = F::multiply(s, x, m, *sum);
                 }
             }
         }

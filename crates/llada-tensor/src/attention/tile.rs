@@ -1,21 +1,19 @@
 //! Queries that are computed together, one per lane, and their products with keys.
 
+use std::hint::black_box;
 use std::ops::Range;
 
-use half::bf16;
-
-use super::Heads;
-use super::Inputs;
+use super::element::Element;
 use super::products::{View, add_product};
 use super::runs::{Run, Seen};
+use super::{Heads, Inputs};
+use crate::gemm::{Format, Single};
 use crate::simd::Simd;
-use crate::{DType, Tensor};
 
 /// Queries in a tile: the lanes of the widest vector. Scores are stored as [keys, `QUERIES`].
 pub(super) const QUERIES: usize = 16;
 
-/// Most keys of a product. Those that are stored in bf16 are widened by so many, which stay in a core's
-/// first cache until they are used.
+/// Most keys of a product, which stay in a core's first cache.
 pub(super) const KEYS: usize = 32;
 
 /// Keys from which on they are asked for: fewer are in a cache already.
@@ -27,94 +25,79 @@ const LINE: usize = 64;
 /// One number per query of a tile.
 pub(super) type Lanes = [f32; QUERIES];
 
-/// Elements of keys or values as they are stored.
-#[derive(Clone, Copy)]
-pub(super) enum Elements<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [bf16]),
-}
-
-impl<'a> Elements<'a> {
-    /// Returns the elements of an array of either type.
-    pub(super) fn of(x: &'a Tensor) -> Self {
-        match x.dtype() {
-            DType::Bf16 => Self::Bf16(x.bf16s()),
-            _ => Self::F32(x.f32s()),
-        }
-    }
-}
-
 /// Keys or values of one key-value head.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct Source<'a, E> {
     /// [M, G*P].
-    pub(super) elements: Elements<'a>,
+    pub(super) elements: &'a [E],
     pub(super) heads: Heads,
     /// The key-value head.
     pub(super) head: usize,
 }
 
-impl<'a> Source<'a> {
+impl<'a, E: Element> Source<'a, E> {
     /// Returns where the head begins in the row of a key.
     pub(super) fn offset(&self, key: usize) -> usize {
         (key * self.heads.key_value + self.head) * self.heads.dim
     }
 
-    /// Asks for the head in the row of a key, which no hardware foresees: a row holds the heads of all, and pages
+    /// Returns the head in the row of a key.
+    #[inline(always)]
+    fn row(&self, key: usize) -> &'a [E] {
+        &self.elements[self.offset(key)..][..self.heads.dim]
+    }
+
+    /// Asks for the head in the rows of keys, which no hardware foresees: a row holds the heads of all, and pages
     /// lie anywhere.
     #[inline(always)]
-    fn ask<S: Simd>(&self, s: S, key: usize) {
-        let head = self.offset(key)..self.offset(key) + self.heads.dim;
-        match self.elements {
-            Elements::F32(values) => ask(s, &values[head]),
-            Elements::Bf16(values) => ask(s, &values[head]),
+    fn ask<S: Simd>(&self, s: S, keys: impl Iterator<Item = usize>) {
+        for key in keys {
+            let row = self.row(key);
+            for line in (0..size_of_val(row)).step_by(LINE) {
+                s.prefetch(&row[0], line);
+            }
         }
     }
 
-    /// Reads a vector of elements.
+    /// Returns the head in the rows of some keys where it is stored: [keys, words of P]. Those of the next keys are
+    /// asked for.
     #[inline(always)]
-    fn load<S: Simd>(&self, s: S, start: usize) -> S::V {
-        match self.elements {
-            Elements::F32(values) => s.load(&values[start..]),
-            Elements::Bf16(values) => s.load_bf16(&values[start..]),
+    fn stored<S: Simd>(&self, s: S, piece: &Piece) -> View<'a> {
+        self.ask(s, piece.next.clone());
+        let stride = self.heads.key_value * self.heads.dim / E::Format::DEPTH;
+        View {
+            values: E::words(&self.elements[self.offset(piece.keys.start)..]),
+            // Where it comes from is hidden, or the compiler keeps an address per row, more than there are registers.
+            stride: black_box(stride),
         }
     }
 
-    /// Reads an element.
-    fn at(&self, place: usize) -> f32 {
-        match self.elements {
-            Elements::F32(values) => values[place],
-            Elements::Bf16(values) => values[place].to_f32(),
-        }
-    }
-
-    /// Returns the head in the rows of some keys: where it is stored, or in `memory`, widened. Meanwhile those of
-    /// the next keys are asked for.
+    /// As [`Source::stored`], with words of several keys: [words of keys, P]. If a word holds more than one
+    /// element, they are in `memory`.
     #[inline(always)]
-    pub(super) fn rows<'m, S: Simd>(self, s: S, piece: &Piece, memory: &'m mut Vec<f32>) -> View<'m>
+    pub(super) fn across_keys<'m, S: Simd>(
+        &self,
+        s: S,
+        piece: &Piece,
+        memory: &'m mut Vec<f32>,
+    ) -> View<'m>
     where
         'a: 'm,
     {
-        let (keys, dim) = (piece.keys.clone(), self.heads.dim);
-        let stored = match self.elements {
-            Elements::F32(values) => {
-                for key in piece.next.clone() {
-                    self.ask(s, key);
-                }
-                return View {
-                    values: &values[self.offset(keys.start)..],
-                    stride: self.heads.key_value * dim,
-                };
-            }
-            Elements::Bf16(values) => values,
-        };
-        memory.resize(keys.len() * dim, 0.0);
+        let dim = self.heads.dim;
+        if E::Format::DEPTH == 1 {
+            return self.stored(s, piece);
+        }
+        memory.resize(piece.keys.len().div_ceil(2) * dim, 0.0);
         let mut next = piece.next.clone();
-        for (key, row) in keys.zip(memory.chunks_exact_mut(dim)) {
-            if let Some(next) = next.next() {
-                self.ask(s, next);
-            }
-            widen(s, &stored[self.offset(key)..][..dim], row);
+        let pairs = piece.keys.clone().step_by(2);
+        for (key, words) in pairs.zip(memory.chunks_exact_mut(dim)) {
+            self.ask(s, next.by_ref().take(2));
+            let second = match key + 1 < piece.keys.end {
+                true => self.row(key + 1),
+                false => &[],
+            };
+            E::across(s, self.row(key), second, words);
         }
         View {
             values: memory,
@@ -122,27 +105,27 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// As [`Source::rows`], transposed: [P, keys].
+    /// As [`Source::stored`], transposed: [words of P, keys].
     #[inline(always)]
     pub(super) fn columns<'m, S: Simd>(
-        self,
+        &self,
         s: S,
         piece: &Piece,
         memory: &'m mut Vec<f32>,
     ) -> View<'m> {
-        let (keys, dim) = (piece.keys.clone(), self.heads.dim);
-        let stride = keys.len();
+        let depth = E::Format::DEPTH;
+        let (keys, dim) = (piece.keys.clone(), self.heads.dim / depth);
+        let (words, stride) = (E::words(self.elements), keys.len());
         let mut next = piece.next.clone();
         memory.resize(stride * dim, 0.0);
         let whole = [keys.len(), dim].map(|len| len / S::LANES * S::LANES);
         for lane in (0..whole[0]).step_by(S::LANES) {
-            for next in next.by_ref().take(S::LANES) {
-                self.ask(s, next);
-            }
+            self.ask(s, next.by_ref().take(S::LANES));
             for column in (0..whole[1]).step_by(S::LANES) {
                 let mut rows = [s.splat(0.0); 16];
                 for (key, row) in rows.iter_mut().enumerate().take(S::LANES) {
-                    *row = self.load(s, self.offset(keys.start + lane + key) + column);
+                    let start = self.offset(keys.start + lane + key) / depth;
+                    *row = s.load(&words[start + column..]);
                 }
                 let columns = transposed(s, rows);
                 for (row, values) in columns.iter().enumerate().take(S::LANES) {
@@ -152,8 +135,9 @@ impl<'a> Source<'a> {
         }
         for (lane, key) in keys.enumerate() {
             let first = if lane < whole[0] { whole[1] } else { 0 };
+            let start = self.offset(key) / depth;
             for column in first..dim {
-                memory[column * stride + lane] = self.at(self.offset(key) + column);
+                memory[column * stride + lane] = words[start + column];
             }
         }
         View {
@@ -176,8 +160,8 @@ pub(super) struct Tile<'a> {
 
 impl<'a> Tile<'a> {
     /// Splits the queries of a run that use key-value head `head`.
-    pub(super) fn split(
-        inputs: &Inputs<'a>,
+    pub(super) fn split<E>(
+        inputs: &Inputs<'a, E>,
         run: &'a Run,
         head: usize,
     ) -> impl Iterator<Item = Self> {
@@ -225,27 +209,45 @@ impl<'a> Tile<'a> {
         lanes
     }
 
-    /// Copies the queries, times `factor`. # Shapes: x [N, H*P] -> [queries, P].
+    /// Copies the queries, times `factor`. # Shapes: x [N, H*P] -> [queries, words of P].
     #[inline(always)]
-    pub(super) fn rows<'m>(&self, x: &[f32], factor: f32, memory: &'m mut Vec<f32>) -> View<'m> {
-        let dim = self.heads.dim;
+    pub(super) fn rows<'m, S: Simd, F: Format>(
+        &self,
+        s: S,
+        x: &[f32],
+        factor: f32,
+        memory: &'m mut Vec<f32>,
+    ) -> View<'m> {
+        let (dim, stride) = (self.heads.dim, self.heads.dim / F::DEPTH);
         let values = zeroed(memory, self.len() * dim);
         for (to, index) in values.chunks_exact_mut(dim).zip(self.indices()) {
             for (to, x) in to.iter_mut().zip(&x[index * dim..][..dim]) {
                 *to = x * factor;
             }
         }
+        if F::DEPTH > 1 {
+            for query in 0..self.len() {
+                for word in (0..stride).step_by(S::LANES) {
+                    let row = &values[query * dim..][..dim];
+                    let words = F::words(s, &row[word * F::DEPTH..]);
+                    s.store_some(
+                        words,
+                        &mut values[query * stride + word..][..S::LANES.min(stride - word)],
+                    );
+                }
+            }
+        }
         View {
-            values,
-            stride: dim,
+            values: &values[..self.len() * stride],
+            stride,
         }
     }
 
     /// Transposes what [`Tile::rows`] returned; lanes without a query get zeros.
-    /// # Shapes: [queries, P] -> [P, QUERIES].
+    /// # Shapes: [queries, words] -> [words, QUERIES].
     #[inline(always)]
     pub(super) fn columns<'m>(&self, rows: View<'_>, memory: &'m mut Vec<f32>) -> View<'m> {
-        let values = zeroed(memory, self.heads.dim * QUERIES);
+        let values = zeroed(memory, rows.stride * QUERIES);
         for (query, row) in rows.values.chunks_exact(rows.stride).enumerate() {
             for (to, x) in values.chunks_exact_mut(QUERIES).zip(row) {
                 to[query] = *x;
@@ -258,19 +260,18 @@ impl<'a> Tile<'a> {
     }
 
     /// Returns the products of every key of the run with the queries.
-    /// # Shapes: columns [P, QUERIES] -> [keys, QUERIES].
+    /// # Shapes: columns [words of P, QUERIES] -> [keys, QUERIES].
     #[inline(always)]
-    pub(super) fn scores<'m, S: Simd>(
+    pub(super) fn scores<'m, S: Simd, E: Element>(
         &self,
         s: S,
-        keys: Source<'_>,
+        keys: Source<'_, E>,
         columns: View<'_>,
-        rows: &mut Vec<f32>,
         memory: &'m mut Vec<f32>,
     ) -> &'m mut [f32] {
         memory.resize(self.run.num_keys() * QUERIES, 0.0);
         for piece in self.pieces(KEYS) {
-            self.score(s, &piece, keys, columns, rows, piece.of(memory));
+            self.score(s, &piece, keys, columns, piece.of(memory));
         }
         memory
     }
@@ -286,21 +287,21 @@ impl<'a> Tile<'a> {
     }
 
     /// Writes the products of some keys with the queries.
-    /// # Shapes: columns [P, QUERIES], scores [keys, QUERIES].
+    /// # Shapes: columns [words of P, QUERIES], scores [keys, QUERIES].
     #[inline(always)]
-    pub(super) fn score<S: Simd>(
+    pub(super) fn score<S: Simd, E: Element>(
         &self,
         s: S,
         piece: &Piece,
-        keys: Source<'_>,
+        keys: Source<'_, E>,
         columns: View<'_>,
-        rows: &mut Vec<f32>,
         scores: &mut [f32],
     ) {
-        let shape = [piece.keys.len(), self.heads.dim, self.width::<S>()];
-        let rows = keys.rows(s, piece, rows);
+        let words = self.heads.dim / E::Format::DEPTH;
+        let shape = [piece.keys.len(), words, self.width::<S>()];
+        let rows = keys.stored(s, piece);
         scores.fill(0.0);
-        add_product::<S, false>(s, shape, rows, columns, scores, QUERIES);
+        add_product::<S, E::Format, false>(s, shape, rows, columns, scores, QUERIES);
     }
 
     /// Returns what the queries' rows do not see.
@@ -322,11 +323,11 @@ impl<'a> Tile<'a> {
     /// Adds to each query's row of `sums` the rows of all keys, weighted.
     /// # Shapes: weights [keys, QUERIES], sums [queries, P].
     #[inline(always)]
-    pub(super) fn add_weighted_keys<S: Simd>(
+    pub(super) fn add_weighted_keys<S: Simd, E: Element>(
         &self,
         s: S,
         weights: &mut [f32],
-        keys: Source<'_>,
+        keys: Source<'_, E>,
         rows: &mut Vec<f32>,
         sums: &mut [f32],
     ) {
@@ -335,26 +336,28 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Adds to each query's row of `sums` the rows of some keys, weighted.
+    /// Adds to each query's row of `sums` the rows of some keys, weighted; the weights are used up.
     /// # Shapes: weights [keys, QUERIES], sums [queries, P].
     #[inline(always)]
-    pub(super) fn add_weighted<S: Simd>(
+    pub(super) fn add_weighted<S: Simd, E: Element>(
         &self,
         s: S,
         piece: &Piece,
-        weights: &[f32],
-        keys: Source<'_>,
+        weights: &mut [f32],
+        keys: Source<'_, E>,
         rows: &mut Vec<f32>,
         sums: &mut [f32],
     ) {
         let dim = self.heads.dim;
+        E::join(s, weights);
         let weights = View {
             values: weights,
             stride: QUERIES,
         };
-        let rows = keys.rows(s, piece, rows);
-        let shape = [self.len(), piece.keys.len(), dim];
-        add_product::<S, true>(s, shape, weights, rows, sums, dim);
+        let rows = keys.across_keys(s, piece, rows);
+        let words = piece.keys.len().div_ceil(E::Format::DEPTH);
+        let shape = [self.len(), words, dim];
+        add_product::<S, E::Format, true>(s, shape, weights, rows, sums, dim);
     }
 
     /// Adds to each key's row of `sums`, which begin at key `first_key`, the rows of the queries,
@@ -376,7 +379,7 @@ impl<'a> Tile<'a> {
                 stride: QUERIES,
             };
             let sums = &mut sums[(piece.keys.start - first_key) * dim..];
-            add_product::<S, false>(s, shape, weights, rows, sums, dim);
+            add_product::<S, Single, false>(s, shape, weights, rows, sums, dim);
         }
     }
 
@@ -451,14 +454,6 @@ impl Hidden {
     }
 }
 
-/// Asks for the cache lines of a row.
-#[inline(always)]
-fn ask<S: Simd, T>(s: S, row: &[T]) {
-    for line in (0..size_of_val(row)).step_by(LINE) {
-        s.prefetch(&row[0], line);
-    }
-}
-
 /// Transposes the first `LANES` vectors.
 #[inline(always)]
 fn transposed<S: Simd>(s: S, mut rows: [S::V; 16]) -> [S::V; 16] {
@@ -480,19 +475,6 @@ fn turned<S: Simd>(s: S, rows: [S::V; 16]) -> [S::V; 16] {
         }
     }
     turned
-}
-
-/// Writes a row of bf16 as `f32`.
-#[inline(always)]
-fn widen<S: Simd>(s: S, from: &[bf16], to: &mut [f32]) {
-    let mut start = 0;
-    while start + S::LANES <= from.len() {
-        s.store(s.load_bf16(&from[start..]), &mut to[start..]);
-        start += S::LANES;
-    }
-    for (to, from) in to[start..].iter_mut().zip(&from[start..]) {
-        *to = from.to_f32();
-    }
 }
 
 /// Returns `len` zeros in reused memory.

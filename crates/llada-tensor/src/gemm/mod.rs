@@ -21,7 +21,7 @@ use rayon::prelude::*;
 pub(crate) use codes::CodePanels;
 pub use codes::Codes;
 pub(crate) use matrix::Matrix;
-pub(crate) use pack::Panels;
+pub(crate) use pack::{Format, Pair, Panels, Single};
 
 use kernel::Block;
 use matrix::Target;

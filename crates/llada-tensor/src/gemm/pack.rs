@@ -19,7 +19,7 @@ pub(super) const PANEL: usize = 16;
 pub(super) struct Line(pub(super) [f32; PANEL]);
 
 /// What a word holds, and the product of two words.
-pub(super) trait Format {
+pub(crate) trait Format {
     /// Elements of a word.
     const DEPTH: usize;
 
@@ -32,7 +32,7 @@ pub(super) trait Format {
 }
 
 /// Words are `f32`.
-pub(super) struct Single;
+pub(crate) struct Single;
 
 impl Format for Single {
     const DEPTH: usize = 1;
@@ -54,7 +54,7 @@ impl Format for Single {
 }
 
 /// Words are pairs of bf16, the first in the low half.
-pub(super) struct Pair;
+pub(crate) struct Pair;
 
 impl Format for Pair {
     const DEPTH: usize = 2;
@@ -77,7 +77,7 @@ impl Format for Pair {
 }
 
 /// An element of an operand.
-pub(super) trait Element: Copy {
+pub(crate) trait Element: Copy {
     /// Reads up to a vector of elements as `f32`; missing lanes are zero.
     fn load<S: Simd>(s: S, x: &[Self]) -> S::V;
 }

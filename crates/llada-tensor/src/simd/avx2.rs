@@ -130,7 +130,7 @@ impl Simd for Avx2 {
         }}
         fn dot_bf16(a, b, acc) {{
             let ([a0, a1], [b0, b1]) = (unpack_pairs(a), unpack_pairs(b));
-            _mm256_fmadd_ps(a1, b1, _mm256_fmadd_ps(a0, b0, acc))
+            _mm256_fmadd_ps(a0, b0, _mm256_fmadd_ps(a1, b1, acc))
         }}
         // Bytes 0 and 2, then 1 and 3, as numbers of 16 bits: no product or sum is out of range.
         fn dot_bytes(a, b, acc) {{
@@ -211,6 +211,16 @@ impl Simd for Avx2 {
         unsafe {
             let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        }
+    }
+
+    #[inline(always)]
+    fn pair_bf16(self, high: &[bf16], low: &[bf16]) -> __m256 {
+        let low = &low[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has eight elements.
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(low.as_ptr().cast()));
+            _mm256_or_ps(self.load_bf16(high), _mm256_castsi256_ps(low))
         }
     }
 

@@ -115,6 +115,16 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn store_bytes(self, a: __m512, to: &mut [u8]) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has sixteen bytes.
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(a));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        }
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, from: &T, bytes: usize) {
         let address = std::ptr::from_ref(from).cast::<i8>().wrapping_add(bytes);
         // SAFETY: `self` proves that the features exist; a prefetch reads nothing.
@@ -196,6 +206,16 @@ impl Simd for Avx512 {
         // SAFETY: `self` proves that the features exist; both types are 64 bytes in which every bit
         // pattern is valid.
         unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(b, a)) }
+    }
+
+    #[inline(always)]
+    fn pair_bf16(self, high: &[bf16], low: &[bf16]) -> __m512 {
+        let low = &low[..Self::LANES];
+        // SAFETY: `self` proves that the features exist, and the slice has sixteen elements.
+        unsafe {
+            let low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(low.as_ptr().cast()));
+            _mm512_or_ps(self.load_bf16(high), _mm512_castsi512_ps(low))
+        }
     }
 
     #[inline(always)]

@@ -83,8 +83,18 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn round(self, a: Self::V) -> Self::V;
     /// a * 2^n for integers n in -252..=254.
     fn scale_pow2(self, a: Self::V, n: Self::V) -> Self::V;
-    /// Adds to `acc` the products of two bf16 pairs per lane (a lane's low half comes first).
+    /// Adds to `acc` the products of two bf16 pairs per lane: that of the high halves, then that of the low
+    /// ones, each rounded, but for scalar code once per product and sum together.
     fn dot_bf16(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
+
+    /// Writes the low bytes of the first `LANES` lanes. Panics when there is room for fewer.
+    #[inline(always)]
+    fn store_bytes(self, a: Self::V, to: &mut [u8]) {
+        let mut x = [0.0_f32; 16];
+        self.store(a, &mut x);
+        let lanes = to[..Self::LANES].iter_mut().zip(x);
+        lanes.for_each(|(to, x)| *to = x.to_bits() as u8);
+    }
 
     /// Asks for the cache line that is `bytes` after `from`, whether or not it exists. It comes into the
     /// second level: the first can wait for few lines at a time, and then computing waits with it.
@@ -134,6 +144,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
         self.load(&pairs)
     }
+
+    /// Lane i holds the pair of `high[i]` and `low[i]`. Panics when there are fewer than `LANES` of either.
+    fn pair_bf16(self, high: &[bf16], low: &[bf16]) -> Self::V;
 
     /// a0 b0 a1 b1 ...: the lanes of both, alternately.
     fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2];

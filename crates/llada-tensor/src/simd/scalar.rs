@@ -107,7 +107,7 @@ impl Simd for Scalar {
     fn dot_bf16(self, a: V, b: V, acc: V) -> V {
         std::array::from_fn(|i| {
             let ([a0, a1], [b0, b1]) = (unpack_pair(a[i]), unpack_pair(b[i]));
-            (acc[i] + a0 * b0) + a1 * b1
+            (acc[i] + a1 * b1) + a0 * b0
         })
     }
 
@@ -164,6 +164,12 @@ impl Simd for Scalar {
     #[inline(always)]
     fn int_to_f32(self, a: V) -> V {
         a.map(|a| a.to_bits() as i32 as f32)
+    }
+
+    #[inline(always)]
+    fn pair_bf16(self, high: &[bf16], low: &[bf16]) -> V {
+        let bits = |x: bf16| u32::from(x.to_bits());
+        std::array::from_fn(|i| f32::from_bits(bits(high[i]) << 16 | bits(low[i])))
     }
 
     #[inline(always)]

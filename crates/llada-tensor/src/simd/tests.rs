@@ -181,10 +181,11 @@ fn reductions_see_every_lane_and_nothing_else() {
     }
 }
 
-/// Multiplies bf16 pairs.
+/// Multiplies bf16 pairs and adds the products to `acc`.
 struct PairDot {
     a: f32,
     b: f32,
+    acc: f32,
 }
 
 impl Kernel for PairDot {
@@ -192,23 +193,44 @@ impl Kernel for PairDot {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        let dot = s.dot_bf16(s.splat(self.a), s.splat(self.b), s.splat(100.0));
+        let dot = s.dot_bf16(s.splat(self.a), s.splat(self.b), s.splat(self.acc));
         s.reduce_max(dot)
     }
 }
 
+/// Returns a bf16 pair.
+fn pair(low: f32, high: f32) -> f32 {
+    f32::from_bits((low.to_bits() >> 16) | high.to_bits())
+}
+
 #[test]
 fn pair_products_add_both_halves() {
-    let pair = |low: f32, high: f32| f32::from_bits((low.to_bits() >> 16) | high.to_bits());
     for isa in Isa::available() {
         let dot = dispatch(
             isa,
             PairDot {
                 a: pair(1.5, -2.0),
                 b: pair(4.0, 8.0),
+                acc: 100.0,
             },
         );
         assert_eq!(dot, 100.0 + 1.5 * 4.0 - 2.0 * 8.0, "{isa:?}");
+    }
+}
+
+#[test]
+fn pair_products_are_added_one_by_one_the_high_halves_first() {
+    let large = 2.0_f32.powi(24); // takes up a one that is added to it, but not one that is taken away
+    for isa in Isa::available() {
+        let add = |low: f32, high: f32| {
+            let (a, b) = (pair(low, high), pair(1.0, 1.0));
+            dispatch(isa, PairDot { a, b, acc: 1.0 })
+        };
+        assert_eq!(
+            [add(-large, large), add(large, -large)],
+            [0.0, 1.0],
+            "{isa:?}"
+        );
     }
 }
 

@@ -250,13 +250,19 @@ fn a_row_alone_is_bit_identical_to_the_row_in_a_batch() {
     for_every_isa(|| {
         for layout in layouts() {
             for heads in [HEADS[1], HEADS[2], HEADS[3]] {
-                let batch = forward(&layout, heads);
                 let [q, keys, values, _] = inputs(&layout, heads);
-                for (row, &range) in layout.ranges.iter().enumerate() {
-                    let q = Tensor::from_f32(&[1, q.dims2()[1]], q.row(row).to_vec());
-                    let alone = attention(&q, &keys, &values, &[range], heads, scale(heads));
-                    assert_eq!(alone.out.f32s(), batch.out.row(row));
-                    assert_eq!(alone.lse.f32s(), batch.lse.row(row));
+                let bf16 = [&keys, &values].map(Tensor::to_bf16);
+                for [keys, values] in [[keys, values], bf16] {
+                    let attend = |q: &Tensor, ranges: &[KeyRanges]| {
+                        attention(q, &keys, &values, ranges, heads, scale(heads))
+                    };
+                    let batch = attend(&q, &layout.ranges);
+                    for (row, &range) in layout.ranges.iter().enumerate() {
+                        let q = Tensor::from_f32(&[1, q.dims2()[1]], q.row(row).to_vec());
+                        let alone = attend(&q, &[range]);
+                        assert_eq!(alone.out.f32s(), batch.out.row(row));
+                        assert_eq!(alone.lse.f32s(), batch.lse.row(row));
+                    }
                 }
             }
         }
@@ -302,7 +308,7 @@ fn scatter(rows: &Tensor, pieces: &[Vec<Range<usize>>], num_rows: usize) -> Tens
 #[test]
 fn keys_in_pages_are_bit_identical_to_keys_in_order() {
     let visible = SEQUENCES.map(visible);
-    for heads in [HEADS[0], HEADS[1], HEADS[2]] {
+    for heads in [HEADS[1], HEADS[2], HEADS[3]] {
         let (mut first_key, mut ranges) = (0, Vec::new());
         for ((len, _), visible) in SEQUENCES.iter().zip(&visible) {
             ranges.extend(visible.iter().map(|&n| [first_key, first_key + n, 0, 0]));
@@ -349,17 +355,33 @@ fn keys_in_pages_are_bit_identical_to_keys_in_order() {
 }
 
 #[test]
-fn keys_and_values_in_bf16_are_bit_identical_to_the_rounded_ones_in_f32() {
+fn keys_and_values_in_bf16_are_multiplied_by_rounded_queries_and_weights() {
     for layout in layouts() {
-        for heads in HEADS {
-            let [q, keys, values, _] = inputs(&layout, heads);
-            let (keys, values) = (keys.to_bf16(), values.to_bf16());
-            let attend = |keys: &Tensor, values: &Tensor| {
-                attention(&q, keys, values, &layout.ranges, heads, scale(heads))
-            };
+        for heads in &HEADS[1..] {
+            let [q, keys, values, _] = inputs(&layout, *heads);
+            let [keys, values] = [keys, values].map(|rows| rows.to_bf16());
+            let mut scaled = q.clone();
+            scaled
+                .f32s_mut()
+                .iter_mut()
+                .for_each(|q| *q *= scale(*heads));
+            let [scaled, wide_keys, wide_values] =
+                [&scaled.to_bf16(), &keys, &values].map(|rows| doubles(rows.to_f32().f32s()));
+            let sees = |row, key| layout.sees(row, key);
+            let (out, lse) = reference::attention::attention(
+                &scaled,
+                &wide_keys,
+                &wide_values,
+                sees,
+                *heads,
+                1.0,
+            );
             for_every_isa(|| {
-                let widened = attend(&keys.to_f32(), &values.to_f32());
-                assert_eq!(attend(&keys, &values), widened);
+                let ranges = &layout.ranges;
+                let attended = attention(&q, &keys, &values, ranges, *heads, scale(*heads));
+                assert_close(attended.lse.f32s(), &lse, 3e-6);
+                // A weight moves by half a unit in the last of its 8 bits.
+                assert_close(attended.out.f32s(), &out, 2.0_f64.powi(-9) + 3e-6);
             });
         }
     }

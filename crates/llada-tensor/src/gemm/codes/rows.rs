@@ -194,47 +194,66 @@ impl Kernel for Round<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (x, _) = self.x.as_chunks();
-        let height = x.len().checked_div(self.blocks_per_row).unwrap_or(0);
-        for (index, x) in x.iter().enumerate() {
-            let (row, block) = (index / self.blocks_per_row, index % self.blocks_per_row);
-            self.blocks[block * height + row] = round(s, self.codes, x);
+        let rows = self.x.chunks_exact(self.blocks_per_row * BLOCK);
+        let height = rows.len();
+        for (row, x) in rows.enumerate() {
+            let (x, _) = x.as_chunks();
+            for (index, x) in x.iter().enumerate() {
+                self.blocks[index * height + row] = round(s, self.codes, x);
+            }
         }
     }
 }
 
 #[inline(always)]
 fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
-    let (mut high, mut low) = (s.splat(0.0), s.splat(0.0));
+    let zero = s.splat(0.0);
+    let (mut high, mut low, mut zeros) = (zero, zero, zero);
     for x in x.chunks_exact(S::LANES) {
         let x = s.load(x);
         (high, low) = (s.max(x, high), s.min(x, low));
+        zeros = s.fma(x, zero, zeros);
     }
-    let largest = s.reduce_max(s.max(high, s.sub(s.splat(0.0), low)));
+    let largest = s.reduce_max(s.max(high, s.sub(zero, low)));
     let per_unit = if largest > 0.0 {
         LARGEST / largest
     } else {
         0.0
     };
-    // The sum has units of one, so it is rounded to an integer, ties to even; its low byte is that integer's.
-    let bytes = x.map(|x| (x * per_unit + UNITS).to_bits() as u8);
-    let [first, last] = [&bytes[..BLOCK / 2], &bytes[BLOCK / 2..]]
-        .map(|half| half.iter().map(|&x| i32::from(x as i8)).sum::<i32>());
-    let quad = |i: usize| u32::from_le_bytes(std::array::from_fn(|j| bytes[4 * i + j]));
-    // A NaN or an infinity must not vanish in the rounding.
-    let is_finite = x.iter().fold(0.0, |sum, x| sum + x * 0.0) == 0.0;
+    let (mut quads, mut sums) = ([0.0; BLOCK / 4], [0.0; 2]);
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut quads);
+    let halves = x
+        .chunks_exact(BLOCK / 2)
+        .zip(bytes.chunks_exact_mut(BLOCK / 2));
+    for ((x, bytes), sum) in halves.zip(&mut sums) {
+        let mut integers = zero;
+        for (x, bytes) in x
+            .chunks_exact(S::LANES)
+            .zip(bytes.chunks_exact_mut(S::LANES))
+        {
+            // The sum has units of one, so it is rounded to an integer, ties to even; its low byte is that integer's.
+            let units = s.splat(UNITS);
+            let x = s.add(s.mul(s.load(x), s.splat(per_unit)), units);
+            s.store_bytes(x, bytes);
+            integers = s.add(integers, s.sub(x, units));
+        }
+        *sum = s.reduce_add(integers);
+    }
+    // A NaN or an infinity must not vanish in the rounding; zero times it is NaN.
+    let is_finite = s.reduce_add(zeros) == 0.0;
     let scale = if is_finite {
         largest / LARGEST
     } else {
         f32::NAN
     };
-    let bias = |sum: i32| f32::from_bits((-codes.bias() * sum) as u32);
+    let [first, last] = sums;
+    let bias = |sum: f32| f32::from_bits((-codes.bias() * sum as i32) as u32);
     RowBlock {
-        quads: std::array::from_fn(|i| f32::from_bits(quad(i))),
+        quads,
         scale,
         offsets: match codes {
             Codes::Q4_0 | Codes::Q8_0 => [bias(first + last), 0.0],
-            Codes::Q4K | Codes::Q5K => [scale * -(first + last) as f32, 0.0],
+            Codes::Q4K | Codes::Q5K => [scale * -(first + last), 0.0],
             Codes::Q6K => [bias(first), bias(last)],
         },
     }
