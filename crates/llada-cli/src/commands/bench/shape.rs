@@ -85,7 +85,9 @@ pub(super) fn run(
     let weights = Weights::random_codes(&config, 1, args.quant.into());
     // As for any checkpoint of quantised weights.
     let kv_precision = kv_precision.map_or(Precision::Bf16, Into::into);
-    let report = Bench::new(Model::new(config, weights), kv_precision, context)?.report();
+    let mut model = Model::new(config, weights);
+    model.pack();
+    let report = Bench::new(model, kv_precision, context)?.report();
     match as_json {
         true => ui::line(serde_json::to_string(&report)?),
         false => ui::write(&report.table()),

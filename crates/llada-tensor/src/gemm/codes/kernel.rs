@@ -110,7 +110,11 @@ fn strip<S: Simd, F: Format>(s: S, sweep: &mut Sweep<'_>, column: usize) {
                 blocks,
                 height,
                 first: done,
-                reads_once: now == num_rows && S::LANES == PANEL,
+                ahead: match first {
+                    0 if now == num_rows && S::LANES == PANEL => Ahead::Once,
+                    0 => Ahead::Far,
+                    _ => Ahead::Nothing,
+                },
             };
             let c = sweep.c.block(first..first + now, columns.clone());
             match now {
@@ -136,8 +140,18 @@ struct Rows<'a> {
     /// Rows of the whole tile.
     height: usize,
     first: usize,
-    /// Whether nothing reads these codes again soon.
-    reads_once: bool,
+    ahead: Ahead,
+}
+
+/// Which codes and scales are asked for ahead of use.
+#[derive(Clone, Copy)]
+enum Ahead {
+    /// Those that no other rows will read.
+    Once,
+    /// Those that other rows will read again.
+    Far,
+    /// None: the rows before have asked.
+    Nothing,
 }
 
 /// Computes a vector of columns of some rows in registers.
@@ -159,19 +173,20 @@ fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, 
         let rows = &rows[a.first..][..ROWS];
         let lines = &b.lines[block * F::LINES..][..F::LINES];
         let scales = &b.head[block * scales_of_a_block];
-        match a.reads_once {
-            true => {
+        match a.ahead {
+            Ahead::Once => {
                 s.prefetch_once(scales, FAR);
                 for line in lines {
                     s.prefetch_once(line, NEAR);
                 }
             }
-            false => {
+            Ahead::Far => {
                 s.prefetch(scales, FAR);
                 for line in lines {
                     s.prefetch(line, FAR);
                 }
             }
+            Ahead::Nothing => {}
         }
         let scales = F::scales(s, b, block);
         let [first, last] = F::codes(s, lines, b.lane);

@@ -87,10 +87,14 @@ impl CodeRows {
         let rounded = Self::new(isa, codes, x, &alone);
         let each = |row: u32| rounded.part(row as usize..row as usize + 1).blocks;
         Self::fill(picked.len(), width, parts, 1, |rows, blocks| {
-            let height = rows.len();
-            for (row, &from) in picked[rows].iter().enumerate() {
-                let to = blocks[row..].iter_mut().step_by(height);
-                to.zip(each(from)).for_each(|(to, from)| *to = *from);
+            let mut from = [&[][..]; TALL];
+            for (from, &row) in from.iter_mut().zip(&picked[rows.clone()]) {
+                *from = each(row);
+            }
+            for (index, blocks) in blocks.chunks_exact_mut(rows.len()).enumerate() {
+                for (block, from) in blocks.iter_mut().zip(from) {
+                    *block = from[index];
+                }
             }
         })
     }
