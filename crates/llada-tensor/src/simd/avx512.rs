@@ -105,7 +105,8 @@ impl Simd for Avx512 {
             _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
         }
         fn scale_pow2(a, n) { _mm512_scalef_ps(a, n) }
-        fn dot_bf16(a, b, acc) { _mm512_dpbf16_ps(acc, pairs(a), pairs(b)) }
+        // The last operand may be read from memory, and `a` is the one that is splatted.
+        fn dot_bf16(a, b, acc) { _mm512_dpbf16_ps(acc, pairs(b), pairs(a)) }
         fn dot_bytes(a, b, acc) {{
             let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
             _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(acc), a, b))
