@@ -188,7 +188,7 @@ fn mean_ratio(recipe: &Recipe) -> f64 {
 
 /// Returns the numbers held at the peak: what the tape keeps, and the largest of the backward passes
 /// that come on top: that of the head or of the last layer, beside what this one keeps, or that of a layer that
-/// is computed again. An adapter sees rows of `dropped` numbers through dropout: beside them are these and their
+/// is computed again from its input and its attention's output. An adapter sees rows of `dropped` numbers through dropout: beside them are these and their
 /// gradient.
 fn activations(config: &Config, rows: &Rows, keep: KeepActivations, dropped: u64) -> u64 {
     let width = config.hidden_size as u64;
@@ -206,7 +206,11 @@ fn activations(config: &Config, rows: &Rows, keep: KeepActivations, dropped: u64
     let layer = layer_transient(config, rows.all) + 2 * rows.all * dropped;
     let (kept, recomputed) = match keep {
         KeepActivations::Keep => (others.sum(), 0),
-        KeepActivations::Recompute => (0, others.max().unwrap_or(0)),
+        KeepActivations::Recompute => {
+            let attended = attended(config, rows.all);
+            let recomputed = others.max().map_or(0, |saved| saved - attended);
+            ((layers as u64 - 1) * attended, recomputed)
+        }
     };
     let begin = last + layer.max(head_transient(config, rows.scored));
     inputs + kept + begin.max(recomputed + layer)
@@ -218,10 +222,16 @@ fn layer_saved(config: &Config, layer: usize, rows: u64, scored: u64) -> u64 {
     let queries = (config.num_attention_heads * config.head_dim) as u64;
     let keys = (config.num_key_value_heads * config.head_dim) as u64;
     let norms = if config.use_qk_norm { 2 } else { 1 };
-    let heads = config.num_attention_heads as u64;
     let attention = norms * (scored * queries + rows * keys) + rows * keys;
-    let attended = scored * (queries + heads);
-    attention + attended + scored * config.hidden_size as u64 + mlp_saved(config, layer, scored)
+    attention
+        + attended(config, scored)
+        + scored * config.hidden_size as u64
+        + mlp_saved(config, layer, scored)
+}
+
+/// The output of an attention and its log-sum-exps.
+fn attended(config: &Config, rows: u64) -> u64 {
+    rows * (config.num_attention_heads * (config.head_dim + 1)) as u64
 }
 
 fn mlp_saved(config: &Config, layer: usize, rows: u64) -> u64 {

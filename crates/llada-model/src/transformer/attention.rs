@@ -27,7 +27,7 @@ pub(super) struct Projected {
 #[derive(Debug)]
 pub(super) struct AttentionSaved {
     projected: Projected,
-    attended: Attended,
+    pub(super) attended: Attended,
 }
 
 impl AttentionSaved {

@@ -1,10 +1,10 @@
 //! One pre-norm layer: `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`.
 
-use llada_tensor::{Gradient, Tensor, add_assign, rms_norm, rms_norm_backward};
+use llada_tensor::{Attended, Gradient, Tensor, add_assign, rms_norm, rms_norm_backward};
 
 use super::adapted::{Noise, Site};
 use super::attention::{AttentionSaved, attend, attention_backward, project};
-use super::mlp::{MlpSaved, mlp_backward, mlp_forward};
+use super::mlp::{MlpSaved, mlp_again, mlp_backward, mlp_forward};
 use super::router::RouterStats;
 use super::rows::Rows;
 use super::{Model, RangeRows};
@@ -38,6 +38,11 @@ impl LayerSaved {
         self.rest.mlp.router_stats(layer)
     }
 
+    /// Keeps what the attention came to alone.
+    pub(super) fn into_attended(self) -> Attended {
+        self.attention.attended
+    }
+
     /// Adds the z-loss with this weight to what the backward differentiates.
     pub(super) fn set_z_weight(&mut self, weight: f32) {
         self.rest.mlp.set_z_weight(weight);
@@ -58,6 +63,26 @@ pub(super) fn layer_forward(
     (y, LayerSaved { attention, rest })
 }
 
+/// Computes again what the backward needs of a layer of which the attention's output was kept: all but the
+/// attention itself and what nothing but the next layer needs.
+pub(super) fn layer_again(
+    model: &Model,
+    index: usize,
+    x: &Tensor,
+    attended: Attended,
+    rows: &RangeRows<'_>,
+) -> LayerSaved {
+    let projected = project(model, index, x, rows);
+    let (h, normed) = after_attention(model, index, x, &attended.out, rows);
+    let noise = Noise::new(rows.dropout.as_deref(), index, Site::MlpInput);
+    let mlp = &model.weights.layers[index].mlp;
+    let mlp = mlp_again(&model.config, mlp, &normed, &rows.blocks, noise);
+    LayerSaved {
+        attention: AttentionSaved::new(projected, attended),
+        rest: FinishSaved { h, mlp },
+    }
+}
+
 /// The layer from its output projection on: attended [R, H*P] -> y [R, D].
 pub(super) fn layer_finish<K>(
     model: &Model,
@@ -66,17 +91,29 @@ pub(super) fn layer_finish<K>(
     attended: &Tensor,
     rows: &Rows<K>,
 ) -> (Tensor, FinishSaved) {
+    let (h, normed) = after_attention(model, index, x, attended, rows);
+    let noise = Noise::new(rows.dropout.as_deref(), index, Site::MlpInput);
+    let mlp = &model.weights.layers[index].mlp;
+    let (mut y, mlp) = mlp_forward(&model.config, mlp, &normed, &rows.blocks, noise);
+    add_assign(&mut y, &h);
+    (y, FinishSaved { h, mlp })
+}
+
+/// attended [R, H*P] -> h and the MLP's input, [R, D] each.
+fn after_attention<K>(
+    model: &Model,
+    index: usize,
+    x: &Tensor,
+    attended: &Tensor,
+    rows: &Rows<K>,
+) -> (Tensor, Tensor) {
     let layer = &model.weights.layers[index];
     let bias = layer.dense_bias.as_ref().map(|bias| bias.values());
-    let dropout = rows.dropout.as_deref();
-    let noise = Noise::new(dropout, index, Site::AttentionOutput);
+    let noise = Noise::new(rows.dropout.as_deref(), index, Site::AttentionOutput);
     let mut h = noise.linear(attended, &layer.dense, bias);
     add_assign(&mut h, &rows.selection.select(x));
     let normed = rms_norm(&h, layer.post_norm.values(), model.config.rms_norm_eps);
-    let noise = Noise::new(dropout, index, Site::MlpInput);
-    let (mut y, mlp) = mlp_forward(&model.config, &layer.mlp, &normed, &rows.blocks, noise);
-    add_assign(&mut y, &h);
-    (y, FinishSaved { h, mlp })
+    (h, normed)
 }
 
 /// dy [R, D] -> dx [N, D].

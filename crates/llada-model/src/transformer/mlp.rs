@@ -27,6 +27,15 @@ pub(super) struct SwigluSaved {
     up: Tensor,
 }
 
+impl SwigluSaved {
+    fn new(weights: &Swiglu<Weight>, x: &Tensor, noise: Noise<'_>) -> Self {
+        Self {
+            gate: noise.linear(x, &weights.gate, None),
+            up: noise.linear(x, &weights.up, None),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct MoeSaved {
     /// [N, E].
@@ -83,6 +92,20 @@ pub(super) fn mlp_forward(
     }
 }
 
+/// Computes again what the backward needs; of a dense MLP that is less than its output.
+pub(super) fn mlp_again(
+    config: &Config,
+    mlp: &Mlp<Weight>,
+    x: &Tensor,
+    blocks: &[Range<usize>],
+    noise: Noise<'_>,
+) -> MlpSaved {
+    match mlp {
+        Mlp::Dense(swiglu) => MlpSaved::Dense(SwigluSaved::new(swiglu, x, noise)),
+        Mlp::Moe(_) => mlp_forward(config, mlp, x, blocks, noise).1,
+    }
+}
+
 /// dy [N, D] -> dx [N, D].
 ///
 /// # Panics
@@ -114,11 +137,10 @@ pub(super) fn mlp_backward(
 }
 
 fn swiglu_forward(weights: &Swiglu<Weight>, x: &Tensor, noise: Noise<'_>) -> (Tensor, SwigluSaved) {
-    let gate = noise.linear(x, &weights.gate, None);
-    let up = noise.linear(x, &weights.up, None);
-    let inner = swiglu(&gate, &up);
+    let saved = SwigluSaved::new(weights, x, noise);
+    let inner = swiglu(&saved.gate, &saved.up);
     let y = noise.at(Site::MlpInner).linear(&inner, &weights.down, None);
-    (y, SwigluSaved { gate, up })
+    (y, saved)
 }
 
 fn swiglu_mlp_backward(

@@ -16,13 +16,13 @@ mod rows;
 use std::borrow::Cow;
 
 use llada_tensor::{
-    Gradient, HeadRow, KeyRanges, Tensor, Weight, embed, embed_backward, head_backward, head_rows,
+    Attended, Gradient, HeadRow, KeyRanges, Tensor, Weight, embed, embed_backward, head_backward, head_rows,
     head_rows_and_backward, linear, rms_norm, rms_norm_backward,
 };
 
 pub use self::adapted::Dropout;
 pub use self::cached::{CachedInput, CachedOutput};
-use self::layer::{LayerSaved, layer_backward, layer_forward};
+use self::layer::{LayerSaved, layer_again, layer_backward, layer_forward};
 pub use self::router::RouterStats;
 use self::rows::{Context, Rows};
 use crate::{Config, KvStore, ParamSpec, Weights};
@@ -63,19 +63,29 @@ pub struct Input<'a> {
 pub enum Activations {
     /// Kept: fastest.
     Keep,
-    /// Only each layer's input is kept, and all of the last one, with which the backward begins: almost
-    /// one more forward, a fraction of the memory.
+    /// Only each layer's input and the output of its attention are kept, and all of the last one, with which the
+    /// backward begins: less than one more forward, a fraction of the memory.
     Recompute,
 }
 
 /// What [`Model::backward`] needs of the forward pass.
 #[derive(Debug)]
 pub struct Tape {
-    layers: Vec<(Tensor, Option<LayerSaved>)>,
+    /// The inputs of the layers, [N, D], and what else was kept.
+    layers: Vec<(Tensor, Kept)>,
     /// Input of the final norm, [outputs, D].
     last: Tensor,
     router_stats: Vec<RouterStats>,
     router_z_weight: f32,
+}
+
+/// What is kept of a layer beside its input.
+#[derive(Debug)]
+enum Kept {
+    /// All that its backward needs.
+    All(LayerSaved),
+    /// What its attention came to.
+    Attention(Attended),
 }
 
 impl Tape {
@@ -179,8 +189,13 @@ impl Model {
         for index in 0..num_layers {
             let (y, saved) = layer_forward(self, index, &x, context.rows(index));
             router_stats.extend(saved.router_stats(index));
-            let is_kept = activations == Activations::Keep || index + 1 == num_layers;
-            layers.push((x, is_kept.then_some(saved)));
+            let kept = match activations {
+                Activations::Recompute if index + 1 < num_layers => {
+                    Kept::Attention(saved.into_attended())
+                }
+                _ => Kept::All(saved),
+            };
+            layers.push((x, kept));
             x = y;
         }
         let last = context.outputs.select(&x).into_owned();
@@ -216,9 +231,12 @@ impl Model {
         dx = context.outputs.unselect(dx);
         let num_frozen = grads.num_frozen_layers();
         let layers = tape.layers.into_iter().enumerate().skip(num_frozen);
-        for (index, (x, saved)) in layers.rev() {
+        for (index, (x, kept)) in layers.rev() {
             let rows = context.rows(index);
-            let mut saved = saved.unwrap_or_else(|| layer_forward(self, index, &x, rows).1);
+            let mut saved = match kept {
+                Kept::All(saved) => saved,
+                Kept::Attention(attended) => layer_again(self, index, &x, attended, rows),
+            };
             saved.set_z_weight(tape.router_z_weight);
             dx = layer_backward(self, index, &x, rows, saved, &dx, &mut grads.layers[index]);
         }
