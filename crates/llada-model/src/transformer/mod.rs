@@ -16,8 +16,8 @@ mod rows;
 use std::borrow::Cow;
 
 use llada_tensor::{
-    Attended, Gradient, HeadRow, KeyRanges, Tensor, Weight, embed, embed_backward, head_backward, head_rows,
-    head_rows_and_backward, linear, rms_norm, rms_norm_backward,
+    Attended, Gradient, HeadRow, KeyRanges, Tensor, Weight, embed, embed_backward, head_backward,
+    head_rows, head_rows_and_backward, linear, rms_norm, rms_norm_backward,
 };
 
 pub use self::adapted::Dropout;
