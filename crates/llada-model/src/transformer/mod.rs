@@ -83,7 +83,7 @@ pub struct Tape {
 #[derive(Debug)]
 enum Kept {
     /// All that its backward needs.
-    All(LayerSaved),
+    All(Box<LayerSaved>),
     /// What its attention came to.
     Attention(Attended),
 }
@@ -193,7 +193,7 @@ impl Model {
                 Activations::Recompute if index + 1 < num_layers => {
                     Kept::Attention(saved.into_attended())
                 }
-                _ => Kept::All(saved),
+                _ => Kept::All(Box::new(saved)),
             };
             layers.push((x, kept));
             x = y;
@@ -234,7 +234,7 @@ impl Model {
         for (index, (x, kept)) in layers.rev() {
             let rows = context.rows(index);
             let mut saved = match kept {
-                Kept::All(saved) => saved,
+                Kept::All(saved) => *saved,
                 Kept::Attention(attended) => layer_again(self, index, &x, attended, rows),
             };
             saved.set_z_weight(tape.router_z_weight);
