@@ -8,7 +8,7 @@
 use half::bf16;
 
 use super::products::View;
-use super::tile::QUERIES;
+use super::tile::{Piece, QUERIES, Source};
 use crate::gemm::{Format, Pair, Single};
 use crate::simd::{Simd, bf16_bits};
 
@@ -20,8 +20,14 @@ pub(super) trait Element: Copy + Sync {
     /// Views elements as words.
     fn words(elements: &[Self]) -> &[f32];
 
-    /// Writes the words of the first key, or of two: pairs of an element of each. A missing second one is zero.
-    fn across<S: Simd>(s: S, first: &[Self], second: &[Self], words: &mut [f32]);
+    /// Returns the head in the rows of some keys as words of keys: where they are, or in `memory`. Others are asked for.
+    /// # Shapes: -> [words of keys, P].
+    fn across_keys<'m, S: Simd>(
+        s: S,
+        source: Source<'m, Self>,
+        piece: &Piece,
+        memory: &'m mut Vec<f32>,
+    ) -> View<'m>;
 
     /// Turns weights into words of keys, which come to lie at the front.
     /// # Shapes: [keys, QUERIES] -> [words of keys, QUERIES].
@@ -41,8 +47,13 @@ impl Element for f32 {
     }
 
     #[inline(always)]
-    fn across<S: Simd>(_s: S, first: &[Self], _second: &[Self], words: &mut [f32]) {
-        words.copy_from_slice(first);
+    fn across_keys<'m, S: Simd>(
+        s: S,
+        source: Source<'m, Self>,
+        piece: &Piece,
+        _memory: &'m mut Vec<f32>,
+    ) -> View<'m> {
+        source.stored(s, piece)
     }
 
     #[inline(always)]
@@ -63,18 +74,27 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
-    fn across<S: Simd>(s: S, first: &[Self], second: &[Self], words: &mut [f32]) {
-        let mut start = 0;
-        while start + S::LANES <= second.len() {
-            s.store(
-                s.pair_bf16(&first[start..], &second[start..]),
-                &mut words[start..],
-            );
-            start += S::LANES;
+    fn across_keys<'m, S: Simd>(
+        s: S,
+        source: Source<'m, Self>,
+        piece: &Piece,
+        memory: &'m mut Vec<f32>,
+    ) -> View<'m> {
+        let dim = source.heads.dim;
+        memory.resize(piece.keys.len().div_ceil(2) * dim, 0.0);
+        let mut next = piece.next.clone();
+        let pairs = piece.keys.clone().step_by(2);
+        for (key, words) in pairs.zip(memory.chunks_exact_mut(dim)) {
+            source.ask(s, next.by_ref().take(2));
+            let second = match key + 1 < piece.keys.end {
+                true => source.row(key + 1),
+                false => &[],
+            };
+            pair(s, source.row(key), second, words);
         }
-        for (i, (word, first)) in words.iter_mut().zip(first).enumerate().skip(start) {
-            let second = second.get(i).map_or(0, |second| second.to_bits());
-            *word = f32::from_bits(u32::from(first.to_bits()) << 16 | u32::from(second));
+        View {
+            values: memory,
+            stride: dim,
         }
     }
 
@@ -113,5 +133,20 @@ impl Element for bf16 {
             values: memory,
             stride,
         }
+    }
+}
+
+/// Writes pairs of an element of each of two keys. A missing second key is zero.
+#[inline(always)]
+fn pair<S: Simd>(s: S, first: &[bf16], second: &[bf16], words: &mut [f32]) {
+    let mut start = 0;
+    while start + S::LANES <= second.len() {
+        let pairs = s.pair_bf16(&first[start..], &second[start..]);
+        s.store(pairs, &mut words[start..]);
+        start += S::LANES;
+    }
+    for (i, (word, first)) in words.iter_mut().zip(first).enumerate().skip(start) {
+        let second = second.get(i).map_or(0, |second| second.to_bits());
+        *word = f32::from_bits(u32::from(first.to_bits()) << 16 | u32::from(second));
     }
 }

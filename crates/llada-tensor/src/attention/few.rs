@@ -137,7 +137,7 @@ impl Queries {
             stride: num_keys,
         };
         let weights = E::joined(weights, [tile.len(), piece.keys.len()], words);
-        let values = values.across_keys(s, piece, rows);
+        let values = E::across_keys(s, values, piece, rows);
         let words = piece.keys.len().div_ceil(E::Format::DEPTH);
         let shape = [tile.len(), words, dim];
         add_product::<S, E::Format, false>(s, shape, weights, values, &mut self.sums, dim);

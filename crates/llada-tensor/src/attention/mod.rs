@@ -257,6 +257,7 @@ pub fn attention_backward(
     (dq, dkeys, dvalues)
 }
 
+/// Panics unless the shapes agree.
 fn check(q: &Tensor, [keys, values]: [&Tensor; 2], heads: Heads) {
     let ([_, columns], [_, key_columns]) = (q.dims2(), keys.dims2());
     assert!(

@@ -43,14 +43,14 @@ impl<'a, E: Element> Source<'a, E> {
 
     /// Returns the head in the row of a key.
     #[inline(always)]
-    fn row(&self, key: usize) -> &'a [E] {
+    pub(super) fn row(&self, key: usize) -> &'a [E] {
         &self.elements[self.offset(key)..][..self.heads.dim]
     }
 
     /// Asks for the head in the rows of keys, which no hardware foresees: a row holds the heads of all, and pages
     /// lie anywhere.
     #[inline(always)]
-    fn ask<S: Simd>(&self, s: S, keys: impl Iterator<Item = usize>) {
+    pub(super) fn ask<S: Simd>(&self, s: S, keys: impl Iterator<Item = usize>) {
         for key in keys {
             let row = self.row(key);
             for line in (0..size_of_val(row)).step_by(LINE) {
@@ -62,46 +62,13 @@ impl<'a, E: Element> Source<'a, E> {
     /// Returns the head in the rows of some keys where it is stored: [keys, words of P]. Those of the next keys are
     /// asked for.
     #[inline(always)]
-    fn stored<S: Simd>(&self, s: S, piece: &Piece) -> View<'a> {
+    pub(super) fn stored<S: Simd>(&self, s: S, piece: &Piece) -> View<'a> {
         self.ask(s, piece.next.clone());
         let stride = self.heads.key_value * self.heads.dim / E::Format::DEPTH;
         View {
             values: E::words(&self.elements[self.offset(piece.keys.start)..]),
             // Where it comes from is hidden, or the compiler keeps an address per row, more than there are registers.
             stride: black_box(stride),
-        }
-    }
-
-    /// As [`Source::stored`], with words of several keys: [words of keys, P]. If a word holds more than one
-    /// element, they are in `memory`.
-    #[inline(always)]
-    pub(super) fn across_keys<'m, S: Simd>(
-        &self,
-        s: S,
-        piece: &Piece,
-        memory: &'m mut Vec<f32>,
-    ) -> View<'m>
-    where
-        'a: 'm,
-    {
-        let dim = self.heads.dim;
-        if E::Format::DEPTH == 1 {
-            return self.stored(s, piece);
-        }
-        memory.resize(piece.keys.len().div_ceil(2) * dim, 0.0);
-        let mut next = piece.next.clone();
-        let pairs = piece.keys.clone().step_by(2);
-        for (key, words) in pairs.zip(memory.chunks_exact_mut(dim)) {
-            self.ask(s, next.by_ref().take(2));
-            let second = match key + 1 < piece.keys.end {
-                true => self.row(key + 1),
-                false => &[],
-            };
-            E::across(s, self.row(key), second, words);
-        }
-        View {
-            values: memory,
-            stride: dim,
         }
     }
 
@@ -354,7 +321,7 @@ impl<'a> Tile<'a> {
             values: weights,
             stride: QUERIES,
         };
-        let rows = keys.across_keys(s, piece, rows);
+        let rows = E::across_keys(s, keys, piece, rows);
         let words = piece.keys.len().div_ceil(E::Format::DEPTH);
         let shape = [self.len(), words, dim];
         add_product::<S, E::Format, true>(s, shape, weights, rows, sums, dim);

@@ -198,7 +198,7 @@ impl Kernel for Round<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let rows = self.x.chunks_exact(self.blocks_per_row * BLOCK);
+        let rows = self.x.chunks_exact((self.blocks_per_row * BLOCK).max(1));
         let height = rows.len();
         for (row, x) in rows.enumerate() {
             let (x, _) = x.as_chunks();
