@@ -3,7 +3,7 @@
 //! `cargo run --release -p llada-train --example train_speed -- --config benches/peers/small-dense.json
 //! --dtype bf16 --threads 1`. One document of 1024 random tokens per step (`--seq-len`), in blocks of 32, a
 //! mask ratio between 0.3 and 0.8; a step is everything from the document to the updated weights.
-//! `--recompute 1` keeps only the layers' inputs, and all of the last layer.
+//! `--recompute 1` computes what layers need for their backward again, but for the last one.
 #![expect(clippy::print_stdout, reason = "a measurement for people")]
 
 #[path = "../../../benches/process.rs"]

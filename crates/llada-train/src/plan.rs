@@ -188,8 +188,8 @@ fn mean_ratio(recipe: &Recipe) -> f64 {
 
 /// Returns the numbers held at the peak: what the tape keeps, and the largest of the backward passes
 /// that come on top: that of the head or of the last layer, beside what this one keeps, or that of a layer that
-/// is computed again from its input and its attention's output. An adapter sees rows of `dropped` numbers through dropout: beside them are these and their
-/// gradient.
+/// is computed again from its input and its attention's output. An adapter sees rows of `dropped` numbers
+/// through dropout: beside them are these and their gradient.
 fn activations(config: &Config, rows: &Rows, keep: KeepActivations, dropped: u64) -> u64 {
     let width = config.hidden_size as u64;
     let layers = config.num_hidden_layers;

@@ -95,7 +95,7 @@ struct Inputs<'a, E> {
 /// # Shapes: q [N, H*P], keys and values [M, G*P] `f32` or bf16 (M may exceed what the ranges use), ranges N.
 ///
 /// # Panics
-/// If shapes disagree, G does not divide H, a range lies outside the keys or a row sees no key.
+/// If shapes disagree, G does not divide H, P is odd in bf16, a range lies outside the keys or a row sees no key.
 pub fn attention(
     q: &Tensor,
     keys: &Tensor,
@@ -115,7 +115,7 @@ pub fn attention(
 /// q [N, H*P], keys and values [M, G*P] `f32` or bf16 -> [N, H*P].
 ///
 /// # Panics
-/// If shapes disagree, G does not divide H, the groups do not cover the rows, or a row sees no key or
+/// If shapes disagree, G does not divide H, P is odd in bf16, the groups do not cover the rows, or a row sees no key or
 /// more than its group has.
 pub fn attention_paged(
     q: &Tensor,
@@ -202,7 +202,7 @@ fn checked_groups(groups: &[RowGroup], q: &Tensor, keys: &Tensor) -> Vec<u32> {
 /// Returns (dq [N, H*P], dkeys [M, G*P], dvalues [M, G*P]). Keys that no row sees get zeros.
 ///
 /// # Panics
-/// As [`attention`].
+/// As [`attention`], or if keys or values are not `f32`.
 #[expect(
     clippy::too_many_arguments,
     reason = "the saved forward is plain arrays"

@@ -205,22 +205,14 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load_bf16(self, x: &[bf16]) -> __m256 {
-        let x = &x[..Self::LANES];
-        // SAFETY: `self` proves that the features exist, and the slice has eight elements.
-        unsafe {
-            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-        }
-    }
-
-    #[inline(always)]
     fn pair_bf16(self, high: &[bf16], low: &[bf16]) -> __m256 {
-        let low = &low[..Self::LANES];
-        // SAFETY: `self` proves that the features exist, and the slice has eight elements.
+        let (high, low) = (&high[..Self::LANES], &low[..Self::LANES]);
+        // SAFETY: `self` proves that the features exist, and the slices have eight elements.
         unsafe {
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(high.as_ptr().cast()));
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(low.as_ptr().cast()));
-            _mm256_or_ps(self.load_bf16(high), _mm256_castsi256_ps(low))
+            let pairs = _mm256_or_si256(_mm256_slli_epi32::<16>(high), low);
+            _mm256_castsi256_ps(pairs)
         }
     }
 

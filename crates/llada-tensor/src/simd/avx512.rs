@@ -180,16 +180,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load_bf16(self, x: &[bf16]) -> __m512 {
-        let x = &x[..Self::LANES];
-        // SAFETY: `self` proves that the features exist, and the slice has sixteen elements.
-        unsafe {
-            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
-        }
-    }
-
-    #[inline(always)]
     fn join_bf16(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` proves that the features exist; no memory is touched.
         unsafe {
@@ -211,11 +201,13 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn pair_bf16(self, high: &[bf16], low: &[bf16]) -> __m512 {
-        let low = &low[..Self::LANES];
-        // SAFETY: `self` proves that the features exist, and the slice has sixteen elements.
+        let (high, low) = (&high[..Self::LANES], &low[..Self::LANES]);
+        // SAFETY: `self` proves that the features exist, and the slices have sixteen elements.
         unsafe {
+            let high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(high.as_ptr().cast()));
             let low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(low.as_ptr().cast()));
-            _mm512_or_ps(self.load_bf16(high), _mm512_castsi512_ps(low))
+            let pairs = _mm512_or_si512(_mm512_slli_epi32::<16>(high), low);
+            _mm512_castsi512_ps(pairs)
         }
     }
 

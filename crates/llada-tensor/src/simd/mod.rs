@@ -104,8 +104,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn prefetch_once<T>(self, from: &T, bytes: usize);
     /// Reads the first `LANES` elements. Panics when there are fewer.
     fn load_f16(self, x: &[f16]) -> Self::V;
-    /// Reads the first `LANES` elements. Panics when there are fewer.
-    fn load_bf16(self, x: &[bf16]) -> Self::V;
     /// Lanes are four bytes each: adds to the integers in `acc` the products of unsigned bytes of `a` and
     /// signed bytes of `b`, exactly.
     fn dot_bytes(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
@@ -145,7 +143,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.load(&pairs)
     }
 
-    /// Lane i holds the pair of `high[i]` and `low[i]`. Panics when there are fewer than `LANES` of either.
+    /// Lane i holds the pair of `high[i]` and `low[i]`, bit by bit. Panics when there are fewer than `LANES` of either.
     fn pair_bf16(self, high: &[bf16], low: &[bf16]) -> Self::V;
 
     /// a0 b0 a1 b1 ...: the lanes of both, alternately.

@@ -123,11 +123,6 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn load_bf16(self, x: &[bf16]) -> V {
-        std::array::from_fn(|i| x[..8][i].to_f32())
-    }
-
-    #[inline(always)]
     fn dot_bytes(self, a: V, b: V, acc: V) -> V {
         std::array::from_fn(|i| {
             let (a, b) = (a[i].to_bits().to_le_bytes(), b[i].to_bits().to_le_bytes());

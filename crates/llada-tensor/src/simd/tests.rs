@@ -263,33 +263,47 @@ fn zipping_alternates_the_lanes() {
     }
 }
 
-/// Reads bf16 numbers.
-struct Widen<'a> {
-    x: &'a [half::bf16],
+/// Returns the pairs of bf16 numbers.
+struct PairUp<'a> {
+    high: &'a [half::bf16],
+    low: &'a [half::bf16],
 }
 
-impl Kernel for Widen<'_> {
+impl Kernel for PairUp<'_> {
     type Output = Vec<f32>;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Vec<f32> {
         let mut lanes = vec![0.0; S::LANES];
-        s.store(s.load_bf16(self.x), &mut lanes);
+        s.store(s.pair_bf16(self.high, self.low), &mut lanes);
         lanes
     }
 }
 
 #[test]
-fn widened_numbers_are_what_they_were() {
+fn paired_numbers_are_what_they_were() {
     let x: Vec<f32> = (0..16)
         .map(|i| 0.37 * i as f32 - 3.0)
         .chain([1e-40])
         .collect();
-    let x: Vec<_> = x.into_iter().rev().map(half::bf16::from_f32).collect();
+    let high: Vec<_> = x.iter().rev().copied().map(half::bf16::from_f32).collect();
+    let low: Vec<_> = x.into_iter().map(half::bf16::from_f32).collect();
+    let zeros = [half::bf16::ZERO; 17];
     for isa in Isa::available() {
-        let lanes = dispatch(isa, Widen { x: &x });
-        let want: Vec<f32> = x[..lanes.len()].iter().map(|x| x.to_f32()).collect();
+        let pairs = |low| dispatch(isa, PairUp { high: &high, low });
+        let lanes = pairs(&zeros);
+        let want: Vec<f32> = high[..lanes.len()].iter().map(|x| x.to_f32()).collect();
         assert_eq!(lanes, want, "{isa:?}");
+        let halves: Vec<_> = pairs(&low).into_iter().map(unpack_pair).collect();
+        let want = low
+            .iter()
+            .zip(&high)
+            .map(|(low, high)| [low.to_f32(), high.to_f32()]);
+        assert_eq!(
+            halves,
+            want.take(lanes.len()).collect::<Vec<_>>(),
+            "{isa:?}"
+        );
     }
 }
 
