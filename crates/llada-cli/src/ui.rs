@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// Builds the pool in which the program runs.
 pub(crate) fn thread_pool(threads: Option<usize>) -> anyhow::Result<rayon::ThreadPool> {
@@ -19,19 +20,28 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> anyhow::Result<rayon::Threa
 
 /// Returns the bytes of memory that the process holds, or 0 where the system does not say.
 pub(crate) fn resident_bytes() -> u64 {
-    system_bytes("/proc/self/status", "VmRSS:").unwrap_or(0)
+    own_process(|_, process| Some(process.memory())).unwrap_or(0)
 }
 
-/// Returns the bytes of memory that a program can have without others losing theirs, where the system says so.
+/// Returns the bytes of memory that the process can have without others losing theirs, or its container
+/// allows, where the system says so.
 pub(crate) fn free_bytes() -> Option<u64> {
-    system_bytes("/proc/meminfo", "MemAvailable:")
+    own_process(|system, process| {
+        let of_machine = Some(system.available_memory()).filter(|bytes| *bytes > 0);
+        let of_container = process.cgroup_limits();
+        // Files that the system keeps in memory count as its use, but give way.
+        let of_container = of_container.map(|group| group.total_memory.saturating_sub(group.rss));
+        of_machine.into_iter().chain(of_container).min()
+    })
 }
 
-/// Returns what stands behind a key, in a file of the system that counts kibibytes.
-fn system_bytes(file: &str, key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let number = text.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(number.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+/// Returns what the system says of its memory and of this process.
+fn own_process<T>(read: impl FnOnce(&System, &Process) -> Option<T>) -> Option<T> {
+    let (mut system, own) = (System::new().ok()?, sysinfo::get_current_pid().ok()?);
+    system.refresh_memory();
+    let memory = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, memory);
+    read(&system, system.process(own)?)
 }
 
 /// Prints one line of data to stdout; see [`write()`].

@@ -37,7 +37,7 @@ pub use gguf::{FormatChoice, GgufFile, GgufTensor, Metadata, Value, WrittenTenso
 pub use group::TensorGroup;
 pub use kv_store::KvStore;
 pub use llada_tensor::{BlockFormat, RowGroup};
-pub use load::{KeepDtype, Loaded, load, load_watched};
+pub use load::{KeepDtype, Loaded, Room, load, load_watched};
 pub use merge::write_mean;
 pub use parity::forward_parity;
 pub use save::{ExpertLayout, PartialDir, SaveOptions, save, write_model};

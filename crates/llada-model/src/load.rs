@@ -4,9 +4,9 @@
 //! is missing, unexpected or of the wrong form is reported at once. Only then is memory allocated.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use llada_tensor::{BlockFormat, Precision, Tensor, Weight};
+use llada_tensor::{BlockFormat, PageFile, Precision, Tensor, Weight};
 use safetensors::Dtype;
 
 use crate::gguf::{self, GgufFile};
@@ -22,6 +22,17 @@ pub struct Loaded {
     pub weights: Weights<Weight>,
     /// What the user should know although it is no error.
     pub warnings: Vec<String>,
+    /// Bytes of the parameters that found no room in memory.
+    pub paged_bytes: u64,
+}
+
+/// Memory for parameters, and where those go that find no room in it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Bytes in memory. What every row reads is there before experts are.
+    pub bytes: u64,
+    /// A directory, made if need be, for a file of the others, which has no name and goes with the parameters.
+    pub dir: PathBuf,
 }
 
 /// Element type in which parameters are held in memory.
@@ -43,39 +54,97 @@ pub enum KeepDtype {
 /// # Errors
 /// If a file is missing or damaged, the config is refused, or the tensors do not fit the config.
 pub fn load(path: &Path, precision: Precision, keep: KeepDtype) -> Result<Loaded, Error> {
-    load_watched(path, precision, keep, &mut |_, _| {})
+    load_watched(path, precision, keep, None, &mut |_, _| {})
 }
 
 /// As [`load`]; after each parameter `watch` is told how many bytes have been read, and of how many.
 ///
+/// Where there is a limit to the room, matrices that exceed it are packed for products and lie in a file.
+///
 /// # Errors
-/// As [`load`].
+/// As [`load`], or if that file cannot be written.
 pub fn load_watched(
     path: &Path,
     precision: Precision,
     keep: KeepDtype,
+    room: Option<&Room>,
     watch: &mut dyn FnMut(u64, u64),
 ) -> Result<Loaded, Error> {
     let mut checkpoint = Checkpoint::open(path)?;
     let (sources, mut warnings) = checkpoint.sources()?;
     let (mut done, mut total) = (0, 0);
     sources.for_each(|_, (_, source)| total += source.num_bytes());
-    let mut weights = sources.map_into(|_, (spec, source)| {
-        let weight = read(&spec, &source, precision, keep);
+    let is_normed = checkpoint.config.norm_head;
+    let mut overflow = Overflow::new(&sources, precision, room)?;
+    let weights = sources.try_map(|name, (spec, source)| {
+        let mut weight = read(&spec, &source, precision, keep);
         checkpoint.release(&source);
+        if is_normed && spec.kind == ParamKind::Head {
+            weight = normalised(&weight);
+        }
+        overflow.take(name, &mut weight)?;
         done += source.num_bytes();
         watch(done, total);
-        weight
-    });
-    if std::mem::take(&mut checkpoint.config.norm_head) {
-        normalise_head(&mut weights);
-    }
+        Ok::<_, Error>(weight)
+    })?;
+    checkpoint.config.norm_head = false; // as it is from now on
     warnings.append(&mut checkpoint.warnings);
     Ok(Loaded {
         config: checkpoint.config,
         weights,
         warnings,
+        paged_bytes: overflow.file.map_or(0, |(_, file)| file.len()),
     })
+}
+
+/// What failed when a file of parameters cannot be written.
+const PAGING: &str = "keep weights in a file in";
+
+/// The parameters that find no room in memory.
+struct Overflow {
+    names: BTreeSet<String>,
+    file: Option<(PathBuf, PageFile)>,
+}
+
+impl Overflow {
+    /// Gives room to what every row reads, then to experts, as long as there is some.
+    fn new(
+        sources: &Weights<(ParamSpec, Source<'_>)>,
+        precision: Precision,
+        room: Option<&Room>,
+    ) -> Result<Self, Error> {
+        let mut names = BTreeSet::new();
+        let Some(Room { bytes, dir }) = room else {
+            return Ok(Self { names, file: None });
+        };
+        let (mut left, params) = (*bytes, sources.params());
+        let (of_experts, others): (Vec<_>, Vec<_>) = params
+            .into_iter()
+            .partition(|(name, _)| name.contains(".experts."));
+        for (name, (spec, source)) in others.into_iter().chain(of_experts) {
+            match left.checked_sub(source.bytes_in_memory(spec, precision)) {
+                Some(rest) => left = rest,
+                None if spec.shape.len() == 2 => drop(names.insert(name)),
+                None => {}
+            }
+        }
+        if names.is_empty() {
+            return Ok(Self { names, file: None });
+        }
+        let file = std::fs::create_dir_all(dir).and_then(|()| PageFile::create_in(dir));
+        let file = Some((dir.clone(), file.map_err(Error::io(PAGING, dir))?));
+        Ok(Self { names, file })
+    }
+
+    /// Moves a parameter to the file if it is one of these.
+    fn take(&mut self, name: &str, weight: &mut Weight) -> Result<(), Error> {
+        match &mut self.file {
+            Some((dir, file)) if self.names.contains(name) => {
+                weight.move_to(file).map_err(Error::io(PAGING, dir))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A checkpoint on disk: its configuration, and its files mapped.
@@ -182,6 +251,19 @@ impl<'a> Source<'a> {
         match self {
             Self::Rows(pieces) => pieces.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
             Self::Zeros => 0,
+        }
+    }
+
+    /// Returns the bytes that the parameter takes in memory, ready for products, give or take a few percent.
+    fn bytes_in_memory(&self, spec: &ParamSpec, precision: Precision) -> u64 {
+        let is_coded = match self {
+            Self::Rows(pieces) => first_format(pieces).codes().is_some(),
+            Self::Zeros => false,
+        };
+        match precision {
+            _ if is_coded => self.num_bytes(),
+            Precision::Bf16 => 2 * spec.num_elements() as u64,
+            Precision::F32 => 4 * spec.num_elements() as u64,
         }
     }
 
@@ -464,10 +546,7 @@ fn read_f32(spec: &ParamSpec, pieces: &Pieces<'_>) -> Tensor {
 }
 
 /// Divides each column (hidden dimension) of the head by its norm over the vocabulary.
-fn normalise_head(weights: &mut Weights<Weight>) {
-    let Some(head) = &mut weights.head else {
-        return;
-    };
+fn normalised(head: &Weight) -> Weight {
     let mut values = head.values().to_f32();
     let [_, hidden] = values.dims2();
     let mut norms = ColumnNorms::new(hidden);
@@ -476,7 +555,7 @@ fn normalise_head(weights: &mut Weights<Weight>) {
     let scales = norms.scales();
     let rows = values.f32s_mut().chunks_exact_mut(hidden);
     rows.for_each(|row| scale(row, &scales));
-    *head = Weight::new(values, head.precision());
+    Weight::new(values, head.precision())
 }
 
 /// Sums of squares by column, of rows that come one by one.

@@ -12,8 +12,8 @@ use std::path::Path;
 
 use llada_diffusion::LabelAlignment;
 use llada_model::{
-    BlockFormat, ExpertLayout, FormatChoice, GgufFile, KeepDtype, Metadata, SaveOptions,
-    TensorGroup, Value, load, save, write_gguf,
+    BlockFormat, ExpertLayout, FormatChoice, GgufFile, KeepDtype, Metadata, Room, SaveOptions,
+    TensorGroup, Value, load, load_watched, save, write_gguf,
 };
 use llada_tensor::{DType, Precision};
 use proptest::prelude::*;
@@ -258,6 +258,28 @@ fn codes_stay_codes_and_kept_groups_are_kept() {
     let loaded = load(&path, Precision::Bf16, KeepDtype::AsStored).unwrap();
     let dtype = loaded.weights.layers[0].qkv.values().dtype();
     assert!(matches!(dtype, DType::Codes(_)), "{dtype:?}");
+}
+
+#[test]
+fn what_finds_no_room_in_memory_lies_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    write(&golden(), &path, &choice(BlockFormat::Q8_0)).unwrap();
+    for source in [&path, &golden()] {
+        let load = |bytes: u64| {
+            let room = Room {
+                bytes,
+                dir: dir.path().join("cache/llada"),
+            };
+            let keep = KeepDtype::AsStored;
+            load_watched(source, Precision::F32, keep, Some(&room), &mut |_, _| {}).unwrap()
+        };
+        let [ample, some, none] = [1 << 30, 300_000, 0].map(load);
+        assert_eq!(ample.paged_bytes, 0);
+        assert!(0 < some.paged_bytes && some.paged_bytes < none.paged_bytes);
+        assert_eq!(values(&some.weights), values(&ample.weights));
+        assert_eq!(values(&none.weights), values(&ample.weights));
+    }
 }
 
 #[test]

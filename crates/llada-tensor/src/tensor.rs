@@ -4,8 +4,10 @@ use half::bf16;
 use half::vec::HalfBitsVecExt;
 
 use crate::buffer::Buffer;
-use crate::gemm::{CodePanels, Codes};
+use crate::gemm::{CodePanels, Codes, Matrix, Panels};
+use crate::paging::PageFile;
 use crate::rows::fill_rows;
+use crate::{Isa, Precision};
 
 /// Element type of a [`Tensor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ enum Storage {
     U8(Vec<u8>),
     /// Transposed: rows of the matrix are columns of the panels.
     Codes(CodePanels),
+    /// A matrix, transposed as for codes.
+    Panels(Panels),
 }
 
 /// A contiguous row-major array. Cloning copies the elements.
@@ -119,7 +123,17 @@ impl Tensor {
             Storage::I32(_) => DType::I32,
             Storage::U8(_) => DType::U8,
             Storage::Codes(panels) => DType::Codes(panels.codes()),
+            Storage::Panels(panels) => match panels.precision() {
+                Precision::F32 => DType::F32,
+                Precision::Bf16 => DType::Bf16,
+            },
         }
+    }
+
+    /// Returns the element type in words.
+    fn kind(&self) -> String {
+        let packed = self.panels().map_or("", |_| "packed ");
+        format!("{packed}{:?}", self.dtype())
     }
 
     /// Returns the number of elements.
@@ -156,16 +170,16 @@ impl Tensor {
     pub fn f32s(&self) -> &[f32] {
         match &self.storage {
             Storage::F32(values) => values,
-            _ => panic!("expected f32, found {:?}", self.dtype()),
+            _ => panic!("expected f32, found {}", self.kind()),
         }
     }
 
     /// Returns the elements of an `f32` array for writing. Panics as [`Tensor::f32s`].
     pub fn f32s_mut(&mut self) -> &mut [f32] {
-        let dtype = self.dtype();
+        let kind = self.kind();
         match &mut self.storage {
             Storage::F32(values) => values,
-            _ => panic!("expected f32, found {dtype:?}"),
+            _ => panic!("expected f32, found {kind}"),
         }
     }
 
@@ -173,16 +187,16 @@ impl Tensor {
     pub fn bf16s(&self) -> &[bf16] {
         match &self.storage {
             Storage::Bf16(values) => values,
-            _ => panic!("expected bf16, found {:?}", self.dtype()),
+            _ => panic!("expected bf16, found {}", self.kind()),
         }
     }
 
     /// Returns the elements of a bf16 array for writing. Panics as [`Tensor::f32s`].
     pub(crate) fn bf16s_mut(&mut self) -> &mut [bf16] {
-        let dtype = self.dtype();
+        let kind = self.kind();
         match &mut self.storage {
             Storage::Bf16(values) => values,
-            _ => panic!("expected bf16, found {dtype:?}"),
+            _ => panic!("expected bf16, found {kind}"),
         }
     }
 
@@ -190,7 +204,7 @@ impl Tensor {
     pub fn i32s(&self) -> &[i32] {
         match &self.storage {
             Storage::I32(values) => values,
-            _ => panic!("expected i32, found {:?}", self.dtype()),
+            _ => panic!("expected i32, found {}", self.kind()),
         }
     }
 
@@ -198,7 +212,7 @@ impl Tensor {
     pub fn u8s(&self) -> &[u8] {
         match &self.storage {
             Storage::U8(values) => values,
-            _ => panic!("expected u8, found {:?}", self.dtype()),
+            _ => panic!("expected u8, found {}", self.kind()),
         }
     }
 
@@ -206,7 +220,37 @@ impl Tensor {
     pub(crate) fn codes(&self) -> &CodePanels {
         match &self.storage {
             Storage::Codes(panels) => panels,
-            _ => panic!("expected codes, found {:?}", self.dtype()),
+            _ => panic!("expected codes, found {}", self.kind()),
+        }
+    }
+
+    /// Returns a matrix of `f32` or bf16 in the order in which products read it, rounded to `precision`. Its
+    /// elements can only be read by row.
+    pub(crate) fn packed(&self, precision: Precision) -> Self {
+        let panels = Panels::new(Isa::active(), precision, Matrix::of(self).transposed());
+        Self {
+            shape: self.shape.clone(),
+            storage: Storage::Panels(panels),
+        }
+    }
+
+    /// Returns the packed elements of a matrix, if it is packed.
+    pub(crate) fn panels(&self) -> Option<&Panels> {
+        match &self.storage {
+            Storage::Panels(panels) => Some(panels),
+            _ => None,
+        }
+    }
+
+    /// Moves codes and packed elements to the end of a file; others stay in memory.
+    ///
+    /// # Errors
+    /// If it cannot be written; they stay in memory then.
+    pub(crate) fn move_to(&mut self, file: &mut PageFile) -> std::io::Result<()> {
+        match &mut self.storage {
+            Storage::Codes(panels) => panels.move_to(file),
+            Storage::Panels(panels) => panels.move_to(file),
+            _ => Ok(()),
         }
     }
 
@@ -218,6 +262,7 @@ impl Tensor {
             Storage::I32(values) => size_of_val(&values[..]),
             Storage::U8(values) => values.len(),
             Storage::Codes(panels) => panels.num_bytes(),
+            Storage::Panels(panels) => panels.num_bytes(),
         }
     }
 
@@ -230,6 +275,7 @@ impl Tensor {
         let row = index * columns..(index + 1) * columns;
         match &self.storage {
             Storage::Codes(panels) => panels.column(index, to),
+            Storage::Panels(panels) => panels.column(index, to),
             Storage::Bf16(values) => {
                 let row = &values[row];
                 to.iter_mut().zip(row).for_each(|(to, v)| *to = v.to_f32());
@@ -250,7 +296,7 @@ impl Tensor {
             Storage::Bf16(values) => {
                 Self::from_f32(&self.shape, values.iter().map(|v| v.to_f32()).collect())
             }
-            Storage::Codes(_) => {
+            Storage::Codes(_) | Storage::Panels(_) => {
                 let mut values = Self::scratch(&self.shape);
                 fill_rows(&mut values, |index, row| self.read_row(index, row));
                 values
@@ -263,6 +309,7 @@ impl Tensor {
     pub fn to_bf16(&self) -> Self {
         match &self.storage {
             Storage::Bf16(values) => Self::from_bf16(&self.shape, values.clone()),
+            Storage::Codes(_) | Storage::Panels(_) => self.to_f32().to_bf16(),
             _ => {
                 let values = self.f32s().iter().map(|&v| bf16::from_f32(v)).collect();
                 Self::from_bf16(&self.shape, values)

@@ -1,22 +1,24 @@
 //! A parameter: its values, and optionally a layout packed for matrix products.
 
+use std::io;
 use std::sync::Arc;
 
-use crate::gemm::{Matrix, Panels, Right};
-use crate::{DType, Isa, LowRank, Precision, Tensor};
+use crate::gemm::{Matrix, Right};
+use crate::{DType, LowRank, PageFile, Precision, Tensor};
 
 /// A model parameter.
 ///
 /// Holds the values (`f32`, bf16 at rest, or codes, which are packed from the start) and, for matrices, the [`Precision`] in which products
-/// with it are computed. [`Weight::pack`] builds a layout for repeated products (decoding); writing
-/// through [`Weight::values_mut`] drops it. A [`LowRank`] part is added in every product but not to the values.
+/// with it are computed. [`Weight::pack`] changes to a layout for repeated products (decoding). A [`LowRank`] part is added in every product
+/// but not to the values.
 ///
-/// Clones share values and layout until one of them is written to.
+/// Clones share values and layout until one of them is packed or written to.
 #[derive(Clone, Debug)]
 pub struct Weight {
     values: Arc<Tensor>,
     precision: Precision,
-    panels: Option<Arc<Panels>>,
+    /// The values rounded to the precision and packed, where that loses something.
+    packed: Option<Arc<Tensor>>,
     low_rank: Option<Box<LowRank>>,
 }
 
@@ -26,7 +28,7 @@ impl Weight {
         Self {
             values: Arc::new(values),
             precision,
-            panels: None,
+            packed: None,
             low_rank: None,
         }
     }
@@ -36,7 +38,7 @@ impl Weight {
         Self {
             values: Arc::clone(&self.values),
             precision: self.precision,
-            panels: self.panels.clone(),
+            packed: self.packed.clone(),
             low_rank: None,
         }
     }
@@ -68,10 +70,15 @@ impl Weight {
         &self.values
     }
 
-    /// Returns the values for writing, and forgets the packed layout. Values that a clone shares are
-    /// copied.
+    /// Returns the values for writing, no longer packed. Values that a clone shares are copied.
     pub fn values_mut(&mut self) -> &mut Tensor {
-        self.panels = None;
+        self.packed = None;
+        if self.values.panels().is_some() {
+            self.values = Arc::new(match self.values.dtype() {
+                DType::Bf16 => self.values.to_bf16(),
+                _ => self.values.to_f32(),
+            });
+        }
         Arc::make_mut(&mut self.values)
     }
 
@@ -80,29 +87,48 @@ impl Weight {
         self.precision
     }
 
-    /// Builds the packed layout that [`linear`](crate::linear()) and [`crate::head_rows`] use. Idempotent.
+    /// Changes to the packed layout that [`linear`](crate::linear()) and [`crate::head_rows`] read: gradients of inputs can no
+    /// longer be computed. `f32` values whose products round to bf16 are kept beside it. Idempotent.
     pub fn pack(&mut self) {
-        if self.panels.is_none() && !self.is_coded() {
-            let transposed = Matrix::of(&self.values).transposed();
-            let panels = Panels::new(Isa::active(), self.precision, transposed);
-            self.panels = Some(Arc::new(panels));
+        if self.is_coded() || self.right().panels().is_some() {
+            return;
         }
+        let packed = Arc::new(self.values.packed(self.precision));
+        match (self.values.dtype(), self.precision) {
+            (DType::F32, Precision::Bf16) => self.packed = Some(packed),
+            _ => self.values = packed,
+        }
+    }
+
+    /// Packs, and moves what products read to the end of a file.
+    ///
+    /// # Errors
+    /// If the file cannot be written, as on a full disk.
+    pub fn move_to(&mut self, file: &mut PageFile) -> io::Result<()> {
+        self.pack();
+        Arc::make_mut(self.packed.as_mut().unwrap_or(&mut self.values)).move_to(file)
     }
 
     /// Returns `W^T` as the right operand of a product, packed if [`Weight::pack`] was called.
     pub(crate) fn transposed(&self) -> Right<'_> {
-        match &self.panels {
-            _ if self.is_coded() => Right::Codes(self.values.codes()),
+        let right = self.right();
+        match right.panels() {
+            _ if self.is_coded() => Right::Codes(right.codes()),
             Some(panels) => Right::Packed(panels),
-            None => Right::Plain(Matrix::of(&self.values).transposed()),
+            None => Right::Plain(Matrix::of(right).transposed()),
         }
+    }
+
+    /// Returns the values that products read.
+    fn right(&self) -> &Tensor {
+        self.packed.as_ref().unwrap_or(&self.values)
     }
 
     fn is_coded(&self) -> bool {
         matches!(self.values.dtype(), DType::Codes(_))
     }
 
-    /// Returns `W` as the right operand of a product. Panics if the values are codes.
+    /// Returns `W` as the right operand of a product. Panics if the values are codes or packed.
     pub(crate) fn plain(&self) -> Right<'_> {
         Right::Plain(Matrix::of(&self.values))
     }

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::HumanBytes;
-use llada_model::{KeepDtype, Model};
+use llada_model::{KeepDtype, Model, Room};
 use llada_tensor::Precision;
 use llada_train::Recipe;
 
@@ -82,34 +82,41 @@ fn load_model_watched(
     precision: Precision,
     watch: &mut dyn FnMut(u64, u64),
 ) -> anyhow::Result<Model> {
-    let mut is_first = true;
-    let mut watch = |done, total| {
-        if std::mem::take(&mut is_first)
-            && let Some(warning) = ui::free_bytes().and_then(|free| shortage(total - done, free))
-        {
-            ui::say(warning);
-        }
-        watch(done, total);
-    };
-    let loaded = llada_model::load_watched(dir, precision, KeepDtype::AsStored, &mut watch)?;
+    let room = room();
+    let keep = KeepDtype::AsStored;
+    let loaded = llada_model::load_watched(dir, precision, keep, room.as_ref(), watch)?;
     for warning in &loaded.warnings {
         ui::say(format!("warning: {warning}"));
+    }
+    if let (Some(room), 1..) = (room, loaded.paged_bytes) {
+        ui::say(shortage(loaded.paged_bytes, &room));
     }
     let mut model = Model::new(loaded.config, loaded.weights);
     model.pack();
     Ok(model)
 }
 
-/// Returns a warning if so many bytes of weights do not fit in the memory that is free.
-fn shortage(needed: u64, free: u64) -> Option<String> {
-    (needed > free).then(|| {
-        format!(
-            "warning: the weights take at least {}, and {} of memory are free: the system will move memory to disk, \
-             which is slow, or end the program; `--quant q4_0` takes the least",
-            HumanBytes(needed),
-            HumanBytes(free)
-        )
-    })
+/// Share of the free memory that is left to keys, values and activations, and what is left at least.
+const LEFT: (u64, u64) = (8, 512 << 20);
+
+/// Returns the memory that weights may take, where the system says how much there is and there is a place for
+/// the rest.
+fn room() -> Option<Room> {
+    let (free, dir) = (ui::free_bytes()?, ui::cache_dir().ok()?);
+    let (share, least) = LEFT;
+    let bytes = free.saturating_sub((free / share).max(least));
+    Some(Room { bytes, dir })
+}
+
+/// Returns what a user should know of weights that lie in a file.
+fn shortage(paged: u64, room: &Room) -> String {
+    format!(
+        "warning: {} of the weights do not fit the {} that memory has for them: they lie in a file in `{}` as long as \
+         the program runs, from which the system reads what it needs; that is slow. `--quant q4_0` takes the least",
+        HumanBytes(paged),
+        HumanBytes(room.bytes),
+        room.dir.display()
+    )
 }
 
 #[cfg(test)]
@@ -117,13 +124,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_that_fit_are_no_reason_for_a_warning() {
-        assert_eq!(shortage(5, 5), None);
-        let warning = shortage(10 << 30, 6 << 30).unwrap();
-        assert!(
-            warning.contains("10.00 GiB") && warning.contains("6.00 GiB"),
-            "{warning}"
-        );
-        assert_eq!(ui::free_bytes().is_some(), cfg!(target_os = "linux"));
+    fn a_machine_says_how_much_memory_it_has() {
+        let (free, own) = (ui::free_bytes().unwrap(), ui::resident_bytes());
+        assert!(0 < own && own < free, "{own} of {free}");
     }
 }

@@ -25,7 +25,7 @@ pub use self::cached::{CachedInput, CachedOutput};
 use self::layer::{LayerSaved, layer_again, layer_backward, layer_forward};
 pub use self::router::RouterStats;
 use self::rows::{Context, Rows};
-use crate::{Config, KvStore, ParamSpec, Weights};
+use crate::{Config, KvStore, ParamKind, ParamSpec, Weights};
 
 /// A configuration with its parameters.
 #[derive(Clone, Debug)]
@@ -119,13 +119,17 @@ impl Model {
         }
     }
 
-    /// Builds the packed layout of every matrix, for repeated products with the same weights.
+    /// Packs every matrix that rows are multiplied with, for repeated products: see [`Weight::pack`].
     pub fn pack(&mut self) {
-        for (_, weight) in self.weights.params_mut() {
-            if weight.values().shape().len() == 2 {
+        let is_tied = self.weights.head.is_none();
+        let mut specs = Weights::specs(&self.config).into_params().into_iter();
+        self.weights.for_each_mut(|_, weight| {
+            let kind = specs.next().map(|(_, spec)| spec.kind);
+            let is_multiplied = kind != Some(ParamKind::Embedding) || is_tied;
+            if weight.values().shape().len() == 2 && is_multiplied {
                 weight.pack();
             }
-        }
+        });
     }
 
     /// Returns zero gradients of all that can be trained: of a weight with a low-rank part that part, else

@@ -3,11 +3,14 @@
 //! The unit is a word of 32 bits: one `f32`, or two bf16 that follow each other along k. A panel holds
 //! W rows of A (or columns of B): its words for the first k, then for the next, and so on.
 
+use std::io;
+
 use half::bf16;
 
 use super::Precision;
 use super::matrix::{Matrix, Order, Values};
 use crate::Isa;
+use crate::paging::{PageFile, Paged};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Columns of a panel of B.
@@ -15,8 +18,13 @@ pub(super) const PANEL: usize = 16;
 
 /// The words of a panel of B for one step along k; a cache line.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(super) struct Line(pub(super) [f32; PANEL]);
+
+// SAFETY: sixteen `f32`, 64 bytes at an alignment of 64, without padding.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Line {}
 
 /// What a word holds, and the product of two words.
 pub(crate) trait Format {
@@ -224,7 +232,11 @@ pub(super) fn pack_right<'a, S: Simd, F: Format>(
     }
     for (index, panel) in lines[..count].chunks_exact_mut(words.max(1)).enumerate() {
         let columns = index * PANEL..n.min((index + 1) * PANEL);
-        pack_panel::<S, F, PANEL>(s, b.block(0..k, columns).transposed(), words_mut(panel));
+        pack_panel::<S, F, PANEL>(
+            s,
+            b.block(0..k, columns).transposed(),
+            bytemuck::cast_slice_mut(panel),
+        );
     }
     PanelsView {
         lines: &lines[..count],
@@ -234,25 +246,10 @@ pub(super) fn pack_right<'a, S: Simd, F: Format>(
     }
 }
 
-/// Views lines as their words.
-#[inline(always)]
-pub(super) fn words(lines: &[Line]) -> &[f32] {
-    // SAFETY: a line is exactly its sixteen `f32`: 64 bytes at an alignment of 64, without padding.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * PANEL) }
-}
-
-/// Views lines as their words, for writing.
-#[inline(always)]
-pub(super) fn words_mut(lines: &mut [Line]) -> &mut [f32] {
-    let len = lines.len() * PANEL;
-    // SAFETY: a line is exactly its sixteen `f32`: 64 bytes at an alignment of 64, without padding.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
-}
-
 /// A right operand packed once for many products.
 #[derive(Clone, Debug)]
 pub(crate) struct Panels {
-    lines: Vec<Line>,
+    lines: Paged<Line>,
     shape: [usize; 2],
     precision: Precision,
 }
@@ -262,7 +259,7 @@ impl Panels {
     pub(crate) fn new(isa: Isa, precision: Precision, b: Matrix<'_>) -> Self {
         let lines = dispatch(isa, PackAll { precision, b });
         Self {
-            lines,
+            lines: lines.into(),
             shape: b.shape(),
             precision,
         }
@@ -272,24 +269,71 @@ impl Panels {
         self.shape
     }
 
-    pub(super) fn precision(&self) -> Precision {
+    /// Returns what the elements are rounded to.
+    pub(crate) fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Returns the bytes of memory that a product reads.
+    pub(crate) fn num_bytes(&self) -> usize {
+        size_of_val(&self.lines[..])
+    }
+
+    /// Moves the elements to the end of a file.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn move_to(&mut self, file: &mut PageFile) -> io::Result<()> {
+        self.lines.move_to(file)
+    }
+
+    /// Writes column `index` as numbers.
+    ///
+    /// # Panics
+    /// If there is no such column, or `to` has not K elements.
+    pub(crate) fn column(&self, index: usize, to: &mut [f32]) {
+        let [k, n] = self.shape;
+        assert!(index < n, "column {index} of {n}");
+        assert_eq!(to.len(), k, "elements of a column");
+        let view = self.view(index, 0, k.div_ceil(self.depth()));
+        let words = view.panel(0).iter().map(|line| line.0[index % PANEL]);
+        match self.precision {
+            Precision::F32 => to.iter_mut().zip(words).for_each(|(to, word)| *to = word),
+            Precision::Bf16 => to.chunks_mut(2).zip(words).for_each(|(to, word)| {
+                let bits = word.to_bits();
+                let pair = [bits << 16, bits & 0xffff_0000].map(f32::from_bits);
+                to.copy_from_slice(&pair[..to.len()]);
+            }),
+        }
+    }
+
+    /// Returns the elements of a word.
+    fn depth(&self) -> usize {
+        match self.precision {
+            Precision::F32 => Single::DEPTH,
+            Precision::Bf16 => Pair::DEPTH,
+        }
     }
 
     /// Views `words` steps from step `first` of the panels from column `column` on.
     #[inline(always)]
     pub(super) fn view(&self, column: usize, first: usize, words: usize) -> PanelsView<'_> {
-        let depth = match self.precision {
-            Precision::F32 => Single::DEPTH,
-            Precision::Bf16 => Pair::DEPTH,
-        };
-        let pitch = self.shape[0].div_ceil(depth);
+        let pitch = self.shape[0].div_ceil(self.depth());
         PanelsView {
             lines: &self.lines[column / PANEL * pitch..],
             pitch,
             first,
             words,
         }
+    }
+}
+
+/// Equal elements, bit by bit.
+impl PartialEq for Panels {
+    fn eq(&self, other: &Self) -> bool {
+        let [ours, theirs] =
+            [self, other].map(|panels| bytemuck::cast_slice::<_, u8>(&panels.lines));
+        (self.shape, self.precision) == (other.shape, other.precision) && ours == theirs
     }
 }
 

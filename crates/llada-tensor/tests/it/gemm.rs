@@ -1,7 +1,9 @@
 //! `linear` and its gradients against the reference, and their bit-identities.
 
 use llada_tensor::reference::matmul::{matmul, transpose};
-use llada_tensor::{Gradient, LinearBackward, Precision, Tensor, Weight, bias_backward, linear};
+use llada_tensor::{
+    Codes, Gradient, LinearBackward, PageFile, Precision, Tensor, Weight, bias_backward, linear,
+};
 
 use crate::data::{
     PRECISIONS, assert_close, doubles, for_every_isa, matrix, noise, seen, weight, with_threads,
@@ -134,6 +136,53 @@ fn packed_weights_give_the_same_bits() {
             }
         }
     });
+}
+
+#[test]
+fn packed_weights_have_the_same_rows_in_the_memory_of_one_copy() {
+    for_every_isa(|| {
+        for [_, i, o] in SHAPES {
+            for precision in PRECISIONS {
+                let values = matrix(2, [o, i]);
+                let values = if precision == Precision::Bf16 {
+                    values.to_bf16()
+                } else {
+                    values
+                };
+                let mut w = Weight::new(values.clone(), precision);
+                w.pack();
+                assert_eq!(w.values().dtype(), values.dtype());
+                assert_eq!(w.values().to_f32(), values.to_f32());
+                let padded = o.next_multiple_of(16) * i.next_multiple_of(2);
+                assert!(w.values().num_bytes() <= values.num_bytes() * padded / (o * i));
+                assert_eq!(w.values_mut(), &values);
+            }
+        }
+    });
+}
+
+#[test]
+fn weights_that_products_round_keep_their_values() {
+    let (values, mut w) = (matrix(2, [40, 30]), weight(2, [40, 30], Precision::Bf16));
+    w.pack();
+    assert_eq!(w.values(), &values);
+}
+
+#[test]
+fn weights_in_a_file_give_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = PageFile::create_in(dir.path()).unwrap();
+    let (x, blocks) = (matrix(1, [5, 64]), vec![0x5a; 40 * 64 / 32 * 18]);
+    let codes = Tensor::from_codes(Codes::Q4_0, [40, 64], &blocks);
+    let mut weights = vec![Weight::new(codes, Precision::F32)];
+    weights.extend(PRECISIONS.map(|precision| weight(2, [40, 64], precision)));
+    for mut w in weights {
+        let (y, values, before) = (linear(&x, &w, None), w.values().to_f32(), file.len());
+        w.move_to(&mut file).unwrap();
+        assert!(file.len() > before);
+        assert_eq!(linear(&x, &w, None), y);
+        assert_eq!(w.values().to_f32(), values);
+    }
 }
 
 #[test]

@@ -191,7 +191,6 @@ fn a_preference_loss_does_not_depend_on_micro_batches_and_its_slope_is_the_gradi
         let entries = weight.f32s_mut().iter_mut().zip(grad.f32s());
         entries.for_each(|(w, g)| *w -= step * g);
     }
-    model.pack();
     let (after, _) = loss.accumulate(&model, &whole, keep, &mut others);
     let (fell, expected) = (sums.loss - after.loss, f64::from(step) * norm * norm);
     assert!(

@@ -1,18 +1,21 @@
 //! Codes in the order in which the kernel reads them.
 
+use std::io;
+
 use half::f16;
 use rayon::prelude::*;
 
 use super::BLOCK;
 use super::layout::{Codes, QUADS};
-use crate::gemm::pack::{Line, PANEL, words, words_mut};
+use crate::gemm::pack::{Line, PANEL};
+use crate::paging::{PageFile, Paged};
 
 /// A right operand [K, N] of codes.
 ///
 /// A panel holds 16 columns: the scales of its blocks, then their codes, as [`layout`](super::layout) says.
 #[derive(Clone, Debug)]
 pub(crate) struct CodePanels {
-    lines: Vec<Line>,
+    lines: Paged<Line>,
     shape: [usize; 2],
     codes: Codes,
 }
@@ -27,28 +30,31 @@ impl CodePanels {
         assert!(k.is_multiple_of(span), "{k} elements in blocks of {span}");
         let row_bytes = k / span * codes.format().block_bytes();
         assert_eq!(blocks.len(), n * row_bytes, "bytes of codes of {n} x {k}");
-        let mut panels = Self::zeros(codes, [k, n]);
+        let mut panels = Self {
+            lines: Vec::new().into(),
+            shape: [k, n],
+            codes,
+        };
         let pitch = panels.pitch();
+        // Columns that are missing keep a scale of zero.
+        let mut lines = vec![Line([0.0; PANEL]); pitch * n.div_ceil(PANEL)];
         if !blocks.is_empty() {
             let rows = blocks.par_chunks(PANEL * row_bytes);
-            let lines = panels.lines.par_chunks_exact_mut(pitch);
+            let lines = lines.par_chunks_exact_mut(pitch);
             lines
                 .zip(rows)
                 .for_each(|(panel, rows)| pack_panel(codes, row_bytes, rows, panel));
         }
+        panels.lines = lines.into();
         panels
     }
 
-    /// Returns panels in which every scale is zero.
-    fn zeros(codes: Codes, shape: [usize; 2]) -> Self {
-        let mut panels = Self {
-            lines: Vec::new(),
-            shape,
-            codes,
-        };
-        let count = panels.pitch() * shape[1].div_ceil(PANEL);
-        panels.lines = vec![Line([0.0; PANEL]); count];
-        panels
+    /// Moves the codes to the end of a file.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn move_to(&mut self, file: &mut PageFile) -> io::Result<()> {
+        self.lines.move_to(file)
     }
 
     /// Returns the extents, [K, N].
@@ -91,7 +97,7 @@ impl CodePanels {
     pub(super) fn panel(&self, index: usize) -> (&[f16], &[Line]) {
         let pitch = self.pitch();
         let (head, codes) = self.lines[index * pitch..][..pitch].split_at(self.head_lines());
-        (bytemuck::cast_slice(words(head)), codes)
+        (bytemuck::cast_slice(head), codes)
     }
 
     /// Returns the lines that the scales of a panel take.
@@ -110,17 +116,17 @@ impl CodePanels {
 impl PartialEq for CodePanels {
     fn eq(&self, other: &Self) -> bool {
         let [ours, theirs] =
-            [self, other].map(|panels| bytemuck::cast_slice::<_, u8>(words(&panels.lines)));
+            [self, other].map(|panels| bytemuck::cast_slice::<_, u8>(&panels.lines));
         (self.shape, self.codes) == (other.shape, other.codes) && ours == theirs
     }
 }
 
-/// Packs up to 16 rows; the columns of missing ones keep a scale of zero.
+/// Packs up to 16 rows.
 fn pack_panel(codes: Codes, row_bytes: usize, rows: &[u8], panel: &mut [Line]) {
     let block_bytes = codes.format().block_bytes();
     let lines = codes.span() / BLOCK * codes.bits();
     let (head, body) = panel.split_at_mut(panel.len() - row_bytes / block_bytes * lines);
-    let head: &mut [f16] = bytemuck::cast_slice_mut(words_mut(head));
+    let head: &mut [f16] = bytemuck::cast_slice_mut(head);
     for (column, row) in rows.chunks_exact(row_bytes).enumerate() {
         let heads = head.chunks_exact_mut(codes.head_len());
         let blocks = row.chunks_exact(block_bytes).zip(heads);
