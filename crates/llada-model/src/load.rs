@@ -124,7 +124,9 @@ impl Overflow {
         for (name, (spec, source)) in others.into_iter().chain(of_experts) {
             match left.checked_sub(source.bytes_in_memory(spec, precision)) {
                 Some(rest) => left = rest,
-                None if spec.shape.len() == 2 => drop(names.insert(name)),
+                None if spec.kind == ParamKind::Matrix || spec.kind == ParamKind::Head => {
+                    names.insert(name);
+                }
                 None => {}
             }
         }

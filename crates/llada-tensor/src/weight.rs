@@ -17,7 +17,7 @@ use crate::{DType, LowRank, PageFile, Precision, Tensor};
 pub struct Weight {
     values: Arc<Tensor>,
     precision: Precision,
-    /// The values rounded to the precision and packed, where that loses something.
+    /// The values rounded and packed, see [`Weight::pack_beside`].
     packed: Option<Arc<Tensor>>,
     low_rank: Option<Box<LowRank>>,
 }
@@ -87,16 +87,23 @@ impl Weight {
         self.precision
     }
 
-    /// Changes to the packed layout that [`linear`](crate::linear()) and [`crate::head_rows`] read: gradients of inputs can no
-    /// longer be computed. `f32` values whose products round to bf16 are kept beside it. Idempotent.
+    /// Changes to the packed layout that [`linear`](crate::linear()) and [`crate::head_rows`] read, rounded to the precision:
+    /// gradients of inputs can no longer be computed. Idempotent.
     pub fn pack(&mut self) {
-        if self.is_coded() || self.right().panels().is_some() {
-            return;
+        if !self.is_coded() && self.values.panels().is_none() {
+            let packed = self.packed.take();
+            self.values = packed.unwrap_or_else(|| Arc::new(self.values.packed(self.precision)));
         }
-        let packed = Arc::new(self.values.packed(self.precision));
+    }
+
+    /// As [`Weight::pack`], but rows still read as they were: values that would be rounded stay beside the layout.
+    pub fn pack_beside(&mut self) {
         match (self.values.dtype(), self.precision) {
-            (DType::F32, Precision::Bf16) => self.packed = Some(packed),
-            _ => self.values = packed,
+            (DType::F32, Precision::Bf16) if self.packed.is_none() => {
+                self.packed = Some(Arc::new(self.values.packed(self.precision)));
+            }
+            (DType::F32, Precision::Bf16) => {}
+            _ => self.pack(),
         }
     }
 
@@ -106,7 +113,7 @@ impl Weight {
     /// If the file cannot be written, as on a full disk.
     pub fn move_to(&mut self, file: &mut PageFile) -> io::Result<()> {
         self.pack();
-        Arc::make_mut(self.packed.as_mut().unwrap_or(&mut self.values)).move_to(file)
+        Arc::make_mut(&mut self.values).move_to(file)
     }
 
     /// Returns `W^T` as the right operand of a product, packed if [`Weight::pack`] was called.

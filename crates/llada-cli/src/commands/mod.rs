@@ -89,7 +89,7 @@ fn load_model_watched(
         ui::say(format!("warning: {warning}"));
     }
     if let (Some(room), 1..) = (room, loaded.paged_bytes) {
-        ui::say(shortage(loaded.paged_bytes, &room));
+        ui::say(shortage(loaded.paged_bytes, &room, dir.is_dir()));
     }
     let mut model = Model::new(loaded.config, loaded.weights);
     model.pack();
@@ -109,10 +109,14 @@ fn room() -> Option<Room> {
 }
 
 /// Returns what a user should know of weights that lie in a file.
-fn shortage(paged: u64, room: &Room) -> String {
+fn shortage(paged: u64, room: &Room, can_be_smaller: bool) -> String {
+    let advice = match can_be_smaller {
+        true => "; `--quant q4_0` takes the least",
+        false => "",
+    };
     format!(
         "warning: {} of the weights do not fit the {} that memory has for them: they lie in a file in `{}` as long as \
-         the program runs, from which the system reads what it needs; that is slow. `--quant q4_0` takes the least",
+         the program runs, from which the system reads what it needs; that is slow{advice}",
         HumanBytes(paged),
         HumanBytes(room.bytes),
         room.dir.display()

@@ -125,9 +125,11 @@ impl Model {
         let mut specs = Weights::specs(&self.config).into_params().into_iter();
         self.weights.for_each_mut(|_, weight| {
             let kind = specs.next().map(|(_, spec)| spec.kind);
-            let is_multiplied = kind != Some(ParamKind::Embedding) || is_tied;
-            if weight.values().shape().len() == 2 && is_multiplied {
-                weight.pack();
+            match kind {
+                Some(ParamKind::Embedding) if is_tied => weight.pack_beside(),
+                Some(ParamKind::Embedding) => {}
+                _ if weight.values().shape().len() == 2 => weight.pack(),
+                _ => {}
             }
         });
     }

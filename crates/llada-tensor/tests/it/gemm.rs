@@ -162,10 +162,16 @@ fn packed_weights_have_the_same_rows_in_the_memory_of_one_copy() {
 }
 
 #[test]
-fn weights_that_products_round_keep_their_values() {
-    let (values, mut w) = (matrix(2, [40, 30]), weight(2, [40, 30], Precision::Bf16));
-    w.pack();
+fn a_weight_may_keep_what_products_round() {
+    let (x, values) = (matrix(1, [3, 30]), matrix(2, [40, 30]));
+    let mut w = Weight::new(values.clone(), Precision::Bf16);
+    let y = linear(&x, &w, None);
+    w.pack_beside();
     assert_eq!(w.values(), &values);
+    assert_eq!(linear(&x, &w, None), y);
+    w.pack();
+    assert_eq!(w.values().to_f32(), values.to_bf16().to_f32());
+    assert_eq!(linear(&x, &w, None), y);
 }
 
 #[test]
@@ -177,11 +183,12 @@ fn weights_in_a_file_give_the_same_bits() {
     let mut weights = vec![Weight::new(codes, Precision::F32)];
     weights.extend(PRECISIONS.map(|precision| weight(2, [40, 64], precision)));
     for mut w in weights {
-        let (y, values, before) = (linear(&x, &w, None), w.values().to_f32(), file.len());
+        w.pack();
+        let (y, values, before) = (linear(&x, &w, None), w.values().clone(), file.len());
         w.move_to(&mut file).unwrap();
         assert!(file.len() > before);
         assert_eq!(linear(&x, &w, None), y);
-        assert_eq!(w.values().to_f32(), values);
+        assert_eq!(w.values(), &values);
     }
 }
 
