@@ -96,8 +96,9 @@ fn load_model_watched(
     Ok(model)
 }
 
-/// Share of the free memory that is left to keys, values and activations, and what is left at least.
-const LEFT: (u64, u64) = (8, 512 << 20);
+/// Share of the free memory that is left to other things than weights, and what is left at least: a gibibyte for keys and
+/// values, and activations.
+const LEFT: (u64, u64) = (8, 1536 << 20);
 
 /// Returns the memory that weights may take, where the system says how much there is and there is a place for
 /// the rest.
