@@ -4,7 +4,7 @@
 //! activations of the largest forward pass; and the buffers of its backward pass. It does not count
 //! the documents, which are read whole.
 
-use llada_diffusion::Objective;
+use llada_diffusion::{Objective, RateScope};
 use llada_model::{Config, MoeConfig, ParamSpec, StorageDtype, Weights};
 use serde::Serialize;
 
@@ -159,7 +159,8 @@ impl Rows {
         let budget = (recipe.train.micro_batch_rows as u64).max(of_unit);
         let rows = budget.min(tokens_per_step(recipe) * (1 + copies));
         let noisy = rows * copies / (1 + copies);
-        let masked = (noisy as f64 * mean_ratio(recipe)) as u64;
+        let documents = noisy / recipe.data.max_len as u64;
+        let masked = (noisy as f64 * masked_share(recipe, documents)) as u64;
         match objective.kind {
             Objective::Ar => Self {
                 all: noisy,
@@ -177,13 +178,40 @@ impl Rows {
     }
 }
 
-/// Returns the share of the noisy rows that is masked.
-fn mean_ratio(recipe: &Recipe) -> f64 {
-    let ratios = match &recipe.ebpo {
-        Some(ebpo) => &ebpo.levels[..],
-        None => &recipe.objective.mask_ratio_band,
+/// Returns the largest share of the rows of some noisy documents that is masked, but for rare draws.
+///
+/// A pass over one ratio can meet the upper end of the band. The ratios of many documents come to their mean, as the
+/// inverse of the root of their number; those of a document's blocks are stratified and do so as the inverse
+/// of theirs. Twins are masked half each, together.
+fn masked_share(recipe: &Recipe, documents: u64) -> f64 {
+    let objective = &recipe.objective;
+    let mean = |ratios: &[f32]| {
+        let sum: f64 = ratios.iter().copied().map(f64::from).sum();
+        sum / ratios.len() as f64
     };
-    ratios.iter().copied().map(f64::from).sum::<f64>() / ratios.len() as f64
+    match (&recipe.ebpo, objective.complementary) {
+        (Some(ebpo), _) => mean(&ebpo.levels),
+        (None, true) => 0.5,
+        (None, false) => {
+            let [_, highest] = objective.mask_ratio_band.map(f64::from);
+            let mean = mean(&objective.mask_ratio_band);
+            let blocks = ratios_of_document(recipe) as f64;
+            mean + (highest - mean) / (blocks * (documents.max(1) as f64).sqrt())
+        }
+    }
+}
+
+/// Returns how many mask ratios a document has at least.
+fn ratios_of_document(recipe: &Recipe) -> usize {
+    let objective = &recipe.objective;
+    let stages = objective.block_schedule.iter().map(|stage| stage.block);
+    match (objective.kind, objective.rate_scope) {
+        (Objective::Bdlm, RateScope::Block) => {
+            let largest = stages.chain(objective.block_size).max();
+            recipe.data.max_len.div_ceil(largest.unwrap_or(1).max(1))
+        }
+        _ => 1,
+    }
 }
 
 /// Returns the numbers held at the peak: what the tape keeps, and the largest of the backward passes
@@ -337,6 +365,28 @@ mod tests {
         let kept = bytes(&[]).activations;
         assert!(bytes(&["train.activations=recompute"]).activations < kept / 2);
         assert!(bytes(&["train.micro_batch_rows=1024"]).activations < kept);
+    }
+
+    #[test]
+    fn few_ratios_may_all_be_high() {
+        let share = |changes: &[&str], documents| {
+            let block = [
+                "objective.kind=bdlm",
+                "objective.block_size=32",
+                "data.max_len=1024",
+            ];
+            let recipe = recipe("llada2_mini.json", &[&block, changes].concat());
+            masked_share(&recipe, documents)
+        };
+        let band = "objective.mask_ratio_band=[0.2, 0.8]";
+        let whole = "objective.rate_scope=document";
+        assert!((share(&[band, whole], 1) - 0.8).abs() < 1e-6);
+        assert!((share(&[band, whole], 9) - 0.6).abs() < 1e-6);
+        assert!((share(&[band], 1) - 0.5 - 0.3 / 32.0).abs() < 1e-6);
+        assert_eq!(
+            share(&[band, whole, "objective.complementary=true"], 1),
+            0.5
+        );
     }
 
     #[test]
