@@ -3,10 +3,11 @@
 //! Loading plans first: every parameter is matched with the bytes that hold it, and everything that
 //! is missing, unexpected or of the wrong form is reported at once. Only then is memory allocated.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use llada_tensor::{BlockFormat, PageFile, Precision, Tensor, Weight};
+use llada_tensor::{BlockFormat, Codes, PageFile, Precision, Tensor, Weight};
 use safetensors::Dtype;
 
 use crate::gguf::{self, GgufFile};
@@ -259,7 +260,7 @@ impl<'a> Source<'a> {
     /// Returns the bytes that the parameter takes in memory, ready for products, give or take a few percent.
     fn bytes_in_memory(&self, spec: &ParamSpec, precision: Precision) -> u64 {
         let is_coded = match self {
-            Self::Rows(pieces) => first_format(pieces).codes().is_some(),
+            Self::Rows(pieces) => are_codes(pieces),
             Self::Zeros => false,
         };
         match precision {
@@ -494,19 +495,35 @@ fn read(spec: &ParamSpec, source: &Source<'_>, precision: Precision, keep: KeepD
 
 /// Keeps codes that products read as they are, and numbers as [`read_numbers`] does.
 fn read_as_stored(spec: &ParamSpec, pieces: &Pieces<'_>, precision: Precision) -> Tensor {
-    let first = first_format(pieces);
-    if let (Some(codes), [rows, columns]) = (first.codes(), &spec.shape[..])
-        && pieces.iter().all(|(format, _)| *format == first)
-    {
-        return match pieces[..] {
-            [(_, bytes)] => Tensor::from_codes(codes, [*rows, *columns], bytes),
+    match &spec.shape[..] {
+        [_, columns] if are_codes(pieces) => {
+            let runs = runs_of_codes(pieces);
+            let runs: Vec<_> = runs.iter().map(|(codes, run)| (*codes, &run[..])).collect();
+            Tensor::from_runs_of_codes(*columns, &runs)
+        }
+        _ => read_numbers(spec, pieces, precision),
+    }
+}
+
+/// Returns whether products read the codes of all pieces.
+fn are_codes(pieces: &Pieces<'_>) -> bool {
+    !pieces.is_empty() && pieces.iter().all(|(format, _)| format.codes().is_some())
+}
+
+/// Joins pieces of the same codes that follow each other.
+fn runs_of_codes<'a>(pieces: &Pieces<'a>) -> Vec<(Codes, Cow<'a, [u8]>)> {
+    let same = pieces.chunk_by(|a, b| a.0 == b.0);
+    let run = |pieces: &[(BlockFormat, &'a [u8])]| {
+        let bytes = match pieces {
+            [(_, bytes)] => Cow::Borrowed(*bytes),
             _ => {
-                let blocks: Vec<_> = pieces.iter().map(|(_, bytes)| *bytes).collect();
-                Tensor::from_codes(codes, [*rows, *columns], &blocks.concat())
+                let rows: Vec<&[u8]> = pieces.iter().map(|(_, bytes)| *bytes).collect();
+                Cow::Owned(rows.concat())
             }
         };
-    }
-    read_numbers(spec, pieces, precision)
+        Some((pieces.first()?.0.codes()?, bytes))
+    };
+    same.filter_map(run).collect()
 }
 
 /// Keeps bf16 where products round to it; codes are rounded to bf16 then, too.
@@ -583,4 +600,45 @@ impl ColumnNorms {
 /// Multiplies a row by the scales of its columns.
 pub(crate) fn scale(row: &mut [f32], scales: &[f32]) {
     row.iter_mut().zip(scales).for_each(|(v, by)| *v *= by);
+}
+
+#[cfg(test)]
+mod tests {
+    use llada_tensor::DType;
+
+    use super::*;
+
+    #[test]
+    fn a_matrix_of_several_types_stays_codes_if_products_read_them_all() {
+        let values: Vec<f32> = (0..12 * 256)
+            .map(|i| (i * 37 % 101) as f32 - 50.0)
+            .collect();
+        let types = [BlockFormat::Q4K, BlockFormat::Q6K, BlockFormat::Q5_0];
+        let (mut joined, mut want) = (Vec::new(), vec![0.0; values.len()]);
+        for (format, rows) in types.into_iter().zip([0..4, 4..8, 8..12]) {
+            let (mut bytes, rows) = (Vec::new(), rows.start * 256..rows.end * 256);
+            format.quantise(&values[rows.clone()], &mut bytes);
+            format.dequantise(&bytes, &mut want[rows]);
+            joined.push((format, bytes));
+        }
+        // Rows of the first type come one by one, as those of rotated queries do.
+        let rows = joined[0].1.chunks(joined[0].1.len() / 4);
+        let mut pieces: Pieces<'_> = rows.map(|row| (BlockFormat::Q4K, row)).collect();
+        pieces.extend(
+            joined[1..]
+                .iter()
+                .map(|(format, bytes)| (*format, &bytes[..])),
+        );
+        let spec = |rows| ParamSpec {
+            name: "qkv".into(),
+            shape: vec![rows, 256],
+            kind: ParamKind::Matrix,
+        };
+        let numbers = read_as_stored(&spec(12), &pieces, Precision::F32);
+        assert_eq!((numbers.dtype(), numbers.f32s()), (DType::F32, &want[..]));
+        pieces.pop();
+        let codes = read_as_stored(&spec(8), &pieces, Precision::F32);
+        assert_eq!(codes.dtype(), DType::Codes(Codes::Q4K));
+        assert_eq!(codes.to_f32().f32s(), &want[..8 * 256]);
+    }
 }

@@ -4,7 +4,7 @@ use half::bf16;
 use half::vec::HalfBitsVecExt;
 
 use crate::buffer::Buffer;
-use crate::gemm::{CodePanels, Codes, Matrix, Panels};
+use crate::gemm::{CodeMatrix, Codes, Matrix, Panels};
 use crate::paging::PageFile;
 use crate::rows::fill_rows;
 use crate::{Isa, Precision};
@@ -20,7 +20,7 @@ pub enum DType {
     I32,
     /// Unsigned byte.
     U8,
-    /// A matrix of codes, in blocks of 32 along its rows.
+    /// A matrix of codes, in blocks of 32 along its rows; those of the first row, where they are of several kinds.
     Codes(Codes),
 }
 
@@ -32,7 +32,7 @@ enum Storage {
     I32(Vec<i32>),
     U8(Vec<u8>),
     /// Transposed: rows of the matrix are columns of the panels.
-    Codes(CodePanels),
+    Codes(CodeMatrix),
     /// A matrix, transposed as for codes.
     Panels(Panels),
 }
@@ -92,9 +92,21 @@ impl Tensor {
     /// # Panics
     /// If rows are not whole blocks, or the bytes are not those of the shape.
     pub fn from_codes(codes: Codes, shape: [usize; 2], blocks: &[u8]) -> Self {
+        let matrix = Self::from_runs_of_codes(shape[1], &[(codes, blocks)]);
+        assert_eq!(matrix.shape, shape, "bytes of codes");
+        matrix
+    }
+
+    /// Reads a matrix whose rows are of several kinds, run after run.
+    ///
+    /// # Panics
+    /// If there is no run, or the bytes of one are no whole rows of `columns` elements.
+    pub fn from_runs_of_codes(columns: usize, runs: &[(Codes, &[u8])]) -> Self {
+        let matrix = CodeMatrix::new(columns, runs);
+        let [columns, rows] = matrix.shape();
         Self {
-            shape: shape.to_vec(),
-            storage: Storage::Codes(CodePanels::new(codes, shape, blocks)),
+            shape: vec![rows, columns],
+            storage: Storage::Codes(matrix),
         }
     }
 
@@ -122,7 +134,7 @@ impl Tensor {
             Storage::Bf16(_) => DType::Bf16,
             Storage::I32(_) => DType::I32,
             Storage::U8(_) => DType::U8,
-            Storage::Codes(panels) => DType::Codes(panels.codes()),
+            Storage::Codes(matrix) => DType::Codes(matrix.codes()),
             Storage::Panels(panels) => match panels.precision() {
                 Precision::F32 => DType::F32,
                 Precision::Bf16 => DType::Bf16,
@@ -217,9 +229,9 @@ impl Tensor {
     }
 
     /// Returns the transposed codes of a matrix of codes. Panics as [`Tensor::f32s`].
-    pub(crate) fn codes(&self) -> &CodePanels {
+    pub(crate) fn codes(&self) -> &CodeMatrix {
         match &self.storage {
-            Storage::Codes(panels) => panels,
+            Storage::Codes(matrix) => matrix,
             _ => panic!("expected codes, found {}", self.kind()),
         }
     }
@@ -248,7 +260,7 @@ impl Tensor {
     /// If it cannot be written; they stay in memory then.
     pub(crate) fn move_to(&mut self, file: &mut PageFile) -> std::io::Result<()> {
         match &mut self.storage {
-            Storage::Codes(panels) => panels.move_to(file),
+            Storage::Codes(matrix) => matrix.move_to(file),
             Storage::Panels(panels) => panels.move_to(file),
             _ => Ok(()),
         }
@@ -261,7 +273,7 @@ impl Tensor {
             Storage::Bf16(values) => size_of_val(&values[..]),
             Storage::I32(values) => size_of_val(&values[..]),
             Storage::U8(values) => values.len(),
-            Storage::Codes(panels) => panels.num_bytes(),
+            Storage::Codes(matrix) => matrix.num_bytes(),
             Storage::Panels(panels) => panels.num_bytes(),
         }
     }
@@ -274,7 +286,7 @@ impl Tensor {
         let [_, columns] = self.dims2();
         let row = index * columns..(index + 1) * columns;
         match &self.storage {
-            Storage::Codes(panels) => panels.column(index, to),
+            Storage::Codes(matrix) => matrix.column(index, to),
             Storage::Panels(panels) => panels.column(index, to),
             Storage::Bf16(values) => {
                 let row = &values[row];

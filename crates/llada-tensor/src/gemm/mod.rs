@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-pub(crate) use codes::CodePanels;
+pub(crate) use codes::CodeMatrix;
 pub use codes::Codes;
 pub(crate) use matrix::Matrix;
 pub(crate) use pack::{Format, Pair, Panels, Single};
@@ -56,7 +56,7 @@ pub(crate) enum Right<'a> {
     /// Packed before.
     Packed(&'a Panels),
     /// Codes, which decide the precision: the left operand is rounded to bytes.
-    Codes(&'a CodePanels),
+    Codes(&'a CodeMatrix),
 }
 
 impl Right<'_> {
@@ -64,7 +64,7 @@ impl Right<'_> {
         match self {
             Self::Plain(matrix) => matrix.shape(),
             Self::Packed(panels) => panels.shape(),
-            Self::Codes(panels) => panels.shape(),
+            Self::Codes(matrix) => matrix.shape(),
         }
     }
 }
@@ -122,7 +122,7 @@ impl PartProduct<'_> {
 /// # Panics
 /// As [`gemm`].
 pub(crate) fn gemm_parts(isa: Isa, a: Left<'_>, start: Start, products: Vec<PartProduct<'_>>) {
-    if let Some(codes) = common_codes(&products) {
+    if let Some(codes) = codes::common(&products) {
         return codes::parts(isa, codes, a, start, products);
     }
     let gathered = a.rows.map(|rows| gather_rows(a.x, rows));
@@ -142,16 +142,6 @@ pub(crate) fn gemm_parts(isa: Isa, a: Left<'_>, start: Start, products: Vec<Part
 /// Returns how many of some products one task should compute, given the multiply-adds of all.
 pub(crate) fn products_per_task(products: usize, cost: usize) -> usize {
     rows_per_task(products, cost / (products * MULTIPLY_ADDS_PER_OP).max(1))
-}
-
-/// Returns the codes of all operands if they are of one kind.
-fn common_codes(products: &[PartProduct<'_>]) -> Option<Codes> {
-    let mut kinds = products.iter().map(|part| match part.right {
-        Right::Codes(panels) => Some(panels.codes()),
-        _ => None,
-    });
-    let first = kinds.next()??;
-    kinds.all(|kind| kind == Some(first)).then_some(first)
 }
 
 /// What the additions of a product start from.

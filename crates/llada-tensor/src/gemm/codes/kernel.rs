@@ -27,11 +27,11 @@ pub(super) struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    /// The product of rows and all columns. # Panics if a target of this shape has another size.
-    pub(super) fn new(a: Part<'a>, b: &'a CodePanels, start: Start, c: &'a mut [f32]) -> Self {
+    /// The product of rows and all columns. # Panics if the shapes disagree.
+    pub(super) fn new(a: Part<'a>, b: &'a CodePanels, c: Target<'a>) -> Self {
         let [k, n] = b.shape();
         assert_eq!(k, a.width(), "elements of rows and columns");
-        let c = Target::new(c, [a.rows(), n], start);
+        assert_eq!(c.shape(), [a.rows(), n], "rows and columns");
         Self {
             a,
             b,

@@ -17,6 +17,7 @@
 //! ascending order, whatever the other rows and the number of threads.
 
 mod formats;
+mod joined;
 mod kernel;
 mod layout;
 mod panels;
@@ -26,14 +27,15 @@ mod tests;
 
 use std::ops::Range;
 
+pub(crate) use joined::CodeMatrix;
 pub use layout::Codes;
-pub(crate) use panels::CodePanels;
 
-use super::matrix::Matrix;
+use super::matrix::{Matrix, Target};
 use super::{Left, PartProduct, Right, Start, TASK, most_tasks};
 use crate::Isa;
 use crate::simd::dispatch;
 use kernel::Sweep;
+use panels::CodePanels;
 use rows::CodeRows;
 
 /// Elements of a block: of a row under one scale, and of a column under one or two.
@@ -43,11 +45,26 @@ pub(crate) const BLOCK: usize = 32;
 ///
 /// # Panics
 /// If `a` is not row-major `f32`: weights of codes have no gradients.
-pub(super) fn product(isa: Isa, a: Matrix<'_>, b: &CodePanels, start: Start, c: &mut [f32]) {
+pub(super) fn product(isa: Isa, a: Matrix<'_>, b: &CodeMatrix, start: Start, c: &mut [f32]) {
     let all = 0..a.shape()[0];
-    let rounded = CodeRows::new(isa, b.codes(), a, std::slice::from_ref(&all));
-    let sweep = Sweep::new(rounded.part(all), b, start, c);
-    divide(isa, vec![sweep], most_tasks());
+    let mut kinds: Vec<Codes> = b.parts().iter().map(CodePanels::codes).collect();
+    kinds.dedup();
+    let rounded = |codes| {
+        (
+            codes,
+            CodeRows::new(isa, codes, a, std::slice::from_ref(&all)),
+        )
+    };
+    let rounded: Vec<_> = kinds.into_iter().map(rounded).collect();
+    let mut rest = Target::new(c, [a.shape()[0], b.shape()[1]], start);
+    let mut sweeps = Vec::new();
+    for part in b.parts() {
+        let [target, others] = rest.split_columns(part.shape()[1]);
+        rest = others;
+        let rows = rounded.iter().find(|(codes, _)| *codes == part.codes());
+        sweeps.extend(rows.map(|(_, rows)| Sweep::new(rows.part(all.clone()), part, target)));
+    }
+    divide(isa, sweeps, most_tasks());
 }
 
 /// Computes the products of parts of `a`, which cover it in their order; equal ones follow each other.
@@ -68,13 +85,32 @@ pub(super) fn parts(
         Some(picked) => CodeRows::picked(isa, codes, x, picked, &rows),
         None => CodeRows::new(isa, codes, x, &rows),
     };
-    let sweeps = products.into_iter().map(|part| match part.right {
-        Right::Codes(b) if b.codes() == codes => {
-            Sweep::new(rounded.part(part.rows), b, start, part.c)
+    let sweeps = products.into_iter().map(|part| match whole_of(part.right) {
+        Some(b) if b.codes() == codes => {
+            let c = Target::new(part.c, [part.rows.len(), b.shape()[1]], start);
+            Sweep::new(rounded.part(part.rows), b, c)
         }
         _ => panic!("expected operands of {codes:?}"),
     });
     divide(isa, sweeps.collect(), most_tasks());
+}
+
+/// Returns the codes of all operands if they are of one kind.
+pub(super) fn common(products: &[PartProduct<'_>]) -> Option<Codes> {
+    let kind = |part: &PartProduct<'_>| whole_of(part.right).map(CodePanels::codes);
+    let first = kind(products.first()?)?;
+    products
+        .iter()
+        .all(|part| kind(part) == Some(first))
+        .then_some(first)
+}
+
+/// Returns an operand that is one run of codes.
+fn whole_of<'a>(right: Right<'a>) -> Option<&'a CodePanels> {
+    match right {
+        Right::Codes(b) => b.whole(),
+        _ => None,
+    }
 }
 
 /// Halves the work until it is in few or small shares, and computes these in parallel.

@@ -52,9 +52,9 @@ fn rounded(x: &[f32]) -> Vec<f64> {
 }
 
 fn multiply(isa: Isa, codes: Codes, x: &[f32], bytes: &[u8], [n, k]: [usize; 2]) -> Vec<f32> {
-    let panels = CodePanels::new(codes, [n, k], bytes);
+    let matrix = CodeMatrix::new(k, &[(codes, bytes)]);
     let mut c = vec![0.0; x.len() / k * n];
-    product(isa, Matrix::new(x, k), &panels, Start::Zero, &mut c);
+    product(isa, Matrix::new(x, k), &matrix, Start::Zero, &mut c);
     c
 }
 
@@ -107,7 +107,7 @@ fn products_of_parts_are_those_of_each_row_alone() {
     let picked: Vec<u32> = (0..30).map(|i| i * 5 % 12).collect();
     for codes in Codes::ALL {
         let matrices = [n, wide].map(|n| (n, weights(codes, n, k).0));
-        let panels = [0, 1].map(|i| CodePanels::new(codes, [matrices[i].0, k], &matrices[i].1));
+        let panels = [0, 1].map(|i| CodeMatrix::new(k, &[(codes, &matrices[i].1)]));
         let ranges = [0..1, 1..3, 3..3, 3..20, 20..30];
         for isa in Isa::available() {
             let mut sums: Vec<Vec<f32>> = Vec::new();
@@ -148,6 +148,42 @@ fn products_of_parts_are_those_of_each_row_alone() {
 }
 
 #[test]
+fn columns_of_several_kinds_are_those_of_each_alone() {
+    let (k, kinds) = (
+        512,
+        [Codes::Q4K, Codes::Q4K, Codes::Q6K, Codes::Q8_0, Codes::Q4K],
+    );
+    let widths = [32, 5, 48, 17, 16];
+    let runs: Vec<_> = kinds
+        .into_iter()
+        .zip(widths)
+        .map(|(codes, n)| (codes, weights(codes, n, k).0))
+        .collect();
+    let runs: Vec<(Codes, &[u8])> = runs.iter().map(|(codes, run)| (*codes, &run[..])).collect();
+    let (n, matrix) = (widths.iter().sum::<usize>(), CodeMatrix::new(k, &runs));
+    assert_eq!(matrix.shape(), [k, n]);
+    for m in [1, 9] {
+        let x = inputs(m, k);
+        for isa in Isa::available() {
+            let mut joined = vec![0.0; m * n];
+            product(isa, Matrix::new(&x, k), &matrix, Start::Zero, &mut joined);
+            let mut first = 0;
+            for ((codes, bytes), n) in runs.iter().zip(widths) {
+                let alone = multiply(isa, *codes, &x, bytes, [n, k]);
+                for (joined, alone) in joined.chunks(matrix.shape()[1]).zip(alone.chunks(n)) {
+                    assert_eq!(&joined[first..][..n], alone);
+                }
+                first += n;
+            }
+        }
+    }
+    let (mut column, mut alone) = (vec![0.0; k], vec![0.0; k]);
+    matrix.column(32 + 5 + 47, &mut column);
+    CodePanels::new(Codes::Q6K, [48, k], runs[2].1).column(47, &mut alone);
+    assert_eq!(column, alone);
+}
+
+#[test]
 fn work_is_cut_at_panels_where_the_cost_is_reached() {
     let (bytes, _) = weights(Codes::Q4_0, 80, 32);
     let panels = CodePanels::new(Codes::Q4_0, [80, 32], &bytes);
@@ -157,7 +193,10 @@ fn work_is_cut_at_panels_where_the_cost_is_reached() {
     let mut c = [vec![0.0; 80], vec![0.0; 640]];
     let [first, second] = &mut c;
     let mut sweeps: Vec<Sweep<'_>> = [(0, first), (1, second)]
-        .map(|(i, c)| Sweep::new(rounded.part(rows[i].clone()), &panels, Start::Zero, c))
+        .map(|(i, c)| {
+            let c = Target::new(c, [rows[i].len(), 80], Start::Zero);
+            Sweep::new(rounded.part(rows[i].clone()), &panels, c)
+        })
         .into();
     let costs: Vec<usize> = sweeps.iter().map(Sweep::cost).collect();
     let others = split_off(&mut sweeps, costs[0] + costs[1] / 2);
@@ -174,9 +213,9 @@ fn sums_start_from_what_is_there() {
     let (n, k) = (20, 32);
     let (bytes, _) = weights(Codes::Q4_0, n, k);
     let (x, isa) = (vec![0.0; k], Isa::active());
-    let panels = CodePanels::new(Codes::Q4_0, [n, k], &bytes);
+    let matrix = CodeMatrix::new(k, &[(Codes::Q4_0, &bytes)]);
     let mut c = vec![2.5; n];
-    product(isa, Matrix::new(&x, k), &panels, Start::Sum, &mut c);
+    product(isa, Matrix::new(&x, k), &matrix, Start::Sum, &mut c);
     assert_eq!(c, vec![2.5; n]);
 }
 
