@@ -148,6 +148,8 @@ struct Pool {
     used_size: usize,
     /// The largest that `used_size` has been.
     most_used: usize,
+    /// The largest array that there was.
+    largest: usize,
 }
 
 impl Pool {
@@ -157,6 +159,7 @@ impl Pool {
             free_size: 0,
             used_size: 0,
             most_used: 0,
+            largest: 0,
         }
     }
 
@@ -174,6 +177,7 @@ impl Pool {
         let taken = tightest.map(|index| self.remove(index));
         self.used_size += taken.as_ref().map_or(len, size);
         self.most_used = self.most_used.max(self.used_size);
+        self.largest = self.largest.max(len);
         while self.used_size + self.free_size > self.allowed() && !self.free.is_empty() {
             self.remove(0);
         }
@@ -181,9 +185,9 @@ impl Pool {
     }
 
     /// Returns how much there may be in all: somewhat more than was ever in use, so that arrays that are
-    /// needed by turns can stay.
+    /// needed by turns can stay, even the largest.
     fn allowed(&self) -> usize {
-        self.most_used + self.most_used / 16
+        self.most_used + self.largest.max(self.most_used / 16)
     }
 
     fn remove(&mut self, index: usize) -> MmapMut {
@@ -235,14 +239,18 @@ mod tests {
     fn memory_stays_within_what_was_once_in_use() {
         let mut pool = Pool::new();
         let take = |pool: &mut Pool, len| pool.take(len).unwrap_or_else(|| map(len));
-        let maps = [800, 100, 100].map(|len| take(&mut pool, len));
+        let maps = [400, 300, 300].map(|len| take(&mut pool, len));
         maps.into_iter().for_each(|map| pool.put(map));
-        // Up to 1,062 may stay. Nothing fits 300, and the oldest goes.
-        let map = take(&mut pool, 300);
-        assert_eq!((pool.used_size, pool.free_size), (300, 200));
+        // 400 may be unused beside the 1,000 that were once in use.
+        let map = take(&mut pool, 200);
+        assert_eq!((pool.used_size, pool.free_size), (200, 1000));
+        // 500 from now on. Nothing fits, and the oldest goes.
+        let other = take(&mut pool, 500);
+        assert_eq!((pool.used_size, pool.free_size), (700, 600));
         pool.put(map);
-        let map = take(&mut pool, 80);
-        assert_eq!(size(&map), 100);
-        assert_eq!((pool.used_size, pool.free_size), (100, 400));
+        pool.put(other);
+        let map = take(&mut pool, 250);
+        assert_eq!(size(&map), 300);
+        assert_eq!((pool.used_size, pool.free_size), (300, 1000));
     }
 }
