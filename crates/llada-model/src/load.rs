@@ -12,7 +12,7 @@ use safetensors::Dtype;
 
 use crate::gguf::{self, GgufFile};
 use crate::shards::{Shards, Stored};
-use crate::{Config, Error, Family, ParamKind, ParamSpec, Weights, bytes, names};
+use crate::{Config, Error, Family, ParamKind, ParamSpec, TensorGroup, Weights, bytes, names};
 
 /// A checkpoint in memory.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ impl Overflow {
         let (mut left, params) = (*bytes, sources.params());
         let (of_experts, others): (Vec<_>, Vec<_>) = params
             .into_iter()
-            .partition(|(name, _)| name.contains(".experts."));
+            .partition(|(_, (spec, _))| TensorGroup::of(spec) == TensorGroup::Experts);
         for (name, (spec, source)) in others.into_iter().chain(of_experts) {
             match left.checked_sub(source.bytes_in_memory(spec, precision)) {
                 Some(rest) => left = rest,

@@ -90,6 +90,14 @@ impl<T: bytemuck::Pod> Deref for Paged<T> {
     }
 }
 
+/// Equal elements, bit by bit, wherever they are.
+impl<T: bytemuck::Pod> PartialEq for Paged<T> {
+    fn eq(&self, other: &Self) -> bool {
+        let [ours, theirs] = [self, other].map(|paged| bytemuck::cast_slice::<T, u8>(paged));
+        ours == theirs
+    }
+}
+
 impl<T> From<Vec<T>> for Paged<T> {
     fn from(elements: Vec<T>) -> Self {
         Self::Memory(elements)

@@ -37,6 +37,31 @@ enum Storage {
     Panels(Panels),
 }
 
+impl Storage {
+    fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::Bf16(_) => DType::Bf16,
+            Self::I32(_) => DType::I32,
+            Self::U8(_) => DType::U8,
+            Self::Codes(matrix) => DType::Codes(matrix.codes()),
+            Self::Panels(panels) => match panels.precision() {
+                Precision::F32 => DType::F32,
+                Precision::Bf16 => DType::Bf16,
+            },
+        }
+    }
+
+    /// Ends with what was expected and what is there.
+    fn refuse(&self, expected: &str) -> ! {
+        let packed = match self {
+            Self::Panels(_) => "packed ",
+            _ => "",
+        };
+        panic!("expected {expected}, found {packed}{:?}", self.dtype())
+    }
+}
+
 /// A contiguous row-major array. Cloning copies the elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
@@ -129,23 +154,7 @@ impl Tensor {
 
     /// Returns the element type.
     pub fn dtype(&self) -> DType {
-        match &self.storage {
-            Storage::F32(_) => DType::F32,
-            Storage::Bf16(_) => DType::Bf16,
-            Storage::I32(_) => DType::I32,
-            Storage::U8(_) => DType::U8,
-            Storage::Codes(matrix) => DType::Codes(matrix.codes()),
-            Storage::Panels(panels) => match panels.precision() {
-                Precision::F32 => DType::F32,
-                Precision::Bf16 => DType::Bf16,
-            },
-        }
-    }
-
-    /// Returns the element type in words.
-    fn kind(&self) -> String {
-        let packed = self.panels().map_or("", |_| "packed ");
-        format!("{packed}{:?}", self.dtype())
+        self.storage.dtype()
     }
 
     /// Returns the number of elements.
@@ -182,16 +191,15 @@ impl Tensor {
     pub fn f32s(&self) -> &[f32] {
         match &self.storage {
             Storage::F32(values) => values,
-            _ => panic!("expected f32, found {}", self.kind()),
+            other => other.refuse("f32"),
         }
     }
 
     /// Returns the elements of an `f32` array for writing. Panics as [`Tensor::f32s`].
     pub fn f32s_mut(&mut self) -> &mut [f32] {
-        let kind = self.kind();
         match &mut self.storage {
             Storage::F32(values) => values,
-            _ => panic!("expected f32, found {kind}"),
+            other => other.refuse("f32"),
         }
     }
 
@@ -199,16 +207,15 @@ impl Tensor {
     pub fn bf16s(&self) -> &[bf16] {
         match &self.storage {
             Storage::Bf16(values) => values,
-            _ => panic!("expected bf16, found {}", self.kind()),
+            other => other.refuse("bf16"),
         }
     }
 
     /// Returns the elements of a bf16 array for writing. Panics as [`Tensor::f32s`].
     pub(crate) fn bf16s_mut(&mut self) -> &mut [bf16] {
-        let kind = self.kind();
         match &mut self.storage {
             Storage::Bf16(values) => values,
-            _ => panic!("expected bf16, found {kind}"),
+            other => other.refuse("bf16"),
         }
     }
 
@@ -216,7 +223,7 @@ impl Tensor {
     pub fn i32s(&self) -> &[i32] {
         match &self.storage {
             Storage::I32(values) => values,
-            _ => panic!("expected i32, found {}", self.kind()),
+            other => other.refuse("i32"),
         }
     }
 
@@ -224,7 +231,7 @@ impl Tensor {
     pub fn u8s(&self) -> &[u8] {
         match &self.storage {
             Storage::U8(values) => values,
-            _ => panic!("expected u8, found {}", self.kind()),
+            other => other.refuse("u8"),
         }
     }
 
@@ -232,7 +239,7 @@ impl Tensor {
     pub(crate) fn codes(&self) -> &CodeMatrix {
         match &self.storage {
             Storage::Codes(matrix) => matrix,
-            _ => panic!("expected codes, found {}", self.kind()),
+            other => other.refuse("codes"),
         }
     }
 

@@ -129,6 +129,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_shortage_is_told_with_both_sizes_and_what_helps() {
+        let room = Room {
+            bytes: 6 << 30,
+            dir: "cache".into(),
+        };
+        for can_be_smaller in [true, false] {
+            let warning = shortage(10 << 30, &room, can_be_smaller);
+            for said in ["10.00 GiB", "6.00 GiB", "`cache`"] {
+                assert!(warning.contains(said), "{warning}");
+            }
+            assert_eq!(warning.contains("--quant q4_0"), can_be_smaller);
+        }
+    }
+
+    #[test]
     fn a_machine_says_how_much_memory_it_has() {
         let (free, own) = (ui::free_bytes().unwrap(), ui::resident_bytes());
         assert!(0 < own && own < free, "{own} of {free}");

@@ -47,22 +47,20 @@ pub(crate) const BLOCK: usize = 32;
 /// If `a` is not row-major `f32`: weights of codes have no gradients.
 pub(super) fn product(isa: Isa, a: Matrix<'_>, b: &CodeMatrix, start: Start, c: &mut [f32]) {
     let all = 0..a.shape()[0];
-    let mut kinds: Vec<Codes> = b.parts().iter().map(CodePanels::codes).collect();
-    kinds.dedup();
-    let rounded = |codes| {
-        (
-            codes,
-            CodeRows::new(isa, codes, a, std::slice::from_ref(&all)),
-        )
-    };
-    let rounded: Vec<_> = kinds.into_iter().map(rounded).collect();
-    let mut rest = Target::new(c, [a.shape()[0], b.shape()[1]], start);
+    let runs = b.parts().chunk_by(|a, b| a.codes() == b.codes());
+    let rounded = runs.map(|parts| {
+        let rows = CodeRows::new(isa, parts[0].codes(), a, std::slice::from_ref(&all));
+        (parts, rows)
+    });
+    let rounded: Vec<_> = rounded.collect();
+    let mut rest = Target::new(c, [all.len(), b.shape()[1]], start);
     let mut sweeps = Vec::new();
-    for part in b.parts() {
-        let [target, others] = rest.split_columns(part.shape()[1]);
-        rest = others;
-        let rows = rounded.iter().find(|(codes, _)| *codes == part.codes());
-        sweeps.extend(rows.map(|(_, rows)| Sweep::new(rows.part(all.clone()), part, target)));
+    for (parts, rows) in &rounded {
+        for part in *parts {
+            let [target, others] = rest.split_columns(part.shape()[1]);
+            rest = others;
+            sweeps.push(Sweep::new(rows.part(all.clone()), part, target));
+        }
     }
     divide(isa, sweeps, most_tasks());
 }
