@@ -16,6 +16,13 @@ const HEADS: Heads = Heads {
     dim: 16,
 };
 
+/// Those of the dense model of `benches/peers`.
+const DENSE: Heads = Heads {
+    query: 6,
+    key_value: 6,
+    dim: 48,
+};
+
 /// Those of LLaDA2.0-mini.
 const MINI: Heads = Heads {
     query: 16,
@@ -31,23 +38,18 @@ const CYCLE: usize = 256 << 20;
 fn main() {
     println!("{HEADS:?}");
     for block in [8, 32] {
-        measure(
-            &format!("train, block {block}"),
-            &training_rows(4096, 200, block),
-        );
+        let name = format!("train, block {block}");
+        measure(&name, HEADS, &training_rows(4096, 200, block));
     }
-    measure(
-        "train, causal",
-        &(0..4096)
-            .map(|i| [i / 200 * 200, i + 1, 0, 0])
-            .collect::<Vec<_>>(),
-    );
+    let causal: Vec<_> = (0..4096).map(|i| [i / 200 * 200, i + 1, 0, 0]).collect();
+    measure("train, causal", HEADS, &causal);
     for rows in [32, 1] {
-        measure(
-            &format!("decode, {rows} x 200 keys"),
-            &vec![[0, 200 - rows, 200 - rows, 200]; rows as usize],
-        );
+        let ranges = vec![[0, 200 - rows, 200 - rows, 200]; rows as usize];
+        measure(&format!("decode, {rows} x 200 keys"), HEADS, &ranges);
     }
+    println!("{DENSE:?}");
+    let ranges = training_rows(2048, 1024, 32);
+    measure("train, documents of 1024, block 32", DENSE, &ranges);
     println!("{MINI:?}, pages of {PAGE_ROWS}");
     for (num_rows, num_keys) in [(1, 4096), (1, 32768), (32, 4096), (32, 32768), (512, 4096)] {
         measure_pages(num_rows, num_keys);
@@ -99,28 +101,30 @@ fn measure_pages(num_rows: usize, num_keys: usize) {
     }
 }
 
-fn measure(name: &str, ranges: &[KeyRanges]) {
+/// Measures both directions, over keys and values in `f32` and in bf16.
+fn measure(name: &str, heads: Heads, ranges: &[KeyRanges]) {
     let num_keys = ranges.iter().flatten().max().map_or(0, |&end| end as usize);
     let (query_shape, key_shape) = (
-        [ranges.len(), HEADS.query * HEADS.dim],
-        [num_keys, HEADS.key_value * HEADS.dim],
+        [ranges.len(), heads.query * heads.dim],
+        [num_keys, heads.key_value * heads.dim],
     );
     let [q, dout] = [1, 2].map(|seed| matrix(seed, query_shape));
     let [keys, values] = [3, 4].map(|seed| matrix(seed, key_shape));
-    let forward = || attention(&q, &keys, &values, ranges, HEADS, 0.25);
-    let saved = forward();
-    let backward = || attention_backward(&q, &keys, &values, ranges, HEADS, 0.25, &saved, &dout);
     let pairs: u32 = ranges
         .iter()
         .map(|[a0, a1, b0, b1]| a1 - a0 + b1 - b0)
         .sum();
-    let flops = 2.0 * f64::from(pairs) * (HEADS.query * HEADS.dim) as f64;
-    report(&format!("{name}, forward"), 2.0 * flops, best_time(forward));
-    report(
-        &format!("{name}, backward"),
-        5.0 * flops,
-        best_time(backward),
-    );
+    let flops = 2.0 * f64::from(pairs) * (heads.query * heads.dim) as f64;
+    for [keys, values] in [[&keys, &values].map(Tensor::to_bf16), [keys, values]] {
+        let forward = || attention(&q, &keys, &values, ranges, heads, 0.25);
+        let saved = forward();
+        let backward =
+            || attention_backward(&q, &keys, &values, ranges, heads, 0.25, &saved, &dout);
+        let name = format!("{name}, {:?}", keys.dtype());
+        let times = [best_time(forward), best_time(backward)];
+        report(&format!("{name}, forward"), 2.0 * flops, times[0]);
+        report(&format!("{name}, backward"), 5.0 * flops, times[1]);
+    }
 }
 
 fn report(name: &str, flops: f64, time: Duration) {

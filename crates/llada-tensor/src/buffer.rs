@@ -1,45 +1,25 @@
-//! The memory of `f32` arrays, which later arrays use again.
-//!
-//! A training step allocates the same few dozen large arrays as the step before it. If they went back
-//! to the allocator, so would their pages to the kernel, which has to clear each page before the next
-//! step can write to it. Here they wait in a pool, and an array that is overwritten anyway starts from
-//! whatever its memory held last.
-//!
-//! Each is a map of its own, in large pages where that pays: what leaves the pool is the system's
-//! again at once, where an allocator would keep it in pieces. When one has to be made for want of a
-//! fitting one, others leave until those in use and in the pool together take hardly more memory than
-//! was once in use at the same time ([`Pool::allowed`]).
+//! The elements of an array, in memory of the [arena](crate::arena) where they are many.
 
-use std::alloc::{Layout, handle_alloc_error};
+use std::alloc::Layout;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use memmap2::MmapMut;
+use bytemuck::Pod;
 
-/// Elements of the smallest buffer that is kept. The allocator is fast at smaller ones.
-const SMALLEST: usize = 1 << 14;
-/// Elements from which on large pages are asked for, a few of them.
-#[cfg(target_os = "linux")]
-const LARGE: usize = 1 << 21;
+use crate::arena::Block;
 
-static POOL: Mutex<Pool> = Mutex::new(Pool::new());
+/// Bytes of the smallest array in the arena. The allocator is fast at smaller ones.
+const SMALLEST: usize = 1 << 16;
 
 /// Elements of an array.
 #[derive(Debug)]
-pub(crate) struct Buffer {
-    memory: Memory,
-    len: usize,
-}
-
-#[derive(Debug)]
-enum Memory {
+pub(crate) enum Buffer<E> {
     /// From the allocator.
-    Own(Vec<f32>),
-    /// From the pool, where it goes in the end.
-    Pooled(MmapMut),
+    Vec(Vec<E>),
+    /// From the arena.
+    Block(Block),
 }
 
-impl Buffer {
+impl<E: Pod> Buffer<E> {
     /// Returns `len` elements of arbitrary value.
     pub(crate) fn scratch(len: usize) -> Self {
         Self::new(len, |_| {})
@@ -47,56 +27,53 @@ impl Buffer {
 
     /// Returns `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        Self::new(len, |used| used.fill(0.0))
+        Self::new(len, |used| used.fill(E::zeroed()))
     }
 
     /// Returns `len` zeros, or what `prepare` makes of used memory.
-    fn new(len: usize, prepare: impl Fn(&mut [f32])) -> Self {
-        if len < SMALLEST {
-            return vec![0.0; len].into();
+    fn new(len: usize, prepare: impl Fn(&mut [E])) -> Self {
+        if len < SMALLEST / size_of::<E>() {
+            return vec![E::zeroed(); len].into();
         }
-        let taken = pool().take(len);
-        let is_used = taken.is_some();
-        let memory = Memory::Pooled(taken.unwrap_or_else(|| map(len)));
-        let mut buffer = Self { memory, len };
-        if is_used {
+        let layout =
+            Layout::array::<E>(len).expect("an array has fewer bytes than there are addresses");
+        let block = Block::new(layout);
+        let is_clear = block.is_clear();
+        let mut buffer = Self::Block(block);
+        if !is_clear {
             prepare(&mut buffer);
         }
         buffer
     }
 }
 
-/// Memory from elsewhere, which does not enter the pool.
-impl From<Vec<f32>> for Buffer {
-    fn from(values: Vec<f32>) -> Self {
-        Self {
-            len: values.len(),
-            memory: Memory::Own(values),
+impl<E: Pod> From<Vec<E>> for Buffer<E> {
+    fn from(values: Vec<E>) -> Self {
+        Self::Vec(values)
+    }
+}
+
+impl<E: Pod> Deref for Buffer<E> {
+    type Target = [E];
+
+    fn deref(&self) -> &[E] {
+        match self {
+            Self::Vec(values) => values,
+            Self::Block(block) => bytemuck::cast_slice(block.bytes()),
         }
     }
 }
 
-impl Deref for Buffer {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        match &self.memory {
-            Memory::Own(values) => values,
-            Memory::Pooled(map) => &bytemuck::cast_slice(map)[..self.len],
+impl<E: Pod> DerefMut for Buffer<E> {
+    fn deref_mut(&mut self) -> &mut [E] {
+        match self {
+            Self::Vec(values) => values,
+            Self::Block(block) => bytemuck::cast_slice_mut(block.bytes_mut()),
         }
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        match &mut self.memory {
-            Memory::Own(values) => values,
-            Memory::Pooled(map) => &mut bytemuck::cast_slice_mut(map)[..self.len],
-        }
-    }
-}
-
-impl Clone for Buffer {
+impl<E: Pod> Clone for Buffer<E> {
     fn clone(&self) -> Self {
         let mut copy = Self::scratch(self.len());
         copy.copy_from_slice(self);
@@ -104,153 +81,40 @@ impl Clone for Buffer {
     }
 }
 
-impl PartialEq for Buffer {
+impl<E: Pod + PartialEq> PartialEq for Buffer<E> {
     fn eq(&self, other: &Self) -> bool {
         self[..] == other[..]
     }
 }
 
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let memory = std::mem::replace(&mut self.memory, Memory::Own(Vec::new()));
-        if let Memory::Pooled(map) = memory {
-            pool().put(map);
-        }
-    }
-}
-
-/// Returns new memory for `len` elements, which are zero. As with any allocation the process ends if
-/// there is none.
-fn map(len: usize) -> MmapMut {
-    let layout =
-        Layout::array::<f32>(len).expect("an array has fewer bytes than there are addresses");
-    let map = MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
-    // Advice: without it more pages are cleared one by one.
-    #[cfg(target_os = "linux")]
-    if len >= LARGE {
-        let _ = map.advise(memmap2::Advice::HugePage);
-    }
-    map
-}
-
-fn pool() -> MutexGuard<'static, Pool> {
-    // Every change leaves it whole, even one that a panic cuts short.
-    POOL.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Memory that no array uses. Sizes are in elements.
-struct Pool {
-    /// The oldest first.
-    free: Vec<MmapMut>,
-    /// Of all in `free`.
-    free_size: usize,
-    /// Of what arrays use.
-    used_size: usize,
-    /// The largest that `used_size` has been.
-    most_used: usize,
-    /// The largest array that there was.
-    largest: usize,
-}
-
-impl Pool {
-    const fn new() -> Self {
-        Self {
-            free: Vec::new(),
-            free_size: 0,
-            used_size: 0,
-            most_used: 0,
-            largest: 0,
-        }
-    }
-
-    fn put(&mut self, map: MmapMut) {
-        self.used_size -= size(&map);
-        self.free_size += size(&map);
-        self.free.push(map);
-    }
-
-    /// Takes the tightest fitting memory. If there is none, makes room for `len` elements that the caller
-    /// maps.
-    fn take(&mut self, len: usize) -> Option<MmapMut> {
-        let fitting = (0..self.free.len()).filter(|&i| fits(size(&self.free[i]), len));
-        let tightest = fitting.min_by_key(|&i| size(&self.free[i]));
-        let taken = tightest.map(|index| self.remove(index));
-        self.used_size += taken.as_ref().map_or(len, size);
-        self.most_used = self.most_used.max(self.used_size);
-        self.largest = self.largest.max(len);
-        while self.used_size + self.free_size > self.allowed() && !self.free.is_empty() {
-            self.remove(0);
-        }
-        taken
-    }
-
-    /// Returns how much there may be in all: somewhat more than was ever in use, so that arrays that are
-    /// needed by turns can stay, even the largest.
-    fn allowed(&self) -> usize {
-        self.most_used + self.largest.max(self.most_used / 16)
-    }
-
-    fn remove(&mut self, index: usize) -> MmapMut {
-        let map = self.free.remove(index);
-        self.free_size -= size(&map);
-        map
-    }
-}
-
-fn size(map: &MmapMut) -> usize {
-    map.len() / size_of::<f32>()
-}
-
-/// Returns whether memory is large enough, and not so large that it would be wasted: the arrays of a step are
-/// not quite as long as those of the step before.
-fn fits(size: usize, len: usize) -> bool {
-    (len..=len + len / 4).contains(&size)
-}
-
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
-    // The pool is shared with tests on other threads: these lengths are used by no other test.
-
-    #[test]
-    fn an_array_uses_the_memory_of_a_freed_one() {
-        let first = Buffer::scratch(1_234_567);
-        let memory = first.as_ptr();
-        drop(first);
-        assert_eq!(Buffer::scratch(1_234_560).as_ptr(), memory);
-    }
+    // The arena is shared with tests on other threads: no other test has arrays of this size.
+    const LEN: usize = 30_000_000;
 
     #[test]
     fn used_memory_is_cleared_for_zeros() {
-        let mut first = Buffer::scratch(2_345_678);
+        let mut first = Buffer::<f32>::scratch(LEN);
         first.fill(f32::NAN);
+        let memory: *const bf16 = first.as_ptr().cast();
         drop(first);
-        assert!(Buffer::zeros(2_345_678).iter().all(|&x| x == 0.0));
+        let second = Buffer::<bf16>::zeros(2 * LEN);
+        assert_eq!(second.as_ptr(), memory);
+        assert!(second.iter().all(|x| x.to_bits() == 0));
     }
 
     #[test]
-    fn a_small_array_does_not_occupy_a_large_buffer() {
-        assert!(fits(100, 100) && fits(125, 100));
-        assert!(!fits(99, 100) && !fits(126, 100));
-    }
-
-    #[test]
-    fn memory_stays_within_what_was_once_in_use() {
-        let mut pool = Pool::new();
-        let take = |pool: &mut Pool, len| pool.take(len).unwrap_or_else(|| map(len));
-        let maps = [400, 300, 300].map(|len| take(&mut pool, len));
-        maps.into_iter().for_each(|map| pool.put(map));
-        // 400 may be unused beside the 1,000 that were once in use.
-        let map = take(&mut pool, 200);
-        assert_eq!((pool.used_size, pool.free_size), (200, 1000));
-        // 500 from now on. Nothing fits, and the oldest goes.
-        let other = take(&mut pool, 500);
-        assert_eq!((pool.used_size, pool.free_size), (700, 600));
-        pool.put(map);
-        pool.put(other);
-        let map = take(&mut pool, 250);
-        assert_eq!(size(&map), 300);
-        assert_eq!((pool.used_size, pool.free_size), (300, 1000));
+    fn few_and_many_elements_are_copied_and_compared_alike() {
+        for len in [0, 1, 100_000] {
+            let mut buffer = Buffer::<f32>::zeros(len);
+            buffer.iter_mut().zip(1..).for_each(|(x, i)| *x = i as f32);
+            let copy = buffer.clone();
+            assert_eq!(buffer, copy);
+            assert_eq!(buffer, Buffer::from(copy.to_vec()));
+        }
     }
 }

@@ -13,6 +13,7 @@
 //! every output element is one chain of additions in a fixed order. Shapes are checked once, at the
 //! operation; a mismatch is a caller's bug and panics with both shapes.
 
+mod arena;
 mod attention;
 mod buffer;
 mod embedding;

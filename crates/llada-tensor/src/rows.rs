@@ -3,6 +3,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::buffer::Buffer;
 use crate::parallel::rows_per_task;
 use crate::simd::bf16_bits;
 use crate::{DType, Tensor};
@@ -39,6 +40,17 @@ pub fn write_rows(x: &mut Tensor, rows: &[u32], y: &Tensor) {
             _ => x.f32s_mut()[to].copy_from_slice(from),
         }
     }
+}
+
+/// Returns the elements rounded to bf16.
+pub(crate) fn rounded(from: &[f32]) -> Buffer<bf16> {
+    let mut rounded = Buffer::scratch(from.len());
+    let task = rows_per_task(from.len(), 1);
+    rounded
+        .par_chunks_mut(task)
+        .zip(from.par_chunks(task))
+        .for_each(|(to, from)| round(from, to));
+    rounded
 }
 
 /// Rounds to bf16 element by element.

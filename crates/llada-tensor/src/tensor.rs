@@ -6,7 +6,7 @@ use half::vec::HalfBitsVecExt;
 use crate::buffer::Buffer;
 use crate::gemm::{CodeMatrix, Codes, Matrix, Panels};
 use crate::paging::PageFile;
-use crate::rows::fill_rows;
+use crate::rows::{fill_rows, rounded};
 use crate::{Isa, Precision};
 
 /// Element type of a [`Tensor`].
@@ -27,8 +27,8 @@ pub enum DType {
 /// Where the elements live. A device other than the CPU is a further variant here.
 #[derive(Clone, Debug, PartialEq)]
 enum Storage {
-    F32(Buffer),
-    Bf16(Vec<bf16>),
+    F32(Buffer<f32>),
+    Bf16(Buffer<bf16>),
     I32(Vec<i32>),
     U8(Vec<u8>),
     /// Transposed: rows of the matrix are columns of the panels.
@@ -99,7 +99,7 @@ impl Tensor {
 
     /// Wraps bf16 elements. Panics as [`Tensor::from_f32`].
     pub fn from_bf16(shape: &[usize], values: Vec<bf16>) -> Self {
-        Self::wrap(shape, values.len(), Storage::Bf16(values))
+        Self::wrap(shape, values.len(), Storage::Bf16(values.into()))
     }
 
     /// Wraps `i32` elements. Panics as [`Tensor::from_f32`].
@@ -327,11 +327,11 @@ impl Tensor {
     /// Returns the values rounded to bf16 (to nearest, ties to even).
     pub fn to_bf16(&self) -> Self {
         match &self.storage {
-            Storage::Bf16(values) => Self::from_bf16(&self.shape, values.clone()),
+            Storage::Bf16(_) => self.clone(),
             Storage::Codes(_) | Storage::Panels(_) => self.to_f32().to_bf16(),
             _ => {
-                let values = self.f32s().iter().map(|&v| bf16::from_f32(v)).collect();
-                Self::from_bf16(&self.shape, values)
+                let values = rounded(self.f32s());
+                Self::wrap(&self.shape, values.len(), Storage::Bf16(values))
             }
         }
     }

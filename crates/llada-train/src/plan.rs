@@ -77,7 +77,7 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
     let (gradients, optimizer) = (num_trained * F32, num_trained * 2 * F32);
     let rows = Rows::of(recipe);
     let dropped = dropped_width(recipe, &trained, &specs);
-    let activations = activations(&config, &rows, recipe.train.activations, dropped) * F32;
+    let activations = activations(recipe, &config, &rows, dropped) * F32;
     Ok(Plan {
         parameters,
         trained: num_trained,
@@ -218,7 +218,7 @@ fn ratios_of_document(recipe: &Recipe) -> usize {
 /// that come on top: that of the head or of the last layer, beside what this one keeps, or that of a layer that
 /// is computed again from its input and its attention's output. An adapter sees rows of `dropped` numbers
 /// through dropout: beside them are these and their gradient.
-fn activations(config: &Config, rows: &Rows, keep: KeepActivations, dropped: u64) -> u64 {
+fn activations(recipe: &Recipe, config: &Config, rows: &Rows, dropped: u64) -> u64 {
     let width = config.hidden_size as u64;
     let layers = config.num_hidden_layers;
     let saved = |layer: usize| {
@@ -227,12 +227,12 @@ fn activations(config: &Config, rows: &Rows, keep: KeepActivations, dropped: u64
         } else {
             rows.all
         };
-        layer_saved(config, layer, rows.all, scored)
+        layer_saved(config, layer, rows.all, scored, recipe.model.precision)
     };
     let inputs = layers as u64 * rows.all * width + rows.scored * width;
     let (last, others) = (saved(layers - 1), (0..layers - 1).map(saved));
     let layer = layer_transient(config, rows.all) + 2 * rows.all * dropped;
-    let (kept, recomputed) = match keep {
+    let (kept, recomputed) = match recipe.train.activations {
         KeepActivations::Keep => (others.sum(), 0),
         KeepActivations::Recompute => {
             let attended = attended(config, rows.all);
@@ -245,13 +245,23 @@ fn activations(config: &Config, rows: &Rows, keep: KeepActivations, dropped: u64
 }
 
 /// What the backward of a layer needs: queries before and after their norm, keys, values, the attention's
-/// output with its log-sum-exp, the stream after it, and the feed-forward part.
-fn layer_saved(config: &Config, layer: usize, rows: u64, scored: u64) -> u64 {
+/// output with its log-sum-exp, the stream after it, and the feed-forward part. Keys and values are as coarse as
+/// products.
+fn layer_saved(config: &Config, layer: usize, rows: u64, scored: u64, precision: Compute) -> u64 {
     let queries = (config.num_attention_heads * config.head_dim) as u64;
     let keys = (config.num_key_value_heads * config.head_dim) as u64;
-    let norms = if config.use_qk_norm { 2 } else { 1 };
-    let attention = norms * (scored * queries + rows * keys) + rows * keys;
-    attention
+    let [queries, keys] = [scored * queries, rows * keys];
+    let unnormed = if config.use_qk_norm {
+        queries + keys
+    } else {
+        0
+    };
+    let multiplied = match precision {
+        Compute::F32 => queries + 2 * keys,
+        Compute::Bf16 => queries + keys,
+    };
+    unnormed
+        + multiplied
         + attended(config, scored)
         + scored * config.hidden_size as u64
         + mlp_saved(config, layer, scored)

@@ -1,7 +1,7 @@
 //! The attention half of a layer: norm, fused QKV, QK-norm, rotation and attention.
 
 use llada_tensor::{
-    Attended, Gradient, Heads, KeyRanges, RowGroup, Tensor, attention, attention_paged,
+    Attended, Gradient, Heads, KeyRanges, Precision, RowGroup, Tensor, attention, attention_paged,
     bias_backward, join_columns, rms_norm, rms_norm_backward, rope, rope_backward, split_columns,
 };
 
@@ -17,9 +17,9 @@ pub(super) struct Projected {
     unnormed: Option<(Tensor, Tensor)>,
     /// Rotated queries, [R, H*P].
     q: Tensor,
-    /// Rotated keys, [N, G*P].
+    /// Rotated keys, [N, G*P], `f32` or bf16.
     pub(super) k: Tensor,
-    /// [N, G*P].
+    /// [N, G*P], of the same type.
     pub(super) v: Tensor,
 }
 
@@ -62,6 +62,25 @@ pub(super) fn project<K>(model: &Model, index: usize, x: &Tensor, rows: &Rows<K>
     rope(&mut q, config.head_dim, &rows.query_rotation);
     rope(&mut k, config.head_dim, &rows.key_rotation);
     Projected { unnormed, q, k, v }
+}
+
+/// As [`project`], of rows that see each other: keys and values are what their attention multiplies, in bf16 where
+/// products round to it.
+pub(super) fn project_own(
+    model: &Model,
+    index: usize,
+    x: &Tensor,
+    rows: &RangeRows<'_>,
+) -> Projected {
+    let projected = project(model, index, x, rows);
+    match model.weights.layers[index].qkv.precision() {
+        Precision::F32 => projected,
+        Precision::Bf16 => Projected {
+            k: projected.k.to_bf16(),
+            v: projected.v.to_bf16(),
+            ..projected
+        },
+    }
 }
 
 /// Queries [R, H*P] over the rows' own keys and values [N, G*P] -> [R, H*P].

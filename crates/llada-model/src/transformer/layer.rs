@@ -3,7 +3,7 @@
 use llada_tensor::{Attended, Gradient, Tensor, add_assign, rms_norm, rms_norm_backward};
 
 use super::adapted::{Noise, Site};
-use super::attention::{AttentionSaved, attend, attention_backward, project};
+use super::attention::{AttentionSaved, attend, attention_backward, project_own};
 use super::mlp::{MlpSaved, mlp_again, mlp_backward, mlp_forward};
 use super::router::RouterStats;
 use super::rows::Rows;
@@ -56,7 +56,7 @@ pub(super) fn layer_forward(
     x: &Tensor,
     rows: &RangeRows<'_>,
 ) -> (Tensor, LayerSaved) {
-    let projected = project(model, index, x, rows);
+    let projected = project_own(model, index, x, rows);
     let attended = attend(&model.config, &projected, &rows.keys);
     let (y, rest) = layer_finish(model, index, x, &attended.out, rows);
     let attention = AttentionSaved::new(projected, attended);
@@ -72,7 +72,7 @@ pub(super) fn layer_again(
     attended: Attended,
     rows: &RangeRows<'_>,
 ) -> LayerSaved {
-    let projected = project(model, index, x, rows);
+    let projected = project_own(model, index, x, rows);
     let (h, normed) = after_attention(model, index, x, &attended.out, rows);
     let noise = Noise::new(rows.dropout.as_deref(), index, Site::MlpInput);
     let mlp = &model.weights.layers[index].mlp;

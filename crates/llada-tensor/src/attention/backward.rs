@@ -2,13 +2,15 @@
 //!
 //! With weights p = e^(score - lse), and D = sum(dout * out) for a query:
 //! `dv = p^T dout`, `dscore = p * (dout v^T - D)`, `dq = scale * dscore k`, `dk = dscore^T (scale * q)`.
+//!
+//! With keys and values in bf16 the operands of all five products are rounded to it; gradients are `f32`.
 
 use super::Inputs;
+use super::element::Element;
 use super::products::dot;
 use super::runs::Segment;
 use super::tile::{Lanes, QUERIES, Tile, zeroed};
 use crate::Isa;
-use crate::gemm::Single;
 use crate::parallel::Shared;
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -43,14 +45,16 @@ pub(super) struct Scratch {
     dout_columns: Vec<f32>,
     weights: Vec<f32>,
     dscores: Vec<f32>,
+    /// Operands as they are multiplied.
+    words: Vec<f32>,
     rows: Vec<f32>,
     dqueries: Vec<f32>,
 }
 
 /// Writes the gradients of the segment's keys in head `head` and of the queries that use it.
-pub(super) fn run(
+pub(super) fn run<E: Element>(
     isa: Isa,
-    inputs: &Inputs<'_, f32>,
+    inputs: &Inputs<'_, E>,
     saved: &Saved<'_>,
     segment: &Segment,
     head: usize,
@@ -70,8 +74,8 @@ pub(super) fn run(
     );
 }
 
-struct Backward<'a> {
-    inputs: &'a Inputs<'a, f32>,
+struct Backward<'a, E> {
+    inputs: &'a Inputs<'a, E>,
     saved: &'a Saved<'a>,
     segment: &'a Segment,
     head: usize,
@@ -79,7 +83,7 @@ struct Backward<'a> {
     grads: &'a Grads<'a>,
 }
 
-impl Kernel for Backward<'_> {
+impl<E: Element> Kernel for Backward<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -99,7 +103,7 @@ impl Kernel for Backward<'_> {
     }
 }
 
-impl Backward<'_> {
+impl<E: Element> Backward<'_, E> {
     /// Writes the gradients of a tile's queries, and adds what they contribute to those of the keys.
     #[inline(always)]
     fn add_tile<S: Simd>(&mut self, s: S, tile: &Tile<'_>, first_key: usize) {
@@ -111,12 +115,12 @@ impl Backward<'_> {
             ..
         } = self;
         let (keys, values) = (inputs.keys(*head), inputs.values(*head));
-        let queries = tile.rows::<S, Single>(s, inputs.q, inputs.scale, &mut scratch.queries);
+        let Scratch { words, rows, .. } = scratch;
+        let queries = tile.rows::<S, E::Format>(s, inputs.q, inputs.scale, words);
         let columns = tile.columns(queries, &mut scratch.query_columns);
-        let rows = &mut scratch.rows;
         let weights = tile.scores(s, keys, columns, &mut scratch.weights);
         tile.hide(weights);
-        let douts = tile.rows::<S, Single>(s, saved.dout, 1.0, &mut scratch.douts);
+        let douts = tile.rows::<S, E::Format>(s, saved.dout, 1.0, words);
         let columns = tile.columns(douts, &mut scratch.dout_columns);
         let dscores = tile.scores(s, values, columns, &mut scratch.dscores);
         let (lse, drift) = (
@@ -124,8 +128,18 @@ impl Backward<'_> {
             saved.drift(s, tile, inputs.heads.dim),
         );
         differentiate(s, tile.width::<S>(), weights, dscores, &lse, &drift);
-        tile.add_weighted_queries(s, weights, douts, &mut scratch.dvalues, first_key);
-        tile.add_weighted_queries(s, dscores, queries, &mut scratch.dkeys, first_key);
+        let queries = tile.across::<S, E::Format>(s, inputs.q, inputs.scale, &mut scratch.queries);
+        let douts = tile.across::<S, E::Format>(s, saved.dout, 1.0, &mut scratch.douts);
+        let weights = tile.along::<S, E::Format>(s, weights, words);
+        tile.add_weighted_queries::<S, E::Format>(
+            s,
+            weights,
+            douts,
+            &mut scratch.dvalues,
+            first_key,
+        );
+        let words = tile.along::<S, E::Format>(s, dscores, words);
+        tile.add_weighted_queries::<S, E::Format>(s, words, queries, &mut scratch.dkeys, first_key);
         let dqueries = zeroed(&mut scratch.dqueries, tile.len() * inputs.heads.dim);
         tile.add_weighted_keys(s, dscores, keys, rows, dqueries);
         for (dquery, index) in dqueries

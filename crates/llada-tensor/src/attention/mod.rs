@@ -29,7 +29,7 @@ use crate::parallel::Shared;
 use crate::{DType, Isa, Tensor};
 use element::Element;
 use few::is_few;
-use runs::{Run, Seen, paged_runs, runs, segments};
+use runs::{Run, Seen, Segment, paged_runs, runs, segments};
 use tile::{QUERIES, Source};
 
 /// Keys that one query row sees: rows `[0]..[1]` and rows `[2]..[3]` of the key array, disjoint, in
@@ -141,18 +141,15 @@ fn forward(
     check(q, [keys, values], heads);
     let q = q.f32s();
     match keys.dtype() {
-        DType::Bf16 => {
-            assert!(heads.dim.is_multiple_of(2), "attention: {heads:?} in bf16");
-            Inputs {
-                q,
-                keys: keys.bf16s(),
-                values: values.bf16s(),
-                seen,
-                heads,
-                scale,
-            }
-            .forward(runs)
+        DType::Bf16 => Inputs {
+            q,
+            keys: keys.bf16s(),
+            values: values.bf16s(),
+            seen,
+            heads,
+            scale,
         }
+        .forward(runs),
         _ => Inputs {
             q,
             keys: keys.f32s(),
@@ -199,10 +196,10 @@ fn checked_groups(groups: &[RowGroup], q: &Tensor, keys: &Tensor) -> Vec<u32> {
     visible
 }
 
-/// Returns (dq [N, H*P], dkeys [M, G*P], dvalues [M, G*P]). Keys that no row sees get zeros.
+/// Returns (dq [N, H*P], dkeys [M, G*P], dvalues [M, G*P]) in `f32`. Keys that no row sees get zeros.
 ///
 /// # Panics
-/// As [`attention`], or if keys or values are not `f32`.
+/// As [`attention`].
 #[expect(
     clippy::too_many_arguments,
     reason = "the saved forward is plain arrays"
@@ -219,14 +216,6 @@ pub fn attention_backward(
 ) -> (Tensor, Tensor, Tensor) {
     let seen = Seen::Ranges(checked_ranges(ranges, q, keys));
     check(q, [keys, values], heads);
-    let inputs = Inputs {
-        q: q.f32s(),
-        keys: keys.f32s(),
-        values: values.f32s(),
-        seen,
-        heads,
-        scale,
-    };
     assert_eq!(
         saved.out.shape(),
         q.shape(),
@@ -250,14 +239,32 @@ pub fn attention_backward(
         keys: Shared::new(dkeys.f32s_mut()),
         values: Shared::new(dvalues.f32s_mut()),
     };
-    let (isa, segments) = (Isa::active(), segments(runs(ranges)));
-    inputs.for_each_task(&segments, 1, |segment, heads, scratch| {
-        backward::run(isa, &inputs, &saved, segment, heads.start, scratch, &grads);
-    });
+    let segments = segments(runs(ranges));
+    let q = q.f32s();
+    match keys.dtype() {
+        DType::Bf16 => Inputs {
+            q,
+            keys: keys.bf16s(),
+            values: values.bf16s(),
+            seen,
+            heads,
+            scale,
+        }
+        .backward(&segments, &saved, &grads),
+        _ => Inputs {
+            q,
+            keys: keys.f32s(),
+            values: values.f32s(),
+            seen,
+            heads,
+            scale,
+        }
+        .backward(&segments, &saved, &grads),
+    }
     (dq, dkeys, dvalues)
 }
 
-/// Panics unless the shapes agree.
+/// Panics unless the shapes agree, and heads in bf16 are pairs.
 fn check(q: &Tensor, [keys, values]: [&Tensor; 2], heads: Heads) {
     let ([_, columns], [_, key_columns]) = (q.dims2(), keys.dims2());
     assert!(
@@ -277,6 +284,10 @@ fn check(q: &Tensor, [keys, values]: [&Tensor; 2], heads: Heads) {
         keys.shape()
     );
     assert_eq!(keys.shape(), values.shape(), "attention: keys and values");
+    assert!(
+        keys.dtype() != DType::Bf16 || heads.dim.is_multiple_of(2),
+        "attention: {heads:?} in bf16"
+    );
 }
 
 impl<'a, E> Inputs<'a, E> {
@@ -320,6 +331,20 @@ impl<'a, E> Inputs<'a, E> {
             forward::run(isa, &self, run, heads, scratch, &outputs);
         });
         Attended { out, lse }
+    }
+
+    fn backward(
+        self,
+        segments: &[Segment],
+        saved: &backward::Saved<'_>,
+        grads: &backward::Grads<'_>,
+    ) where
+        E: Element,
+    {
+        let isa = Isa::active();
+        self.for_each_task(segments, 1, |segment, heads, scratch| {
+            backward::run(isa, &self, saved, segment, heads.start, scratch, grads);
+        });
     }
 
     /// Calls `task` for every part and `num_heads` key-value heads; `S` is memory that tasks of a thread reuse.

@@ -210,6 +210,66 @@ impl<'a> Tile<'a> {
         }
     }
 
+    /// Copies the queries, times `factor`, as words of queries. # Shapes: x [N, H*P] -> [words of queries, P].
+    #[inline(always)]
+    pub(super) fn across<'m, S: Simd, F: Format>(
+        &self,
+        s: S,
+        x: &[f32],
+        factor: f32,
+        memory: &'m mut Vec<f32>,
+    ) -> View<'m> {
+        let dim = self.heads.dim;
+        self.rows::<S, Single>(s, x, factor, memory);
+        if F::DEPTH > 1 {
+            // A word comes to lie where its first query was, or before it.
+            for first in (0..self.len()).step_by(F::DEPTH) {
+                for column in (0..dim).step_by(S::LANES) {
+                    let columns = column..dim.min(column + S::LANES);
+                    let row = |query: usize| &memory[query * dim..][..dim][columns.clone()];
+                    let next = if first + 1 < self.len() {
+                        row(first + 1)
+                    } else {
+                        &[]
+                    };
+                    let words = F::join(s, row(first), next);
+                    s.store_some(words, &mut memory[first / F::DEPTH * dim..][..dim][columns]);
+                }
+            }
+        }
+        View {
+            values: memory,
+            stride: dim,
+        }
+    }
+
+    /// Returns weights as words of queries, where they are or in `memory`.
+    /// # Shapes: [keys, QUERIES] -> [keys, words of QUERIES].
+    #[inline(always)]
+    pub(super) fn along<'m, S: Simd, F: Format>(
+        &self,
+        s: S,
+        weights: &'m [f32],
+        memory: &'m mut Vec<f32>,
+    ) -> View<'m> {
+        let stride = QUERIES / F::DEPTH;
+        if F::DEPTH == 1 {
+            return View {
+                values: weights,
+                stride,
+            };
+        }
+        memory.resize(weights.len() / F::DEPTH, 0.0);
+        let parts = weights.chunks(F::DEPTH * S::LANES);
+        for (weights, words) in parts.zip(memory.chunks_mut(S::LANES)) {
+            s.store_some(F::words(s, weights), words);
+        }
+        View {
+            values: memory,
+            stride,
+        }
+    }
+
     /// Transposes what [`Tile::rows`] returned; lanes without a query get zeros.
     /// # Shapes: [queries, words] -> [words, QUERIES].
     #[inline(always)]
@@ -327,26 +387,26 @@ impl<'a> Tile<'a> {
         add_product::<S, E::Format, true>(s, shape, weights, rows, sums, dim);
     }
 
-    /// Adds to each key's row of `sums`, which begin at key `first_key`, the rows of the queries,
-    /// weighted. # Shapes: weights [keys, QUERIES], rows [queries, P], sums [M, P].
+    /// Adds to each key's row of `sums`, which begin at key `first_key`, the rows of the queries, weighted.
+    /// # Shapes: weights [keys, words of QUERIES], rows [words of queries, P], sums [M, P].
     #[inline(always)]
-    pub(super) fn add_weighted_queries<S: Simd>(
+    pub(super) fn add_weighted_queries<S: Simd, F: Format>(
         &self,
         s: S,
-        weights: &[f32],
+        weights: View<'_>,
         rows: View<'_>,
         sums: &mut [f32],
         first_key: usize,
     ) {
         let dim = self.heads.dim;
         for piece in self.pieces(KEYS) {
-            let shape = [piece.keys.len(), self.len(), dim];
+            let shape = [piece.keys.len(), self.len().div_ceil(F::DEPTH), dim];
             let weights = View {
-                values: &weights[piece.start * QUERIES..],
-                stride: QUERIES,
+                values: &weights.values[piece.start * weights.stride..],
+                ..weights
             };
             let sums = &mut sums[(piece.keys.start - first_key) * dim..];
-            add_product::<S, Single, false>(s, shape, weights, rows, sums, dim);
+            add_product::<S, F, false>(s, shape, weights, rows, sums, dim);
         }
     }
 

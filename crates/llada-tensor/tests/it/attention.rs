@@ -213,6 +213,30 @@ fn gradients_agree_with_finite_differences() {
     }
 }
 
+/// All operands rounded first, what is left is weights and the gradients of scores, which are sums of few products
+/// here: each is off by at most half a unit in the last of its 8 bits.
+#[test]
+fn gradients_in_bf16_are_those_of_rounded_operands() {
+    let layout = noisy_and_clean(&[19, 3, 8], 8);
+    for heads in [1, 2, 3].map(|index| HEADS[index]) {
+        let round = |x: Tensor| x.to_bf16().to_f32();
+        let scale = 0.25; // a power of two, so that rounded queries stay so
+        let [q, keys, values, dout] = inputs(&layout, heads).map(round);
+        let gradients = |keys: &Tensor, values: &Tensor| -> [Tensor; 3] {
+            let ranges = &layout.ranges;
+            let saved = attention(&q, keys, values, ranges, heads, scale);
+            attention_backward(&q, keys, values, ranges, heads, scale, &saved, &dout).into()
+        };
+        for_every_isa(|| {
+            let want = gradients(&keys, &values);
+            let got = gradients(&keys.to_bf16(), &values.to_bf16());
+            for (got, want) in got.iter().zip(&want) {
+                assert_close(got.f32s(), &doubles(want.f32s()), 2.0_f64.powi(-7));
+            }
+        });
+    }
+}
+
 #[test]
 fn unseen_keys_get_zero_gradients_and_are_never_read() {
     let heads = HEADS[1];
@@ -391,8 +415,17 @@ fn keys_and_values_in_bf16_are_multiplied_by_rounded_queries_and_weights() {
 fn one_and_two_threads_are_bit_identical() {
     let layout = noisy_and_clean(&[150, 90, 201], 8);
     let heads = HEADS[1];
-    let run = || (forward(&layout, heads).out, backward(&layout, heads));
-    assert_eq!(with_threads(1, run), with_threads(2, run));
+    let [q, keys, values, dout] = inputs(&layout, heads);
+    let bf16 = [&keys, &values].map(Tensor::to_bf16);
+    for [keys, values] in [[keys, values], bf16] {
+        let run = || {
+            let (ranges, scale) = (&layout.ranges, scale(heads));
+            let saved = attention(&q, &keys, &values, ranges, heads, scale);
+            let grads = attention_backward(&q, &keys, &values, ranges, heads, scale, &saved, &dout);
+            (saved, grads)
+        };
+        assert_eq!(with_threads(1, run), with_threads(2, run));
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ const OPS: usize = 4;
 /// a tile lie as the kernel reads them: the first of every row, the second of every row, and so on.
 #[derive(Clone, Debug)]
 pub(super) struct CodeRows {
-    blocks: Buffer,
+    blocks: Buffer<f32>,
     blocks_per_row: usize,
 }
 
