@@ -213,8 +213,8 @@ fn gradients_agree_with_finite_differences() {
     }
 }
 
-/// All operands rounded first, what is left is weights and the gradients of scores, which are sums of few products
-/// here: each is off by at most half a unit in the last of its 8 bits.
+/// Operands are rounded before, so that only weights and gradients of scores are rounded on the way, each by at most half a
+/// unit in the last of its 8 bits.
 #[test]
 fn gradients_in_bf16_are_those_of_rounded_operands() {
     let layout = noisy_and_clean(&[19, 3, 8], 8);
