@@ -9,6 +9,7 @@ use half::bf16;
 
 use super::products::View;
 use super::tile::{Piece, QUERIES, Source};
+use crate::Tensor;
 use crate::gemm::{Format, Pair, Single};
 use crate::simd::{Simd, bf16_bits};
 
@@ -16,6 +17,9 @@ use crate::simd::{Simd, bf16_bits};
 pub(super) trait Element: Copy + Sync {
     /// Words of the products.
     type Format: Format;
+
+    /// Returns the elements of an array. Panics if they are others.
+    fn of(tensor: &Tensor) -> &[Self];
 
     /// Views elements as words.
     fn words(elements: &[Self]) -> &[f32];
@@ -40,6 +44,11 @@ pub(super) trait Element: Copy + Sync {
 
 impl Element for f32 {
     type Format = Single;
+
+    #[inline(always)]
+    fn of(tensor: &Tensor) -> &[Self] {
+        tensor.f32s()
+    }
 
     #[inline(always)]
     fn words(elements: &[Self]) -> &[f32] {
@@ -67,6 +76,11 @@ impl Element for f32 {
 
 impl Element for bf16 {
     type Format = Pair;
+
+    #[inline(always)]
+    fn of(tensor: &Tensor) -> &[Self] {
+        tensor.bf16s()
+    }
 
     #[inline(always)]
     fn words(elements: &[Self]) -> &[f32] {

@@ -23,6 +23,7 @@ mod tile;
 
 use std::ops::Range;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::parallel::Shared;
@@ -139,26 +140,9 @@ fn forward(
     runs: &[Run],
 ) -> Attended {
     check(q, [keys, values], heads);
-    let q = q.f32s();
     match keys.dtype() {
-        DType::Bf16 => Inputs {
-            q,
-            keys: keys.bf16s(),
-            values: values.bf16s(),
-            seen,
-            heads,
-            scale,
-        }
-        .forward(runs),
-        _ => Inputs {
-            q,
-            keys: keys.f32s(),
-            values: values.f32s(),
-            seen,
-            heads,
-            scale,
-        }
-        .forward(runs),
+        DType::Bf16 => Inputs::<bf16>::new(q, [keys, values], seen, heads, scale).forward(runs),
+        _ => Inputs::<f32>::new(q, [keys, values], seen, heads, scale).forward(runs),
     }
 }
 
@@ -240,26 +224,11 @@ pub fn attention_backward(
         values: Shared::new(dvalues.f32s_mut()),
     };
     let segments = segments(runs(ranges));
-    let q = q.f32s();
     match keys.dtype() {
-        DType::Bf16 => Inputs {
-            q,
-            keys: keys.bf16s(),
-            values: values.bf16s(),
-            seen,
-            heads,
-            scale,
-        }
-        .backward(&segments, &saved, &grads),
-        _ => Inputs {
-            q,
-            keys: keys.f32s(),
-            values: values.f32s(),
-            seen,
-            heads,
-            scale,
-        }
-        .backward(&segments, &saved, &grads),
+        DType::Bf16 => Inputs::<bf16>::new(q, [keys, values], seen, heads, scale)
+            .backward(&segments, &saved, &grads),
+        _ => Inputs::<f32>::new(q, [keys, values], seen, heads, scale)
+            .backward(&segments, &saved, &grads),
     }
     (dq, dkeys, dvalues)
 }
@@ -290,7 +259,24 @@ fn check(q: &Tensor, [keys, values]: [&Tensor; 2], heads: Heads) {
     );
 }
 
-impl<'a, E> Inputs<'a, E> {
+impl<'a, E: Element> Inputs<'a, E> {
+    fn new(
+        q: &'a Tensor,
+        [keys, values]: [&'a Tensor; 2],
+        seen: Seen<'a>,
+        heads: Heads,
+        scale: f32,
+    ) -> Self {
+        Self {
+            q: q.f32s(),
+            keys: E::of(keys),
+            values: E::of(values),
+            seen,
+            heads,
+            scale,
+        }
+    }
+
     /// Returns the keys of one head.
     fn keys(&self, head: usize) -> Source<'a, E> {
         Source {
@@ -309,10 +295,7 @@ impl<'a, E> Inputs<'a, E> {
         }
     }
 
-    fn forward(self, runs: &[Run]) -> Attended
-    where
-        E: Element,
-    {
+    fn forward(self, runs: &[Run]) -> Attended {
         let heads = self.heads;
         let num_rows = self.q.len() / (heads.query * heads.dim);
         let mut out = Tensor::zeros(&[num_rows, heads.query * heads.dim]);
@@ -338,9 +321,7 @@ impl<'a, E> Inputs<'a, E> {
         segments: &[Segment],
         saved: &backward::Saved<'_>,
         grads: &backward::Grads<'_>,
-    ) where
-        E: Element,
-    {
+    ) {
         let isa = Isa::active();
         self.for_each_task(segments, 1, |segment, heads, scratch| {
             backward::run(isa, &self, saved, segment, heads.start, scratch, grads);
