@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use llada_tensor::{
-    Heads, KeyRanges, RowGroup, Tensor, attention, attention_backward, attention_paged,
+    Heads, KeyRanges, KeyValues, Precision, RowGroup, Tensor, attention, attention_backward,
+    attention_paged,
 };
 
 const HEADS: Heads = Heads {
@@ -83,20 +84,25 @@ fn measure_pages(num_rows: usize, num_keys: usize) {
         visible: vec![num_keys as u32; num_rows],
     };
     let flops = 4.0 * (num_rows * num_keys * heads.query * heads.dim) as f64;
-    for (keys, values) in [
-        (keys.to_f32(), values.to_f32()),
-        (keys.to_bf16(), values.to_bf16()),
-    ] {
-        let bytes = 2 * keys.num_bytes();
-        let layers = vec![(keys.clone(), values.clone()); CYCLE.div_ceil(bytes)];
+    let slots: Vec<u32> = (0..num_keys as u32).collect();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let bytes = num_keys * KeyValues::bytes_per_row(precision, heads);
+        let layer = |_| {
+            let mut stored = KeyValues::new(precision, num_keys, heads)?;
+            stored.write(&slots, &keys, &values);
+            Some(stored)
+        };
+        let layers: Option<Vec<_>> = (0..CYCLE.div_ceil(bytes)).map(layer).collect();
+        let Some(layers) = layers else {
+            return println!("{num_rows} x {num_keys} keys {precision:?}: not enough memory");
+        };
         let call = Cell::new(0);
         let time = best_time(|| {
-            let (keys, values) = &layers[call.replace(call.get() + 1) % layers.len()];
-            let groups = std::slice::from_ref(&group);
-            attention_paged(&q, keys, values, groups, heads, 0.088)
+            let stored = &layers[call.replace(call.get() + 1) % layers.len()];
+            attention_paged(&q, stored, std::slice::from_ref(&group), heads, 0.088)
         });
         let rate = bytes as f64 / time.as_secs_f64() / 1e9;
-        let name = format!("{num_rows} x {num_keys} keys {:?}", keys.dtype());
+        let name = format!("{num_rows} x {num_keys} keys {precision:?}");
         report(&format!("{name}, {rate:.1} GB/s"), flops, time);
     }
 }

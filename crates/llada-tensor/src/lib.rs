@@ -41,7 +41,7 @@ mod tensor;
 mod weight;
 
 pub use attention::{
-    Attended, Heads, KeyRanges, RowGroup, attention, attention_backward, attention_paged,
+    Attended, Heads, KeyRanges, KeyValues, RowGroup, attention, attention_backward, attention_paged,
 };
 pub use embedding::{embed, embed_backward};
 pub use experts::{ExpertGrads, ExpertWeights, ExpertsSaved, experts, experts_backward};
@@ -61,7 +61,7 @@ pub use quant::BlockFormat;
 pub use rope::{Rotation, rope, rope_backward};
 pub use router::{RouterConfig, Routing, route, route_backward, route_blocks};
 pub use rows::{
-    add_assign, gather_rows, join_columns, scatter_add_rows, split_columns, stack_rows, write_rows,
+    add_assign, gather_rows, join_columns, scatter_add_rows, split_columns, stack_rows,
 };
 pub use swiglu::{SwigluGrads, swiglu, swiglu_backward};
 pub use tensor::{DType, Tensor};

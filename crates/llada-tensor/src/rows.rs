@@ -3,10 +3,10 @@
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::Tensor;
 use crate::buffer::Buffer;
 use crate::parallel::rows_per_task;
 use crate::simd::bf16_bits;
-use crate::{DType, Tensor};
 
 /// Adds `y` to `x` element by element.
 pub fn add_assign(x: &mut Tensor, y: &Tensor) {
@@ -26,20 +26,6 @@ pub fn gather_rows(x: &Tensor, rows: &[u32]) -> Tensor {
         to.copy_from_slice(x.row(rows[i] as usize));
     });
     gathered
-}
-
-/// Writes row i of `y` to row `rows[i]` of `x`, which is `f32`, or bf16 that they are rounded to (to nearest,
-/// ties to even).
-pub fn write_rows(x: &mut Tensor, rows: &[u32], y: &Tensor) {
-    let [_, width] = x.dims2();
-    assert_eq!(y.dims2(), [rows.len(), width], "write_rows: y");
-    for (i, &row) in rows.iter().enumerate() {
-        let (from, to) = (y.row(i), row as usize * width..(row as usize + 1) * width);
-        match x.dtype() {
-            DType::Bf16 => round(from, &mut x.bf16s_mut()[to]),
-            _ => x.f32s_mut()[to].copy_from_slice(from),
-        }
-    }
 }
 
 /// Returns the elements rounded to bf16.

@@ -211,14 +211,6 @@ impl Tensor {
         }
     }
 
-    /// Returns the elements of a bf16 array for writing. Panics as [`Tensor::f32s`].
-    pub(crate) fn bf16s_mut(&mut self) -> &mut [bf16] {
-        match &mut self.storage {
-            Storage::Bf16(values) => values,
-            other => other.refuse("bf16"),
-        }
-    }
-
     /// Returns the elements of an `i32` array. Panics as [`Tensor::f32s`].
     pub fn i32s(&self) -> &[i32] {
         match &self.storage {

@@ -13,6 +13,7 @@ mod rope;
 use std::path::Path;
 
 use llada_diffusion::LabelAlignment;
+use llada_tensor::Heads;
 use serde_json::{Map, Value, json};
 
 use crate::Error;
@@ -98,6 +99,15 @@ impl Config {
     /// Returns how the rows of a block choose their experts together, if they do.
     pub fn block_routing(&self) -> Option<BlockRouting> {
         self.moe.as_ref()?.block_routing
+    }
+
+    /// Returns the numbers of heads and their width.
+    pub(crate) fn heads(&self) -> Heads {
+        Heads {
+            query: self.num_attention_heads,
+            key_value: self.num_key_value_heads,
+            dim: self.head_dim,
+        }
     }
 
     /// Reads `config.json` in `dir`.

@@ -1,8 +1,9 @@
 //! The attention half of a layer: norm, fused QKV, QK-norm, rotation and attention.
 
 use llada_tensor::{
-    Attended, Gradient, Heads, KeyRanges, Precision, RowGroup, Tensor, attention, attention_paged,
-    bias_backward, join_columns, rms_norm, rms_norm_backward, rope, rope_backward, split_columns,
+    Attended, Gradient, KeyRanges, KeyValues, Precision, RowGroup, Tensor, attention,
+    attention_paged, bias_backward, join_columns, rms_norm, rms_norm_backward, rope, rope_backward,
+    split_columns,
 };
 
 use super::adapted::{Noise, Site};
@@ -85,19 +86,19 @@ pub(super) fn project_own(
 
 /// Queries [R, H*P] over the rows' own keys and values [N, G*P] -> [R, H*P].
 pub(super) fn attend(config: &Config, projected: &Projected, ranges: &[KeyRanges]) -> Attended {
-    let ((heads, scale), Projected { q, k, v, .. }) = (heads(config), projected);
-    attention(q, k, v, ranges, heads, scale)
+    let Projected { q, k, v, .. } = projected;
+    attention(q, k, v, ranges, config.heads(), scale(config))
 }
 
-/// Queries [R, H*P] over stored keys and values [M, G*P] -> [R, H*P].
+/// Queries [R, H*P] over stored keys and values -> [R, H*P].
 pub(super) fn attend_paged(
     config: &Config,
     projected: &Projected,
-    (keys, values): (&Tensor, &Tensor),
+    stored: &KeyValues,
     groups: &[RowGroup],
 ) -> Tensor {
-    let (heads, scale) = heads(config);
-    attention_paged(&projected.q, keys, values, groups, heads, scale)
+    let (heads, scale) = (config.heads(), scale(config));
+    attention_paged(&projected.q, stored, groups, heads, scale)
 }
 
 /// dout [R, D] -> dx [N, D], without the residual.
@@ -123,14 +124,13 @@ pub(super) fn attention_backward(
     if let Some(dbias) = &mut grads.dense_bias {
         bias_backward(dout, dbias);
     }
-    let (heads, scale) = heads(config);
     let (mut dq, mut dk, dv) = llada_tensor::attention_backward(
         &projected.q,
         &projected.k,
         &projected.v,
         &rows.keys,
-        heads,
-        scale,
+        config.heads(),
+        scale(config),
         &attended,
         &dattended,
     );
@@ -165,14 +165,9 @@ pub(super) fn attention_backward(
     )
 }
 
-/// Returns the numbers of heads and the factor on the scores.
-fn heads(config: &Config) -> (Heads, f32) {
-    let heads = Heads {
-        query: config.num_attention_heads,
-        key_value: config.num_key_value_heads,
-        dim: config.head_dim,
-    };
-    (heads, 1.0 / (config.head_dim as f32).sqrt())
+/// Returns the factor on the scores.
+fn scale(config: &Config) -> f32 {
+    1.0 / (config.head_dim as f32).sqrt()
 }
 
 /// Returns the widths of queries, keys and values in the fused projection.

@@ -9,7 +9,8 @@ use super::Inputs;
 use super::element::Element;
 use super::products::dot;
 use super::runs::Segment;
-use super::tile::{Lanes, QUERIES, Tile, zeroed};
+use super::stored::Rows;
+use super::tile::{KEYS, Lanes, QUERIES, Tile, zeroed};
 use crate::Isa;
 use crate::parallel::Shared;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -54,7 +55,7 @@ pub(super) struct Scratch {
 /// Writes the gradients of the segment's keys in head `head` and of the queries that use it.
 pub(super) fn run<E: Element>(
     isa: Isa,
-    inputs: &Inputs<'_, E>,
+    inputs: &Inputs<'_, Rows<'_, E>>,
     saved: &Saved<'_>,
     segment: &Segment,
     head: usize,
@@ -75,7 +76,7 @@ pub(super) fn run<E: Element>(
 }
 
 struct Backward<'a, E> {
-    inputs: &'a Inputs<'a, E>,
+    inputs: &'a Inputs<'a, Rows<'a, E>>,
     saved: &'a Saved<'a>,
     segment: &'a Segment,
     head: usize,
@@ -110,11 +111,11 @@ impl<E: Element> Backward<'_, E> {
         let Self {
             inputs,
             saved,
-            head,
             scratch,
             ..
         } = self;
-        let (keys, values) = (inputs.keys(*head), inputs.values(*head));
+        let Rows { keys, values } = inputs.stored;
+        let (keys, values) = (tile.source(keys), tile.source(values));
         let Scratch { words, rows, .. } = scratch;
         let queries = tile.rows::<S, E::Format>(s, inputs.q, inputs.scale, words);
         let columns = tile.columns(queries, &mut scratch.query_columns);
@@ -141,7 +142,10 @@ impl<E: Element> Backward<'_, E> {
         let words = tile.along::<S, E::Format>(s, dscores, words);
         tile.add_weighted_queries::<S, E::Format>(s, words, queries, &mut scratch.dkeys, first_key);
         let dqueries = zeroed(&mut scratch.dqueries, tile.len() * inputs.heads.dim);
-        tile.add_weighted_keys(s, dscores, keys, rows, dqueries);
+        for piece in tile.pieces(KEYS) {
+            let keys = E::across_keys(s, keys, &piece, rows);
+            tile.add_weighted::<S, E>(s, piece.of(dscores), keys.into(), dqueries);
+        }
         for (dquery, index) in dqueries
             .chunks_exact_mut(inputs.heads.dim)
             .zip(tile.indices())
@@ -153,17 +157,17 @@ impl<E: Element> Backward<'_, E> {
     }
 
     fn write_key_grads(&self, first_key: usize) {
-        let (source, dim) = (self.inputs.keys(self.head), self.inputs.heads.dim);
+        let heads = self.inputs.heads;
+        let dim = heads.dim;
         for key in self.segment.spans.iter().cloned().flatten() {
             let row = (key - first_key) * dim..(key - first_key + 1) * dim;
+            let start = (key * heads.key_value + self.head) * dim;
             // SAFETY: this task alone handles this head of the key: no other segment has the key.
             unsafe {
                 self.grads
                     .keys
-                    .write(source.offset(key), &self.scratch.dkeys[row.clone()]);
-                self.grads
-                    .values
-                    .write(source.offset(key), &self.scratch.dvalues[row]);
+                    .write(start, &self.scratch.dkeys[row.clone()]);
+                self.grads.values.write(start, &self.scratch.dvalues[row]);
             }
         }
     }

@@ -10,7 +10,7 @@ use half::bf16;
 use super::products::View;
 use super::tile::{Piece, QUERIES, Source};
 use crate::Tensor;
-use crate::gemm::{Format, Pair, Single};
+use crate::gemm::{Format, PANEL, Pair, Single};
 use crate::simd::{Simd, bf16_bits};
 
 /// An element of keys or values.
@@ -32,6 +32,16 @@ pub(super) trait Element: Copy + Sync {
         piece: &Piece,
         memory: &'m mut Vec<f32>,
     ) -> View<'m>;
+
+    /// Writes a key, whose words lie sixteen apart.
+    fn write_key(key: &[f32], words: &mut [f32]);
+
+    /// Writes the value of a word's first or second key, by its `place` 0 or 1. # Shapes: `[P]`, words `[P]`.
+    fn write_value(value: &[f32], place: usize, words: &mut [f32]);
+
+    /// Writes words of the values of two keys that are stored in different ones: the first at `place` of its words, the
+    /// second, if there is one, at the other. # Shapes: `[P]` each.
+    fn pair_values(place: usize, first: &[f32], second: Option<&[f32]>, words: &mut [f32]);
 
     /// Turns weights into words of keys, which come to lie at the front.
     /// # Shapes: [keys, QUERIES] -> [words of keys, QUERIES].
@@ -63,6 +73,23 @@ impl Element for f32 {
         _memory: &'m mut Vec<f32>,
     ) -> View<'m> {
         source.stored(s, piece)
+    }
+
+    #[inline(always)]
+    fn write_key(key: &[f32], words: &mut [f32]) {
+        for (word, x) in words.iter_mut().step_by(PANEL).zip(key) {
+            *word = *x;
+        }
+    }
+
+    #[inline(always)]
+    fn write_value(value: &[f32], _place: usize, words: &mut [f32]) {
+        words.copy_from_slice(value);
+    }
+
+    #[inline(always)]
+    fn pair_values(_place: usize, first: &[f32], _second: Option<&[f32]>, words: &mut [f32]) {
+        words.copy_from_slice(&first[..words.len()]);
     }
 
     #[inline(always)]
@@ -113,6 +140,37 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
+    fn write_key(key: &[f32], words: &mut [f32]) {
+        for (word, x) in words.iter_mut().step_by(PANEL).zip(key.chunks_exact(2)) {
+            *word = f32::from_bits(bf16_bits(x[0]) | bf16_bits(x[1]) << 16);
+        }
+    }
+
+    #[inline(always)]
+    fn write_value(value: &[f32], place: usize, words: &mut [f32]) {
+        for (word, x) in words.iter_mut().zip(value) {
+            let bits = match place {
+                0 => word.to_bits() & 0xffff | bf16_bits(*x) << 16,
+                _ => word.to_bits() & 0xffff_0000 | bf16_bits(*x),
+            };
+            *word = f32::from_bits(bits);
+        }
+    }
+
+    #[inline(always)]
+    fn pair_values(place: usize, first: &[f32], second: Option<&[f32]>, words: &mut [f32]) {
+        // What lies in the high half at place 0 lies in the low one at place 1.
+        let (up, down) = if place == 0 { (0, 0) } else { (16, 16) };
+        for (word, first) in words.iter_mut().zip(first) {
+            *word = f32::from_bits(first.to_bits() << up & 0xffff_0000);
+        }
+        for (word, second) in words.iter_mut().zip(second.unwrap_or_default()) {
+            let bits = word.to_bits() | second.to_bits() >> down & 0xffff;
+            *word = f32::from_bits(bits);
+        }
+    }
+
+    #[inline(always)]
     fn join<S: Simd>(s: S, weights: &mut [f32]) {
         let keys = weights.len() / QUERIES;
         for word in 0..keys.div_ceil(2) {
@@ -138,9 +196,12 @@ impl Element for bf16 {
         memory.resize(queries * stride, 0.0);
         for (query, words) in memory.chunks_exact_mut(stride).enumerate() {
             let weights = &weights.values[query * weights.stride..][..keys];
-            for (word, weights) in words.iter_mut().zip(weights.chunks(2)) {
-                let second = weights.get(1).map_or(0, |second| bf16_bits(*second));
-                *word = f32::from_bits(bf16_bits(weights[0]) << 16 | second);
+            let (pairs, last) = weights.as_chunks::<2>();
+            for (word, [first, second]) in words.iter_mut().zip(pairs) {
+                *word = f32::from_bits(bf16_bits(*first) << 16 | bf16_bits(*second));
+            }
+            for (word, first) in words.iter_mut().skip(pairs.len()).zip(last) {
+                *word = f32::from_bits(bf16_bits(*first) << 16);
             }
         }
         View {

@@ -1,6 +1,6 @@
 //! The forward pass of a run of few queries, as when one row is decoded: a lane is a key, not a query.
 //!
-//! Keys are transposed for it, which pays while a vector of queries would be half empty. Every score, total
+//! Keys in rows are transposed for it, which pays while a vector of queries would be half empty. Every score, total
 //! and sum is the same chain of operations as in a tile of many, so that the result is too, bit by bit.
 
 use std::ops::Range;
@@ -10,7 +10,8 @@ use super::element::Element;
 use super::forward::{End, Outputs, Scratch, write};
 use super::products::{View, add_product};
 use super::runs::Run;
-use super::tile::{Piece, Source, Tile, zeroed};
+use super::stored::Stored;
+use super::tile::{Lanes, Piece, Tile, zeroed};
 use crate::gemm::Format;
 use crate::simd::Simd;
 
@@ -19,7 +20,7 @@ const KEYS: usize = 64;
 
 /// Returns whether a run has so few queries per key-value head that vectors of so many lanes would be half
 /// empty or more.
-pub(super) fn is_few<E>(inputs: &Inputs<'_, E>, run: &Run, lanes: usize) -> bool {
+pub(super) fn is_few<K>(inputs: &Inputs<'_, K>, run: &Run, lanes: usize) -> bool {
     2 * run.rows.len() * inputs.heads.per_group() <= lanes
 }
 
@@ -38,9 +39,9 @@ pub(super) struct Queries {
 /// Writes the outputs of the run's queries that use some key-value heads. These take turns with every few
 /// keys: what is fetched of a row of keys holds several heads.
 #[inline(always)]
-pub(super) fn run<S: Simd, E: Element>(
+pub(super) fn run<S: Simd, K: Stored>(
     s: S,
-    inputs: &Inputs<'_, E>,
+    inputs: &Inputs<'_, K>,
     run: &Run,
     heads: Range<usize>,
     scratch: &mut Scratch,
@@ -54,13 +55,13 @@ pub(super) fn run<S: Simd, E: Element>(
     } = scratch;
     few.resize_with(tiles.len(), Queries::default);
     for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
-        tile.rows::<S, E::Format>(s, inputs.q, inputs.scale, &mut queries.rows);
+        tile.rows::<S, K::Format>(s, inputs.q, inputs.scale, &mut queries.rows);
         zeroed(&mut queries.scores, tile.len() * tile.num_keys());
         zeroed(&mut queries.sums, tile.len() * inputs.heads.dim);
     }
     for piece in tiles[0].pieces(KEYS) {
         for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
-            queries.score(s, tile, &piece, inputs.keys(tile.head()), rows);
+            queries.score(s, tile, &piece, &inputs.stored, rows);
         }
     }
     for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
@@ -69,7 +70,7 @@ pub(super) fn run<S: Simd, E: Element>(
     for piece in tiles[0].pieces(KEYS) {
         for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
             let memory = [&mut *weights, &mut *rows];
-            queries.add(s, tile, &piece, inputs.values(tile.head()), memory);
+            queries.add(s, tile, &piece, &inputs.stored, memory);
         }
     }
     for (tile, queries) in tiles.iter().zip(few.iter_mut()) {
@@ -80,23 +81,23 @@ pub(super) fn run<S: Simd, E: Element>(
 impl Queries {
     /// Computes the scores of some keys.
     #[inline(always)]
-    fn score<S: Simd, E: Element>(
+    fn score<S: Simd, K: Stored>(
         &mut self,
         s: S,
         tile: &Tile<'_>,
         piece: &Piece,
-        keys: Source<'_, E>,
+        stored: &K,
         memory: &mut Vec<f32>,
     ) {
-        let dim = keys.heads.dim / E::Format::DEPTH;
+        let dim = tile.heads().dim / K::Format::DEPTH;
         let rows = View {
             values: &self.rows,
             stride: dim,
         };
-        let columns = keys.columns(s, piece, memory);
+        let columns = stored.key_columns(s, tile, piece, memory);
         let (scores, num_keys) = (&mut self.scores[piece.start..], tile.num_keys());
         let shape = [tile.len(), dim, piece.keys.len()];
-        add_product::<S, E::Format, false>(s, shape, rows, columns, scores, num_keys);
+        add_product::<S, K::Format, false>(s, shape, rows, columns, scores, num_keys);
     }
 
     /// Hides what a row does not see, and finds the largest scores.
@@ -114,33 +115,33 @@ impl Queries {
 
     /// Adds some values, weighted.
     #[inline(always)]
-    fn add<S: Simd, E: Element>(
+    fn add<S: Simd, K: Stored>(
         &mut self,
         s: S,
         tile: &Tile<'_>,
         piece: &Piece,
-        values: Source<'_, E>,
+        stored: &K,
         [words, rows]: [&mut Vec<f32>; 2],
     ) {
-        let (num_keys, dim) = (tile.num_keys(), values.heads.dim);
+        let (num_keys, dim) = (tile.num_keys(), tile.heads().dim);
         for (query, scores) in self.scores.chunks_exact_mut(num_keys).enumerate() {
             let weights = &mut scores[piece.start..][..piece.keys.len()];
             exponentiate(s, weights, self.end.largest[query]);
-            let mut total = self.end.totals[query];
-            for weight in weights {
-                total += *weight;
-            }
-            self.end.totals[query] = total;
         }
         let weights = View {
             values: &self.scores[piece.start..],
             stride: num_keys,
         };
-        let weights = E::joined(weights, [tile.len(), piece.keys.len()], words);
-        let values = E::across_keys(s, values, piece, rows);
-        let words = piece.keys.len().div_ceil(E::Format::DEPTH);
+        add_totals(
+            weights,
+            [tile.len(), piece.keys.len()],
+            &mut self.end.totals,
+        );
+        let weights = K::Element::joined(weights, [tile.len(), piece.keys.len()], words);
+        let values = stored.value_words(s, tile, piece, rows);
+        let words = piece.keys.len().div_ceil(K::Format::DEPTH);
         let shape = [tile.len(), words, dim];
-        add_product::<S, E::Format, false>(s, shape, weights, values, &mut self.sums, dim);
+        add_product::<S, K::Format, false>(s, shape, weights, values, &mut self.sums, dim);
     }
 }
 
@@ -160,5 +161,26 @@ fn exponentiate<S: Simd>(s: S, scores: &mut [f32], largest: f32) {
     for scores in scores.chunks_mut(S::LANES) {
         let weight = s.exp(s.sub(s.load_or(scores, 0.0), largest));
         s.store_some(weight, scores);
+    }
+}
+
+/// Adds weights to their query's total, key by key. # Shapes: weights [queries, keys].
+#[inline(always)]
+fn add_totals(weights: View<'_>, [queries, keys]: [usize; 2], totals: &mut Lanes) {
+    /// Queries whose additions do not wait for each other.
+    const CHAINS: usize = 4;
+    for first in (0..queries).step_by(CHAINS) {
+        let rows: [&[f32]; CHAINS] = std::array::from_fn(|chain| {
+            let query = (first + chain).min(queries - 1);
+            &weights.values[query * weights.stride..][..keys]
+        });
+        let mut sums: [f32; CHAINS] = std::array::from_fn(|chain| totals[first + chain]);
+        for key in 0..keys {
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                *sum += row[key];
+            }
+        }
+        let len = CHAINS.min(queries - first);
+        totals[first..][..len].copy_from_slice(&sums[..len]);
     }
 }

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::Inputs;
-use super::element::Element;
 use super::few::{self, is_few};
 use super::runs::Run;
+use super::stored::Stored;
 use super::tile::{KEYS, Lanes, QUERIES, Tile, zeroed};
 use crate::Isa;
 use crate::parallel::Shared;
@@ -53,9 +53,9 @@ impl Default for End {
 }
 
 /// Writes the outputs of the run's queries that use some key-value heads.
-pub(super) fn run<E: Element>(
+pub(super) fn run<K: Stored>(
     isa: Isa,
-    inputs: &Inputs<'_, E>,
+    inputs: &Inputs<'_, K>,
     run: &Run,
     heads: Range<usize>,
     scratch: &mut Scratch,
@@ -73,15 +73,15 @@ pub(super) fn run<E: Element>(
     );
 }
 
-struct Forward<'a, E> {
-    inputs: &'a Inputs<'a, E>,
+struct Forward<'a, K> {
+    inputs: &'a Inputs<'a, K>,
     run: &'a Run,
     heads: Range<usize>,
     scratch: &'a mut Scratch,
     outputs: &'a Outputs<'a>,
 }
 
-impl<E: Element> Kernel for Forward<'_, E> {
+impl<K: Stored> Kernel for Forward<'_, K> {
     type Output = ();
 
     #[inline(always)]
@@ -106,9 +106,9 @@ impl<E: Element> Kernel for Forward<'_, E> {
 
 /// Writes the outputs of a tile's queries.
 #[inline(always)]
-fn write_tile<S: Simd, E: Element>(
+fn write_tile<S: Simd, K: Stored>(
     s: S,
-    inputs: &Inputs<'_, E>,
+    inputs: &Inputs<'_, K>,
     tile: &Tile<'_>,
     scratch: &mut Scratch,
     outputs: &Outputs<'_>,
@@ -121,15 +121,15 @@ fn write_tile<S: Simd, E: Element>(
         sums,
         ..
     } = scratch;
-    let (keys, values) = (inputs.keys(tile.head()), inputs.values(tile.head()));
-    let queries = tile.rows::<S, E::Format>(s, inputs.q, inputs.scale, queries);
+    let stored = &inputs.stored;
+    let queries = tile.rows::<S, K::Format>(s, inputs.q, inputs.scale, queries);
     let columns = tile.columns(queries, columns);
     let (hidden, width) = (tile.hidden(), tile.width::<S>());
     let mut end = End::default();
     scores.resize(tile.num_keys() * QUERIES, 0.0);
     for piece in tile.pieces(KEYS) {
         let scores = piece.of(scores);
-        tile.score(s, &piece, keys, columns, scores);
+        stored.score(s, tile, &piece, columns, scores);
         hidden.hide(&piece, scores);
         raise(s, width, scores, &mut end.largest);
     }
@@ -137,7 +137,8 @@ fn write_tile<S: Simd, E: Element>(
     for piece in tile.pieces(KEYS) {
         let weights = piece.of(scores);
         exponentiate(s, width, weights, &mut end);
-        tile.add_weighted(s, &piece, weights, values, rows, sums);
+        let values = stored.value_words(s, tile, &piece, rows);
+        tile.add_weighted::<S, K::Element>(s, weights, values, sums);
     }
     write(tile, sums, &end, outputs);
 }

@@ -8,7 +8,7 @@
 //! run sees a key; the ragged ends of the other rows get the score minus infinity. Runs of few queries have
 //! keys as lanes ([`few`]).
 //!
-//! Keys and values may be stored in bf16; queries and weights are then rounded to bf16 as well ([`element`]).
+//! Keys and values in pages lie as they are multiplied ([`panels`]). They may be in bf16; queries and weights are then rounded to bf16 as well ([`element`]).
 //!
 //! A query's result does not depend on its tile. In the backward pass one task handles the runs that
 //! share keys, so a key's gradient is summed in row order.
@@ -17,8 +17,10 @@ mod backward;
 mod element;
 mod few;
 mod forward;
+mod panels;
 mod products;
 mod runs;
+mod stored;
 mod tile;
 
 use std::ops::Range;
@@ -27,11 +29,14 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::parallel::Shared;
-use crate::{DType, Isa, Tensor};
+use crate::{DType, Isa, Precision, Tensor};
 use element::Element;
 use few::is_few;
+pub use panels::KeyValues;
+use panels::Panels;
 use runs::{Run, Seen, Segment, paged_runs, runs, segments};
-use tile::{QUERIES, Source};
+use stored::{Rows, Stored};
+use tile::QUERIES;
 
 /// Keys that one query row sees: rows `[0]..[1]` and rows `[2]..[3]` of the key array, disjoint, in
 /// either order; an empty range has equal ends. At least one key is visible.
@@ -79,13 +84,10 @@ pub struct Attended {
 }
 
 /// The inputs of both directions as slices.
-struct Inputs<'a, E> {
+struct Inputs<'a, K> {
     /// [N, H*P].
     q: &'a [f32],
-    /// [M, G*P].
-    keys: &'a [E],
-    /// [M, G*P].
-    values: &'a [E],
+    stored: K,
     /// N.
     seen: Seen<'a>,
     heads: Heads,
@@ -105,45 +107,47 @@ pub fn attention(
     heads: Heads,
     scale: f32,
 ) -> Attended {
-    let seen = Seen::Ranges(checked_ranges(ranges, q, keys));
-    forward(q, [keys, values], seen, heads, scale, &runs(ranges))
+    let (seen, stored) = (
+        Seen::Ranges(checked_ranges(ranges, q, keys)),
+        [keys, values],
+    );
+    check(q, stored, heads);
+    let runs = runs(ranges);
+    match keys.dtype() {
+        DType::Bf16 => Inputs::new(q, Rows::<bf16>::new(stored), seen, heads, scale).forward(&runs),
+        _ => Inputs::new(q, Rows::<f32>::new(stored), seen, heads, scale).forward(&runs),
+    }
 }
 
 /// As [`attention`], without the log-sum-exps, over keys in pieces: a row sees the first keys of its
 /// group. The result is bit-identical wherever the pieces lie, and that of one piece in order.
 ///
 /// # Shapes
-/// q [N, H*P], keys and values [M, G*P] `f32` or bf16 -> [N, H*P].
+/// q [N, H*P] -> [N, H*P].
 ///
 /// # Panics
-/// If shapes disagree, G does not divide H, P is odd in bf16, the groups do not cover the rows, or a row sees no key or
+/// If shapes disagree, G does not divide H, the groups do not cover the rows, or a row sees no key or
 /// more than its group has.
 pub fn attention_paged(
     q: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
+    stored: &KeyValues,
     groups: &[RowGroup],
     heads: Heads,
     scale: f32,
 ) -> Tensor {
-    let visible = checked_groups(groups, q, keys);
-    let seen = Seen::Prefix(&visible);
-    forward(q, [keys, values], seen, heads, scale, &paged_runs(groups)).out
-}
-
-fn forward(
-    q: &Tensor,
-    [keys, values]: [&Tensor; 2],
-    seen: Seen<'_>,
-    heads: Heads,
-    scale: f32,
-    runs: &[Run],
-) -> Attended {
-    check(q, [keys, values], heads);
-    match keys.dtype() {
-        DType::Bf16 => Inputs::<bf16>::new(q, [keys, values], seen, heads, scale).forward(runs),
-        _ => Inputs::<f32>::new(q, [keys, values], seen, heads, scale).forward(runs),
-    }
+    let visible = checked_groups(groups, q, stored.num_rows());
+    check_queries(q, heads);
+    assert!(stored.has(heads), "attention: {heads:?} of {stored:?}");
+    let (seen, runs) = (Seen::Prefix(&visible), paged_runs(groups));
+    let attended = match stored.precision() {
+        Precision::F32 => {
+            Inputs::new(q, Panels::<f32>::new(stored), seen, heads, scale).forward(&runs)
+        }
+        Precision::Bf16 => {
+            Inputs::new(q, Panels::<bf16>::new(stored), seen, heads, scale).forward(&runs)
+        }
+    };
+    attended.out
 }
 
 fn checked_ranges<'a>(ranges: &'a [KeyRanges], q: &Tensor, keys: &Tensor) -> &'a [KeyRanges] {
@@ -161,8 +165,8 @@ fn checked_ranges<'a>(ranges: &'a [KeyRanges], q: &Tensor, keys: &Tensor) -> &'a
 }
 
 /// Returns the number of visible keys of every row.
-fn checked_groups(groups: &[RowGroup], q: &Tensor, keys: &Tensor) -> Vec<u32> {
-    let ([rows, _], [num_keys, _]) = (q.dims2(), keys.dims2());
+fn checked_groups(groups: &[RowGroup], q: &Tensor, num_keys: usize) -> Vec<u32> {
+    let [rows, _] = q.dims2();
     let mut visible = Vec::with_capacity(rows);
     for group in groups {
         assert_eq!(group.rows.start, visible.len(), "attention: groups");
@@ -225,9 +229,9 @@ pub fn attention_backward(
     };
     let segments = segments(runs(ranges));
     match keys.dtype() {
-        DType::Bf16 => Inputs::<bf16>::new(q, [keys, values], seen, heads, scale)
+        DType::Bf16 => Inputs::new(q, Rows::<bf16>::new([keys, values]), seen, heads, scale)
             .backward(&segments, &saved, &grads),
-        _ => Inputs::<f32>::new(q, [keys, values], seen, heads, scale)
+        _ => Inputs::new(q, Rows::<f32>::new([keys, values]), seen, heads, scale)
             .backward(&segments, &saved, &grads),
     }
     (dq, dkeys, dvalues)
@@ -235,17 +239,8 @@ pub fn attention_backward(
 
 /// Panics unless the shapes agree, and heads in bf16 are pairs.
 fn check(q: &Tensor, [keys, values]: [&Tensor; 2], heads: Heads) {
-    let ([_, columns], [_, key_columns]) = (q.dims2(), keys.dims2());
-    assert!(
-        heads.dim > 0 && heads.key_value > 0 && heads.query.is_multiple_of(heads.key_value),
-        "attention: {heads:?}"
-    );
-    assert_eq!(
-        columns,
-        heads.query * heads.dim,
-        "attention: q {:?}, {heads:?}",
-        q.shape()
-    );
+    check_queries(q, heads);
+    let [_, key_columns] = keys.dims2();
     assert_eq!(
         key_columns,
         heads.key_value * heads.dim,
@@ -259,39 +254,28 @@ fn check(q: &Tensor, [keys, values]: [&Tensor; 2], heads: Heads) {
     );
 }
 
-impl<'a, E: Element> Inputs<'a, E> {
-    fn new(
-        q: &'a Tensor,
-        [keys, values]: [&'a Tensor; 2],
-        seen: Seen<'a>,
-        heads: Heads,
-        scale: f32,
-    ) -> Self {
+fn check_queries(q: &Tensor, heads: Heads) {
+    let [_, columns] = q.dims2();
+    assert!(
+        heads.dim > 0 && heads.key_value > 0 && heads.query.is_multiple_of(heads.key_value),
+        "attention: {heads:?}"
+    );
+    assert_eq!(
+        columns,
+        heads.query * heads.dim,
+        "attention: q {:?}, {heads:?}",
+        q.shape()
+    );
+}
+
+impl<'a, K: Stored> Inputs<'a, K> {
+    fn new(q: &'a Tensor, stored: K, seen: Seen<'a>, heads: Heads, scale: f32) -> Self {
         Self {
             q: q.f32s(),
-            keys: E::of(keys),
-            values: E::of(values),
+            stored,
             seen,
             heads,
             scale,
-        }
-    }
-
-    /// Returns the keys of one head.
-    fn keys(&self, head: usize) -> Source<'a, E> {
-        Source {
-            elements: self.keys,
-            heads: self.heads,
-            head,
-        }
-    }
-
-    /// Returns the values of one head.
-    fn values(&self, head: usize) -> Source<'a, E> {
-        Source {
-            elements: self.values,
-            heads: self.heads,
-            head,
         }
     }
 
@@ -314,18 +298,6 @@ impl<'a, E: Element> Inputs<'a, E> {
             forward::run(isa, &self, run, heads, scratch, &outputs);
         });
         Attended { out, lse }
-    }
-
-    fn backward(
-        self,
-        segments: &[Segment],
-        saved: &backward::Saved<'_>,
-        grads: &backward::Grads<'_>,
-    ) {
-        let isa = Isa::active();
-        self.for_each_task(segments, 1, |segment, heads, scratch| {
-            backward::run(isa, &self, saved, segment, heads.start, scratch, grads);
-        });
     }
 
     /// Calls `task` for every part and `num_heads` key-value heads; `S` is memory that tasks of a thread reuse.
@@ -356,5 +328,19 @@ impl<'a, E: Element> Inputs<'a, E> {
     /// Returns the number of products of a query's and a key's element.
     fn products(&self) -> usize {
         self.seen.num_pairs() * self.heads.query * self.heads.dim
+    }
+}
+
+impl<E: Element> Inputs<'_, Rows<'_, E>> {
+    fn backward(
+        self,
+        segments: &[Segment],
+        saved: &backward::Saved<'_>,
+        grads: &backward::Grads<'_>,
+    ) {
+        let isa = Isa::active();
+        self.for_each_task(segments, 1, |segment, heads, scratch| {
+            backward::run(isa, &self, saved, segment, heads.start, scratch, grads);
+        });
     }
 }

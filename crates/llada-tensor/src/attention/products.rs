@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::gemm::Format;
+use crate::gemm::{Format, PANEL};
 use crate::simd::Simd;
 
 /// A matrix whose rows lie `stride` apart.
@@ -10,6 +10,72 @@ use crate::simd::Simd;
 pub(super) struct View<'a> {
     pub(super) values: &'a [f32],
     pub(super) stride: usize,
+}
+
+/// A matrix whose columns lie in panels of sixteen, the rows of a panel `stride` apart and panels `panel` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) panel: usize,
+    /// How many elements later the matrix of the next product lies, which is asked for; 0 if it is not.
+    pub(super) ahead: isize,
+}
+
+impl<'a> From<View<'a>> for Columns<'a> {
+    /// Panels side by side.
+    #[inline(always)]
+    fn from(View { values, stride }: View<'a>) -> Self {
+        Self {
+            values,
+            stride,
+            panel: PANEL,
+            ahead: 0,
+        }
+    }
+}
+
+impl Columns<'_> {
+    /// Returns where a column lies in the first row.
+    #[inline(always)]
+    fn start(&self, column: usize) -> usize {
+        column / PANEL * self.panel + column % PANEL
+    }
+
+    /// Panics unless the matrix has the given extents, none of which is zero.
+    #[inline(always)]
+    fn check(&self, rows: usize, columns: usize) {
+        assert!(
+            self.panel >= PANEL
+                && (rows - 1) * self.stride + self.start(columns - 1) < self.values.len(),
+            "columns of a matrix"
+        );
+    }
+
+    /// Returns `width` elements of a row from [`Columns::start`] on, at most a vector; missing lanes are zero.
+    ///
+    /// # Safety
+    /// They lie inside the extents that were checked, in one panel.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(&self, s: S, row: usize, start: usize, width: usize) -> S::V {
+        let start = start + row * self.stride;
+        // SAFETY: the caller vouches for it.
+        s.load_or(
+            unsafe { self.values.get_unchecked(start..start + width) },
+            0.0,
+        )
+    }
+
+    /// Asks for what lies [`Columns::ahead`] of a vector.
+    ///
+    /// # Safety
+    /// The vector lies inside the extents that were checked.
+    #[inline(always)]
+    unsafe fn ask<S: Simd>(&self, s: S, row: usize, start: usize) {
+        // SAFETY: the caller vouches for it.
+        let from = unsafe { self.values.get_unchecked(start + row * self.stride) };
+        s.prefetch(from, (self.ahead as usize).wrapping_mul(size_of::<f32>()));
+    }
 }
 
 impl View<'_> {
@@ -31,20 +97,6 @@ impl View<'_> {
         // SAFETY: the caller vouches for it.
         unsafe { *self.values.get_unchecked(row * self.stride + column) }
     }
-
-    /// Returns `width` elements of a row, at most a vector; missing lanes are zero.
-    ///
-    /// # Safety
-    /// They lie inside the extents that were checked.
-    #[inline(always)]
-    unsafe fn load<S: Simd>(&self, s: S, row: usize, column: usize, width: usize) -> S::V {
-        let start = row * self.stride + column;
-        // SAFETY: the caller vouches for it.
-        s.load_or(
-            unsafe { self.values.get_unchecked(start..start + width) },
-            0.0,
-        )
-    }
 }
 
 /// Adds `x m` to `c`, or `x^T m` if `TRANSPOSED`; every element is one chain of additions in the order of m's
@@ -55,7 +107,7 @@ pub(super) fn add_product<S: Simd, F: Format, const TRANSPOSED: bool>(
     s: S,
     [rows, depth, columns]: [usize; 3],
     x: View<'_>,
-    m: View<'_>,
+    m: Columns<'_>,
     c: &mut [f32],
     stride: usize,
 ) {
@@ -80,7 +132,11 @@ pub(super) fn add_product<S: Simd, F: Format, const TRANSPOSED: bool>(
                 values: &x.values[first..],
                 ..x
             },
-            m,
+            // Once is enough.
+            m: Columns {
+                ahead: if row == 0 { m.ahead } else { 0 },
+                ..m
+            },
         };
         let c = &mut c[row * stride..];
         // Enough chains to keep two multipliers busy, in as many registers as there are.
@@ -105,7 +161,7 @@ struct Block<'a, S, F, const TRANSPOSED: bool> {
     depth: usize,
     columns: usize,
     x: View<'a>,
-    m: View<'a>,
+    m: Columns<'a>,
 }
 
 impl<S: Simd, F: Format, const TRANSPOSED: bool> Block<'_, S, F, TRANSPOSED> {
@@ -154,11 +210,21 @@ impl<S: Simd, F: Format, const TRANSPOSED: bool> Block<'_, S, F, TRANSPOSED> {
                 *sum = s.load_or(&c[r * stride + column + v * S::LANES..][..width], 0.0);
             }
         }
+        let mut starts = [0; V];
+        for (v, start) in starts.iter_mut().enumerate() {
+            *start = self.m.start(column + v * S::LANES);
+        }
         for k in 0..self.depth {
             let mut m = [s.splat(0.0); V];
-            for (v, m) in m.iter_mut().enumerate() {
-                // SAFETY: k is below the depth, and the vector ends with the columns.
-                *m = unsafe { self.m.load(s, k, column + v * S::LANES, width) };
+            for (m, start) in m.iter_mut().zip(starts) {
+                // SAFETY: k is below the depth; a vector's columns are a part of a panel and end with the others.
+                *m = unsafe { self.m.load(s, k, start, width) };
+            }
+            if self.m.ahead != 0 {
+                for start in starts {
+                    // SAFETY: as above.
+                    unsafe { self.m.ask(s, k, start) };
+                }
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let [row, of_row] = if TRANSPOSED { [k, r] } else { [r, k] };

@@ -4,8 +4,9 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use super::element::Element;
-use super::products::{View, add_product};
+use super::products::{Columns, View, add_product};
 use super::runs::{Run, Seen};
+use super::stored::Stored;
 use super::{Heads, Inputs};
 use crate::gemm::{Format, Single};
 use crate::simd::Simd;
@@ -20,7 +21,7 @@ pub(super) const KEYS: usize = 32;
 const FAR: usize = 1024;
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// One number per query of a tile.
 pub(super) type Lanes = [f32; QUERIES];
@@ -121,14 +122,16 @@ pub(super) struct Tile<'a> {
     run: &'a Run,
     heads: Heads,
     head: usize,
+    /// Multiples at which pieces of keys begin.
+    grain: usize,
     /// Numbers in the run.
     queries: Range<usize>,
 }
 
 impl<'a> Tile<'a> {
     /// Splits the queries of a run that use key-value head `head`.
-    pub(super) fn split<E>(
-        inputs: &Inputs<'a, E>,
+    pub(super) fn split<K: Stored>(
+        inputs: &Inputs<'a, K>,
         run: &'a Run,
         head: usize,
     ) -> impl Iterator<Item = Self> {
@@ -139,6 +142,7 @@ impl<'a> Tile<'a> {
             run,
             heads,
             head,
+            grain: K::GRAIN,
             queries: start..num_queries.min(start + QUERIES),
         })
     }
@@ -151,6 +155,19 @@ impl<'a> Tile<'a> {
     /// Returns the key-value head.
     pub(super) fn head(&self) -> usize {
         self.head
+    }
+
+    pub(super) fn heads(&self) -> Heads {
+        self.heads
+    }
+
+    /// Returns the tile's key-value head of some rows. # Shapes: [M, G*P].
+    pub(super) fn source<'e, E>(&self, elements: &'e [E]) -> Source<'e, E> {
+        Source {
+            elements,
+            heads: self.heads,
+            head: self.head,
+        }
     }
 
     /// Returns the number of keys of the run.
@@ -328,7 +345,7 @@ impl<'a> Tile<'a> {
         let shape = [piece.keys.len(), words, self.width::<S>()];
         let rows = keys.stored(s, piece);
         scores.fill(0.0);
-        add_product::<S, E::Format, false>(s, shape, rows, columns, scores, QUERIES);
+        add_product::<S, E::Format, false>(s, shape, rows, columns.into(), scores, QUERIES);
     }
 
     /// Returns what the queries' rows do not see.
@@ -347,42 +364,23 @@ impl<'a> Tile<'a> {
         hidden
     }
 
-    /// Adds to each query's row of `sums` the rows of all keys, weighted.
-    /// # Shapes: weights [keys, QUERIES], sums [queries, P].
-    #[inline(always)]
-    pub(super) fn add_weighted_keys<S: Simd, E: Element>(
-        &self,
-        s: S,
-        weights: &mut [f32],
-        keys: Source<'_, E>,
-        rows: &mut Vec<f32>,
-        sums: &mut [f32],
-    ) {
-        for piece in self.pieces(KEYS) {
-            self.add_weighted(s, &piece, piece.of(weights), keys, rows, sums);
-        }
-    }
-
     /// Adds to each query's row of `sums` the rows of some keys, weighted; the weights are used up.
-    /// # Shapes: weights [keys, QUERIES], sums [queries, P].
+    /// # Shapes: weights [keys, QUERIES], rows [words of keys, P], sums [queries, P].
     #[inline(always)]
     pub(super) fn add_weighted<S: Simd, E: Element>(
         &self,
         s: S,
-        piece: &Piece,
         weights: &mut [f32],
-        keys: Source<'_, E>,
-        rows: &mut Vec<f32>,
+        rows: Columns<'_>,
         sums: &mut [f32],
     ) {
         let dim = self.heads.dim;
+        let words = (weights.len() / QUERIES).div_ceil(E::Format::DEPTH);
         E::join(s, weights);
         let weights = View {
             values: weights,
             stride: QUERIES,
         };
-        let rows = E::across_keys(s, keys, piece, rows);
-        let words = piece.keys.len().div_ceil(E::Format::DEPTH);
         let shape = [self.len(), words, dim];
         add_product::<S, E::Format, true>(s, shape, weights, rows, sums, dim);
     }
@@ -406,7 +404,7 @@ impl<'a> Tile<'a> {
                 ..weights
             };
             let sums = &mut sums[(piece.keys.start - first_key) * dim..];
-            add_product::<S, F, false>(s, shape, weights, rows, sums, dim);
+            add_product::<S, F, false>(s, shape, weights, rows.into(), sums, dim);
         }
     }
 
@@ -418,10 +416,18 @@ impl<'a> Tile<'a> {
 
     /// Returns the keys of the run, at most `most` at a time.
     pub(super) fn pieces(&self, most: usize) -> impl Iterator<Item = Piece> {
+        let grain = self.grain;
         let cut = move |keys: &Range<usize>| {
-            let end = keys.end;
-            let starts = keys.clone().step_by(most);
-            starts.map(move |start| start..end.min(start + most))
+            let mut left = keys.clone();
+            std::iter::from_fn(move || {
+                let most = match left.start % grain {
+                    0 => most,
+                    past => grain - past,
+                };
+                let start = left.start;
+                left.start = left.end.min(start + most);
+                (start < left.start).then_some(start..left.start)
+            })
         };
         let (mut cuts, mut start) = (self.run.pieces.iter().flat_map(cut).peekable(), 0);
         let is_far = self.num_keys() >= FAR;
@@ -449,6 +455,15 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// Returns how many units of so many keys after the piece the next one begins; 0 if it is not worth asking for.
+    #[inline(always)]
+    pub(super) fn ahead(&self, unit: usize) -> isize {
+        match self.next.is_empty() {
+            true => 0,
+            false => (self.next.start / unit) as isize - (self.keys.start / unit) as isize,
+        }
+    }
+
     /// Returns the piece's rows. # Shapes: [keys of the run, QUERIES] -> [keys, QUERIES].
     pub(super) fn of<'m>(&self, scores: &'m mut [f32]) -> &'m mut [f32] {
         &mut scores[self.start * QUERIES..][..self.keys.len() * QUERIES]

@@ -21,11 +21,10 @@ use rayon::prelude::*;
 pub(crate) use codes::CodeMatrix;
 pub use codes::Codes;
 pub(crate) use matrix::Matrix;
-pub(crate) use pack::{Format, Pair, Panels, Single};
+pub(crate) use pack::{Format, Line, PANEL, Pair, Panels, Single};
 
 use kernel::Block;
 use matrix::Target;
-use pack::PANEL;
 
 use crate::parallel::rows_per_task;
 use crate::simd::dispatch;

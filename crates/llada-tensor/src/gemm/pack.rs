@@ -14,12 +14,12 @@ use crate::paging::{PageFile, Paged};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Columns of a panel of B.
-pub(super) const PANEL: usize = 16;
+pub(crate) const PANEL: usize = 16;
 
 /// The words of a panel of B for one step along k; a cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub(super) [f32; PANEL]);
+pub(crate) struct Line(pub(super) [f32; PANEL]);
 
 // SAFETY: sixteen `f32`, 64 bytes at an alignment of 64, without padding.
 unsafe impl bytemuck::Zeroable for Line {}

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use llada_tensor::{
-    Attended, Heads, KeyRanges, RowGroup, Tensor, attention, attention_backward, attention_paged,
-    reference,
+    Attended, Heads, KeyRanges, KeyValues, Precision, RowGroup, Tensor, attention,
+    attention_backward, attention_paged, reference,
 };
 
 use crate::data::{assert_close, doubles, for_every_isa, matrix, with_threads};
@@ -319,14 +319,23 @@ fn pages(page_rows: usize) -> (Vec<Vec<Range<usize>>>, usize) {
     (pieces, next)
 }
 
-/// Copies rows of an array of sequences one after the other to where their pages are.
-fn scatter(rows: &Tensor, pieces: &[Vec<Range<usize>>], num_rows: usize) -> Tensor {
-    let [_, width] = rows.dims2();
-    let mut paged = Tensor::from_f32(&[num_rows, width], vec![f32::NAN; num_rows * width]);
-    for (from, to) in pieces.iter().flatten().cloned().flatten().enumerate() {
-        paged.f32s_mut()[to * width..][..width].copy_from_slice(rows.row(from));
-    }
-    paged
+/// Writes rows of arrays of sequences one after the other to where their pages are, over rows of NaNs.
+fn scatter(
+    [keys, values]: [&Tensor; 2],
+    pieces: &[Vec<Range<usize>>],
+    num_rows: usize,
+    precision: Precision,
+    heads: Heads,
+) -> KeyValues {
+    let mut stored = KeyValues::new(precision, num_rows, heads).expect("memory");
+    let [_, width] = keys.dims2();
+    let nans = Tensor::from_f32(&[num_rows, width], vec![f32::NAN; num_rows * width]);
+    let all: Vec<u32> = (0..num_rows as u32).collect();
+    stored.write(&all, &nans, &nans);
+    let slots = pieces.iter().flatten().cloned().flatten();
+    let slots: Vec<u32> = slots.map(|slot| slot as u32).collect();
+    stored.write(&slots, keys, values);
+    stored
 }
 
 #[test]
@@ -351,7 +360,6 @@ fn keys_in_pages_are_bit_identical_to_keys_in_order() {
             let ordered_bf16 = attend([&keys, &values].map(Tensor::to_bf16));
             for page_rows in [1, 4, 32, 100] {
                 let (pieces, num_rows) = pages(page_rows);
-                let [keys, values] = [&keys, &values].map(|rows| scatter(rows, &pieces, num_rows));
                 let mut first_row = 0;
                 let groups = pieces.iter().zip(&visible).map(|(keys, visible)| {
                     let rows = first_row..first_row + visible.len();
@@ -363,19 +371,55 @@ fn keys_in_pages_are_bit_identical_to_keys_in_order() {
                     }
                 });
                 let groups: Vec<_> = groups.collect();
-                let attend = |[keys, values]: [Tensor; 2]| {
-                    attention_paged(&q, &keys, &values, &groups, heads, scale(heads))
-                };
-                let stored = [&keys, &values];
-                assert_eq!(attend(stored.map(Tensor::to_f32)), ordered, "{page_rows}");
-                assert_eq!(
-                    attend(stored.map(Tensor::to_bf16)),
-                    ordered_bf16,
-                    "{page_rows}"
-                );
+                for (precision, ordered) in
+                    [(Precision::F32, &ordered), (Precision::Bf16, &ordered_bf16)]
+                {
+                    let stored = scatter([&keys, &values], &pieces, num_rows, precision, heads);
+                    let paged = attention_paged(&q, &stored, &groups, heads, scale(heads));
+                    assert_eq!(paged, *ordered, "{page_rows}, {precision:?}");
+                }
             }
         });
     }
+}
+
+#[test]
+fn stored_values_are_rounded_to_nearest_ties_to_even() {
+    let heads = Heads {
+        query: 1,
+        key_value: 1,
+        dim: 4,
+    };
+    // Ties to either side, a value between, and what has no bf16 beside infinity.
+    let bits = [0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x7f7f_ffff];
+    let row = Tensor::from_f32(&[1, 4], bits.map(f32::from_bits).to_vec());
+    let zeros = Tensor::zeros(&[1, 4]);
+    for slot in [2, 3] {
+        for (precision, want) in [
+            (Precision::F32, row.clone()),
+            (Precision::Bf16, row.to_bf16().to_f32()),
+        ] {
+            let mut stored = KeyValues::new(precision, 5, heads).unwrap();
+            stored.write(&[slot], &zeros, &row);
+            let key = slot as usize..slot as usize + 1;
+            let groups = [RowGroup {
+                rows: 0..1,
+                keys: [key].into(),
+                visible: vec![1],
+            }];
+            let out = attention_paged(&zeros, &stored, &groups, heads, 1.0);
+            assert_eq!(out, want, "row {slot} in {precision:?}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "row 5 of 5")]
+fn a_row_that_is_not_there_is_refused() {
+    let heads = HEADS[1];
+    let row = Tensor::zeros(&[1, heads.key_value * heads.dim]);
+    let mut stored = KeyValues::new(Precision::F32, 5, heads).unwrap();
+    stored.write(&[5], &row, &row);
 }
 
 #[test]
