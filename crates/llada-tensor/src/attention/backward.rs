@@ -161,7 +161,7 @@ impl<E: Element> Backward<'_, E> {
         let dim = heads.dim;
         for key in self.segment.spans.iter().cloned().flatten() {
             let row = (key - first_key) * dim..(key - first_key + 1) * dim;
-            let start = (key * heads.key_value + self.head) * dim;
+            let start = heads.offset(key, self.head);
             // SAFETY: this task alone handles this head of the key: no other segment has the key.
             unsafe {
                 self.grads

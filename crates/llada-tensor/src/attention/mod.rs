@@ -72,6 +72,12 @@ impl Heads {
     fn per_group(self) -> usize {
         self.query / self.key_value
     }
+
+    /// Returns where a key-value head begins in rows of all of them.
+    #[inline(always)]
+    fn offset(self, row: usize, head: usize) -> usize {
+        (row * self.key_value + head) * self.dim
+    }
 }
 
 /// Output of [`attention`].

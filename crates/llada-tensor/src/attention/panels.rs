@@ -10,7 +10,7 @@ use super::Heads;
 use super::element::Element;
 use super::products::{Columns, View, add_product};
 use super::stored::Stored;
-use super::tile::{LINE, Piece, QUERIES, Tile};
+use super::tile::{Piece, QUERIES, Tile, ask};
 use crate::gemm::{Format, Line, PANEL};
 use crate::parallel::{join, rows_per_task};
 use crate::simd::Simd;
@@ -24,8 +24,7 @@ use crate::{Precision, Tensor};
 #[derive(Debug)]
 pub struct KeyValues {
     precision: Precision,
-    key_value_heads: usize,
-    dim: usize,
+    heads: Heads,
     rows: usize,
     /// With room to begin at a cache line.
     keys: Vec<f32>,
@@ -48,8 +47,7 @@ impl KeyValues {
         let len = rows.checked_next_multiple_of(PANEL)?.checked_mul(width)?;
         Some(Self {
             precision,
-            key_value_heads: heads.key_value,
-            dim: heads.dim,
+            heads,
             rows,
             keys: zeros(len)?,
             values: zeros(len)?,
@@ -67,7 +65,7 @@ impl KeyValues {
     /// # Panics
     /// If shapes disagree or there is no such row.
     pub fn write(&mut self, slots: &[u32], keys: &Tensor, values: &Tensor) {
-        let shape = [slots.len(), self.key_value_heads * self.dim];
+        let shape = [slots.len(), self.heads.key_value * self.heads.dim];
         assert_eq!(keys.dims2(), shape, "rows of keys");
         assert_eq!(values.dims2(), shape, "rows of values");
         let last = slots.iter().max().map_or(0, |&slot| slot as usize);
@@ -83,29 +81,29 @@ impl KeyValues {
     }
 
     fn write_as<E: Element>(&mut self, slots: &[u32], keys: &Tensor, values: &Tensor) {
-        let (dim, groups, depth) = (self.dim, self.key_value_heads, E::Format::DEPTH);
+        let (heads, depth) = (self.heads, E::Format::DEPTH);
         let (stored_keys, stored_values) = (lines_mut(&mut self.keys), lines_mut(&mut self.values));
-        let heads = |row| <[f32]>::chunks_exact(row, dim).enumerate();
+        let by_head = |row| <[f32]>::chunks_exact(row, heads.dim).enumerate();
         let mut write_keys = || {
             for (i, &slot) in slots.iter().enumerate() {
                 let (panel, lane) = (slot as usize / PANEL, slot as usize % PANEL);
-                for (head, key) in heads(keys.row(i)) {
-                    let start = (panel * groups + head) * dim / depth * PANEL + lane;
+                for (head, key) in by_head(keys.row(i)) {
+                    let start = heads.offset(panel, head) / depth * PANEL + lane;
                     E::write_key(key, &mut stored_keys[start..]);
                 }
             }
         };
         let mut write_values = || {
             for (i, &slot) in slots.iter().enumerate() {
-                for (head, value) in heads(values.row(i)) {
-                    let start = (slot as usize / depth * groups + head) * dim;
-                    let words = &mut stored_values[start..][..dim];
+                for (head, value) in by_head(values.row(i)) {
+                    let start = heads.offset(slot as usize / depth, head);
+                    let words = &mut stored_values[start..][..heads.dim];
                     E::write_value(value, slot as usize % depth, words);
                 }
             }
         };
         // Handing over takes longer than writing a few rows.
-        match rows_per_task(slots.len(), groups * dim) < slots.len() {
+        match rows_per_task(slots.len(), heads.key_value * heads.dim) < slots.len() {
             true => _ = join(write_keys, write_values),
             false => {
                 write_keys();
@@ -124,7 +122,7 @@ impl KeyValues {
 
     /// Returns whether a row holds the key-value heads.
     pub(super) fn has(&self, heads: Heads) -> bool {
-        (self.key_value_heads, self.dim) == (heads.key_value, heads.dim)
+        (self.heads.key_value, self.heads.dim) == (heads.key_value, heads.dim)
     }
 }
 
@@ -177,15 +175,14 @@ impl<'a, E: Element> Panels<'a, E> {
     /// Returns the words of a panel of keys, and those of panels that follow.
     #[inline(always)]
     fn panels(&self, tile: &Tile<'_>, panel: usize) -> &'a [f32] {
-        let (heads, words) = (tile.heads(), tile.heads().dim / E::Format::DEPTH);
-        &self.keys[(panel * heads.key_value + tile.head()) * words * PANEL..]
+        let words = tile.heads().offset(panel, tile.head()) / E::Format::DEPTH;
+        &self.keys[words * PANEL..]
     }
 
     /// Returns the words of values that a key's is in, and those of values that follow.
     #[inline(always)]
     fn words(&self, tile: &Tile<'_>, key: usize) -> &'a [f32] {
-        let heads = tile.heads();
-        &self.values[(key / E::Format::DEPTH * heads.key_value + tile.head()) * heads.dim..]
+        &self.values[tile.heads().offset(key / E::Format::DEPTH, tile.head())..]
     }
 
     /// Asks for the panels of the next keys.
@@ -299,13 +296,5 @@ impl<E: Element> Stored for Panels<'_, E> {
             stride: heads.dim,
         }
         .into()
-    }
-}
-
-/// Asks for an array, cache line by cache line.
-#[inline(always)]
-fn ask<S: Simd>(s: S, words: &[f32]) {
-    for line in (0..size_of_val(words)).step_by(LINE) {
-        s.prefetch(&words[0], line);
     }
 }

@@ -21,7 +21,7 @@ pub(super) const KEYS: usize = 32;
 const FAR: usize = 1024;
 
 /// Bytes of a cache line.
-pub(super) const LINE: usize = 64;
+const LINE: usize = 64;
 
 /// One number per query of a tile.
 pub(super) type Lanes = [f32; QUERIES];
@@ -39,7 +39,7 @@ pub(super) struct Source<'a, E> {
 impl<'a, E: Element> Source<'a, E> {
     /// Returns where the head begins in the row of a key.
     pub(super) fn offset(&self, key: usize) -> usize {
-        (key * self.heads.key_value + self.head) * self.heads.dim
+        self.heads.offset(key, self.head)
     }
 
     /// Returns the head in the row of a key.
@@ -53,10 +53,7 @@ impl<'a, E: Element> Source<'a, E> {
     #[inline(always)]
     pub(super) fn ask<S: Simd>(&self, s: S, keys: impl Iterator<Item = usize>) {
         for key in keys {
-            let row = self.row(key);
-            for line in (0..size_of_val(row)).step_by(LINE) {
-                s.prefetch(&row[0], line);
-            }
+            ask(s, self.row(key));
         }
     }
 
@@ -517,6 +514,14 @@ fn turned<S: Simd>(s: S, rows: [S::V; 16]) -> [S::V; 16] {
         }
     }
     turned
+}
+
+/// Asks for an array, cache line by cache line.
+#[inline(always)]
+pub(super) fn ask<S: Simd, T>(s: S, elements: &[T]) {
+    for line in (0..size_of_val(elements)).step_by(LINE) {
+        s.prefetch(&elements[0], line);
+    }
 }
 
 /// Returns `len` zeros in reused memory.
