@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::BLOCK;
-use super::layout::{Codes, HALF};
+use super::layout::{Codes, HALF, HIGH, bit_at, pair_at};
 use crate::gemm::pack::{Line, PANEL};
 use crate::simd::Simd;
 
@@ -25,15 +25,6 @@ impl<'a> Strip<'a> {
     }
 }
 
-/// What turns the dot products of a block of columns into numbers.
-#[derive(Clone, Copy)]
-pub(super) struct Scales<V> {
-    /// Of each half; of both in the first and the second where one holds for the block.
-    pub(super) scale: [V; 2],
-    /// What every weight has less; not looked at where there is none.
-    pub(super) offset: V,
-}
-
 /// How the codes of a block lie, and under which scales.
 pub(super) trait Format {
     /// Lines of a block.
@@ -43,11 +34,17 @@ pub(super) trait Format {
     /// Whether something is subtracted from every weight.
     const HAS_OFFSET: bool = false;
 
-    /// Returns the fours of the two halves of a block, as unsigned bytes.
-    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2];
+    /// Returns a four of a block, as unsigned bytes.
+    fn quad<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V;
 
-    /// Returns the scales of a block.
-    fn scales<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> Scales<S::V>;
+    /// Returns the scales of half a block, or of all of it where it has one.
+    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, half: usize) -> S::V;
+
+    /// Returns what every weight of a block has less.
+    #[inline(always)]
+    fn offset<S: Simd>(s: S, _strip: Strip<'_>, _block: usize) -> S::V {
+        s.splat(0.0)
+    }
 }
 
 pub(super) struct Q4_0;
@@ -56,12 +53,12 @@ impl Format for Q4_0 {
     const LINES: usize = 4;
 
     #[inline(always)]
-    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
-        nibbles(s, lines, lane)
+    fn quad<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V {
+        nibble(s, lines, lane, quad)
     }
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> Scales<S::V> {
+    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, _half: usize) -> S::V {
         single(s, strip, block)
     }
 }
@@ -72,12 +69,12 @@ impl Format for Q8_0 {
     const LINES: usize = 8;
 
     #[inline(always)]
-    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
-        [load(s, lines, lane, 0), load(s, lines, lane, HALF)]
+    fn quad<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V {
+        s.load(&lines[quad].0[lane..])
     }
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> Scales<S::V> {
+    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, _half: usize) -> S::V {
         single(s, strip, block)
     }
 }
@@ -89,13 +86,18 @@ impl Format for Q4K {
     const HAS_OFFSET: bool = true;
 
     #[inline(always)]
-    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
-        nibbles(s, lines, lane)
+    fn quad<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V {
+        nibble(s, lines, lane, quad)
     }
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> Scales<S::V> {
-        affine(s, strip, Codes::Q4K, block)
+    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, _half: usize) -> S::V {
+        affine(s, strip, Codes::Q4K, block, 0)
+    }
+
+    #[inline(always)]
+    fn offset<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> S::V {
+        affine(s, strip, Codes::Q4K, block, 1)
     }
 }
 
@@ -106,16 +108,20 @@ impl Format for Q5K {
     const HAS_OFFSET: bool = true;
 
     #[inline(always)]
-    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
-        let [first, last] = nibbles(s, lines, lane);
+    fn quad<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V {
         let bits = s.load(&lines[HALF].0[lane..]);
-        let moved = s.bits_left(bits, 4, 0xf0);
-        [add_bits(s, first, bits), add_bits(s, last, moved)]
+        let high = to_high(s, bits, bit_at(quad), 0x10);
+        s.or(nibble(s, lines, lane, quad), high)
     }
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> Scales<S::V> {
-        affine(s, strip, Codes::Q5K, block)
+    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, _half: usize) -> S::V {
+        affine(s, strip, Codes::Q5K, block, 0)
+    }
+
+    #[inline(always)]
+    fn offset<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> S::V {
+        affine(s, strip, Codes::Q5K, block, 1)
     }
 }
 
@@ -126,105 +132,54 @@ impl Format for Q6K {
     const SCALES: usize = 2;
 
     #[inline(always)]
-    fn codes<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
-        let [first, last] = nibbles(s, lines, lane);
-        let pairs = s.load(&lines[HALF].0[lane..]);
-        let more = s.load(&lines[HALF + 1].0[lane..]);
-        [add_pairs(s, first, pairs), add_pairs(s, last, more)]
+    fn quad<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V {
+        let pairs = s.load(&lines[HALF + quad / HALF].0[lane..]);
+        let high = to_high(s, pairs, pair_at(quad % HALF), 0x30);
+        s.or(nibble(s, lines, lane, quad), high)
     }
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> Scales<S::V> {
+    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, half: usize) -> S::V {
         let span = Codes::Q6K.span() / BLOCK;
         let (d, small) = strip.head(Codes::Q6K, block / span).split_at(PANEL);
         let small: &[i8] = bytemuck::cast_slice(small);
-        let small = &small[2 * (block % span) * PANEL..][..2 * PANEL];
-        let d = s.load_f16(&d[strip.lane..]);
-        Scales {
-            scale: [
-                s.mul(d, s.load_i8(&small[strip.lane..])),
-                s.mul(d, s.load_i8(&small[PANEL + strip.lane..])),
-            ],
-            offset: d,
-        }
+        let small = &small[(2 * (block % span) + half) * PANEL..][..PANEL];
+        s.mul(
+            s.load_f16(&d[strip.lane..]),
+            s.load_i8(&small[strip.lane..]),
+        )
     }
 }
 
-/// Reads four lines.
+/// Reads the low halves of the bytes of a line, or the high ones.
 #[inline(always)]
-fn load<S: Simd>(s: S, lines: &[Line], lane: usize, first: usize) -> [S::V; HALF] {
-    [
-        s.load(&lines[first].0[lane..]),
-        s.load(&lines[first + 1].0[lane..]),
-        s.load(&lines[first + 2].0[lane..]),
-        s.load(&lines[first + 3].0[lane..]),
-    ]
+fn nibble<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V {
+    let line = s.load(&lines[quad % HALF].0[lane..]);
+    s.bits_right(line, if quad < HALF { 0 } else { 4 }, 0x0f)
 }
 
-/// Reads the low halves of the bytes of four lines, and the high ones.
+/// Moves the bits of every byte that lie at `at` above its low half, where `mask` keeps them.
 #[inline(always)]
-fn nibbles<S: Simd>(s: S, lines: &[Line], lane: usize) -> [[S::V; HALF]; 2] {
-    let [a, b, c, d] = load(s, lines, lane, 0);
-    [
-        [
-            s.bits_right(a, 0, 0x0f),
-            s.bits_right(b, 0, 0x0f),
-            s.bits_right(c, 0, 0x0f),
-            s.bits_right(d, 0, 0x0f),
-        ],
-        [
-            s.bits_right(a, 4, 0x0f),
-            s.bits_right(b, 4, 0x0f),
-            s.bits_right(c, 4, 0x0f),
-            s.bits_right(d, 4, 0x0f),
-        ],
-    ]
-}
-
-/// Adds the fifth bits, which lie from bit 4 of every byte on.
-#[inline(always)]
-fn add_bits<S: Simd>(s: S, [a, b, c, d]: [S::V; HALF], bits: S::V) -> [S::V; HALF] {
-    [
-        s.or(a, s.bits_right(bits, 0, 0x10)),
-        s.or(b, s.bits_right(bits, 1, 0x10)),
-        s.or(c, s.bits_right(bits, 2, 0x10)),
-        s.or(d, s.bits_right(bits, 3, 0x10)),
-    ]
-}
-
-/// Adds the two high bits, which lie at bits 4, 6, 0 and 2 of every byte.
-#[inline(always)]
-fn add_pairs<S: Simd>(s: S, [a, b, c, d]: [S::V; HALF], pairs: S::V) -> [S::V; HALF] {
-    [
-        s.or(a, s.bits_right(pairs, 0, 0x30)),
-        s.or(b, s.bits_right(pairs, 2, 0x30)),
-        s.or(c, s.bits_left(pairs, 4, 0x30)),
-        s.or(d, s.bits_left(pairs, 2, 0x30)),
-    ]
+fn to_high<S: Simd>(s: S, bits: S::V, at: usize, mask: u8) -> S::V {
+    match at.checked_sub(HIGH) {
+        Some(shift) => s.bits_right(bits, shift as u32, mask),
+        None => s.bits_left(bits, (HIGH - at) as u32, mask),
+    }
 }
 
 /// A scale for the block.
 #[inline(always)]
-fn single<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> Scales<S::V> {
-    let scale = s.load_f16(&strip.head[block * PANEL + strip.lane..]);
-    Scales {
-        scale: [scale; 2],
-        offset: scale,
-    }
+fn single<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> S::V {
+    s.load_f16(&strip.head[block * PANEL + strip.lane..])
 }
 
-/// Small scales and offsets under two numbers for the span.
+/// The small numbers of the block of one kind, scales or offsets, under a number for the span.
 #[inline(always)]
-fn affine<S: Simd>(s: S, strip: Strip<'_>, codes: Codes, block: usize) -> Scales<S::V> {
+fn affine<S: Simd>(s: S, strip: Strip<'_>, codes: Codes, block: usize, kind: usize) -> S::V {
     let span = codes.span() / BLOCK;
     let (halves, small) = strip.head(codes, block / span).split_at(2 * PANEL);
     let small: &[i8] = bytemuck::cast_slice(small);
-    let at = (block % span) * PANEL + strip.lane;
-    let d = s.load_f16(&halves[strip.lane..]);
-    let dmin = s.load_f16(&halves[PANEL + strip.lane..]);
-    let scale = s.mul(d, s.load_i8(&small[at..]));
-    Scales {
-        scale: [scale; 2],
-        offset: s.mul(dmin, s.load_i8(&small[span * PANEL + at..])),
-    }
+    let small = &small[(kind * span + block % span) * PANEL..][..PANEL];
+    let d = s.load_f16(&halves[kind * PANEL + strip.lane..]);
+    s.mul(d, s.load_i8(&small[strip.lane..]))
 }

@@ -1,5 +1,8 @@
-//! One thread's part of a product with codes: two vectors of columns at a time, as many rows as
-//! registers hold.
+//! One thread's part of a product with codes: as many rows and vectors of columns as registers hold.
+
+use std::array;
+
+use half::f16;
 
 use super::formats::{Format, Q4_0, Q4K, Q5K, Q6K, Q8_0, Strip};
 use super::layout::{Codes, HALF};
@@ -7,16 +10,18 @@ use super::panels::CodePanels;
 use super::rows::{Part, RowBlock};
 use crate::gemm::Start;
 use crate::gemm::matrix::Target;
-use crate::gemm::pack::PANEL;
+use crate::gemm::pack::{Line, PANEL};
 use crate::simd::{Kernel, Simd};
 
+/// Panels that are multiplied at a time.
+const WIDE: usize = 2;
 /// Rows whose products take as long as reading the codes.
 const CODES_COST_ROWS: usize = 4;
-/// How far ahead of the codes and scales in use others are asked for, in bytes: so far that they come while
-/// products are computed.
-const FAR: usize = 20480;
-/// The same for codes that are used once: the processor sees one stream of them and asks for the rest.
+/// How far ahead of codes that are used once others are asked for, in bytes: the processor sees one stream of
+/// them and asks for the rest.
 const NEAR: usize = 2048;
+/// The same for scales, of which a panel has few: so far that they come while the panel before is multiplied.
+const FAR: usize = 20480;
 
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {
@@ -24,6 +29,8 @@ pub(super) struct Sweep<'a> {
     b: &'a CodePanels,
     first_panel: usize,
     c: Target<'a>,
+    /// What this thread reads next.
+    next: &'a [Line],
 }
 
 impl<'a> Sweep<'a> {
@@ -37,6 +44,7 @@ impl<'a> Sweep<'a> {
             b,
             first_panel: 0,
             c,
+            next: &[],
         }
     }
 
@@ -65,6 +73,28 @@ impl<'a> Sweep<'a> {
             },
         ]
     }
+
+    /// Returns the scales and codes that are read first.
+    pub(super) fn first_lines(&self) -> &'a [Line] {
+        self.b.lines(self.first_panel..self.first_panel + WIDE)
+    }
+
+    /// Lets the last columns ask for what is read after them.
+    pub(super) fn followed_by(self, next: &'a [Line]) -> Self {
+        Self { next, ..self }
+    }
+
+    /// Returns what is read after the columns before `end`.
+    fn lines_from(&self, end: usize) -> &'a [Line] {
+        let [_, n] = self.c.shape();
+        let panels = self.first_panel + end / PANEL..self.first_panel + n.div_ceil(PANEL);
+        match panels.is_empty() {
+            true => self.next,
+            false => self
+                .b
+                .lines(panels.start..panels.end.min(panels.start + WIDE)),
+        }
+    }
 }
 
 impl Kernel for Sweep<'_> {
@@ -84,48 +114,56 @@ impl Kernel for Sweep<'_> {
 
 #[inline(always)]
 fn sweep<S: Simd, F: Format>(s: S, mut sweep: Sweep<'_>) {
-    let [_, n] = sweep.c.shape();
-    for column in (0..n).step_by(S::LANES) {
-        strip::<S, F>(s, &mut sweep, column);
+    let [num_rows, n] = sweep.c.shape();
+    // Two vectors share what is read of the rows; few rows wait for memory, and a panel alone is one stream.
+    let has_pairs = S::LANES < PANEL || num_rows > tile_rows::<S>();
+    let paired = if has_pairs { n - n % (2 * S::LANES) } else { 0 };
+    for column in (0..paired).step_by(2 * S::LANES) {
+        strip::<S, F, 2>(s, &mut sweep, column);
+    }
+    for column in (paired..n).step_by(S::LANES) {
+        strip::<S, F, 1>(s, &mut sweep, column);
     }
 }
 
-/// Computes a vector of columns for all rows.
+/// Rows whose sums and dot products with two vectors of columns fit the registers, beside a few others.
+const fn tile_rows<S: Simd>() -> usize {
+    S::REGISTERS / 5
+}
+
+/// Computes some vectors of columns for all rows.
 #[inline(always)]
-fn strip<S: Simd, F: Format>(s: S, sweep: &mut Sweep<'_>, column: usize) {
+fn strip<S: Simd, F: Format, const VECTORS: usize>(s: S, sweep: &mut Sweep<'_>, column: usize) {
     let [num_rows, n] = sweep.c.shape();
-    let (head, lines) = sweep.b.panel(sweep.first_panel + column / PANEL);
-    let b = Strip {
-        head,
-        lines,
-        lane: if S::LANES == PANEL { 0 } else { column % PANEL },
+    let columns = column..n.min(column + VECTORS * S::LANES);
+    let b: [Strip<'_>; VECTORS] = array::from_fn(|vector| {
+        let column = column + vector * S::LANES;
+        let (head, lines) = sweep.b.panel(sweep.first_panel + column / PANEL);
+        let lane = column % PANEL;
+        Strip { head, lines, lane }
+    });
+    let mut ahead = match num_rows <= tile_rows::<S>() {
+        true => Ahead::Stream,
+        false => Ahead::Next(sweep.lines_from(columns.end)),
     };
-    let columns = column..n.min(column + S::LANES);
     for (rows, blocks) in sweep.a.tiles() {
         let (height, mut done) = (rows.len(), 0);
         while done < height {
-            let now = (height - done).min(S::REGISTERS / 4);
+            let now = (height - done).min(tile_rows::<S>());
             let first = rows.start + done;
             let a = Rows {
                 blocks,
                 height,
                 first: done,
-                ahead: match first {
-                    0 if now == num_rows && S::LANES == PANEL => Ahead::Once,
-                    0 => Ahead::Far,
-                    _ => Ahead::Nothing,
-                },
             };
             let c = sweep.c.block(first..first + now, columns.clone());
             match now {
-                8 => tile::<S, F, 8>(s, a, b, c),
-                7 => tile::<S, F, 7>(s, a, b, c),
-                6 => tile::<S, F, 6>(s, a, b, c),
-                5 => tile::<S, F, 5>(s, a, b, c),
-                4 => tile::<S, F, 4>(s, a, b, c),
-                3 => tile::<S, F, 3>(s, a, b, c),
-                2 => tile::<S, F, 2>(s, a, b, c),
-                _ => tile::<S, F, 1>(s, a, b, c),
+                6 => tile::<S, F, 6, VECTORS>(s, a, b, &mut ahead, c),
+                5 => tile::<S, F, 5, VECTORS>(s, a, b, &mut ahead, c),
+                4 => tile::<S, F, 4, VECTORS>(s, a, b, &mut ahead, c),
+                3 => tile::<S, F, 3, VECTORS>(s, a, b, &mut ahead, c),
+                2 => tile::<S, F, 2, VECTORS>(s, a, b, &mut ahead, c),
+                _ => tile::<S, F, 1, VECTORS>(s, a, b, &mut ahead, c),
             }
             done += now;
         }
@@ -140,114 +178,157 @@ struct Rows<'a> {
     /// Rows of the whole tile.
     height: usize,
     first: usize,
-    ahead: Ahead,
 }
 
-/// Which codes and scales are asked for ahead of use.
-#[derive(Clone, Copy)]
-enum Ahead {
-    /// Those that no other rows will read.
-    Once,
-    /// Those that other rows will read again.
-    Far,
-    /// None: the rows before have asked.
-    Nothing,
+/// Which codes and scales are asked for while others are multiplied.
+enum Ahead<'a> {
+    /// Those that follow in the one panel that is read, for no other rows.
+    Stream,
+    /// Those of the next columns, as they lie. A block of a tile asks for as many lines as a panel's block
+    /// has, so that memory is not asked for all of them at once.
+    Next(&'a [Line]),
 }
 
-/// Computes a vector of columns of some rows in registers.
+impl Ahead<'_> {
+    /// Asks during a block of a strip, whose scales begin with `scale`.
+    #[inline(always)]
+    fn ask<S: Simd>(&mut self, s: S, scale: &f16, codes: &[Line]) {
+        match self {
+            Self::Stream => {
+                s.prefetch_once(scale, FAR);
+                for line in codes {
+                    s.prefetch_once(line, NEAR);
+                }
+            }
+            Self::Next(lines) => {
+                if let Some((now, rest)) = lines.split_at_checked(codes.len()) {
+                    for line in now {
+                        s.prefetch(line, 0);
+                    }
+                    *lines = rest;
+                }
+            }
+        }
+    }
+}
+
+/// Computes some vectors of columns of some rows in registers.
 #[expect(
     clippy::needless_range_loop,
     reason = "iterators of vectors are not always compiled into this function"
 )]
 #[inline(always)]
-fn tile<S: Simd, F: Format, const ROWS: usize>(s: S, a: Rows<'_>, b: Strip<'_>, mut c: Target<'_>) {
+fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    a: Rows<'_>,
+    b: [Strip<'_>; VECTORS],
+    ahead: &mut Ahead<'_>,
+    mut c: Target<'_>,
+) {
     let blocks = a.blocks.chunks_exact(a.height);
-    let scales_of_a_block = b.head.len() / blocks.len().max(1);
-    let mut acc = [s.splat(0.0); ROWS];
+    let scales_of_a_block = b[0].head.len() / blocks.len().max(1);
+    let mut acc = [[s.splat(0.0); ROWS]; VECTORS];
     if c.start() == Start::Sum {
-        for i in 0..ROWS {
-            acc[i] = s.load_or(c.row_from(i, 0), 0.0);
+        for v in 0..VECTORS {
+            for i in 0..ROWS {
+                acc[v][i] = s.load_or(c.row_from(i, v * S::LANES), 0.0);
+            }
         }
     }
     for (block, rows) in blocks.enumerate() {
         let rows = &rows[a.first..][..ROWS];
-        let lines = &b.lines[block * F::LINES..][..F::LINES];
-        let scales = &b.head[block * scales_of_a_block];
-        match a.ahead {
-            Ahead::Once => {
-                s.prefetch_once(scales, FAR);
-                for line in lines {
-                    s.prefetch_once(line, NEAR);
-                }
-            }
-            Ahead::Far => {
-                s.prefetch(scales, FAR);
-                for line in lines {
-                    s.prefetch(line, FAR);
-                }
-            }
-            Ahead::Nothing => {}
+        let mut codes = [&b[0].lines[..0]; VECTORS];
+        for v in 0..VECTORS {
+            codes[v] = &b[v].lines[block * F::LINES..][..F::LINES];
         }
-        let scales = F::scales(s, b, block);
-        let [first, last] = F::codes(s, lines, b.lane);
-        let mut dots = [s.splat(0.0); ROWS];
+        ahead.ask(s, &b[0].head[block * scales_of_a_block], codes[0]);
+        let mut dots = [[s.splat(0.0); ROWS]; VECTORS];
         if !F::HAS_OFFSET {
-            for i in 0..ROWS {
-                dots[i] = s.splat(rows[i].offsets[0]);
-            }
+            start(s, rows, 0, &mut dots);
         }
-        multiply(s, first, rows, 0, &mut dots);
+        for quad in 0..HALF {
+            multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
+        }
         if F::SCALES == 2 {
-            add_scaled(s, dots, scales.scale[0], rows, &mut acc);
-            for i in 0..ROWS {
-                dots[i] = s.splat(rows[i].offsets[1]);
-            }
+            add_scaled::<S, F, ROWS, VECTORS>(s, dots, b, [block, 0], rows, &mut acc);
+            start(s, rows, 1, &mut dots);
         }
-        multiply(s, last, rows, HALF, &mut dots);
-        add_scaled(s, dots, scales.scale[1], rows, &mut acc);
+        for quad in HALF..2 * HALF {
+            multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
+        }
+        add_scaled::<S, F, ROWS, VECTORS>(s, dots, b, [block, 1], rows, &mut acc);
         if F::HAS_OFFSET {
-            for i in 0..ROWS {
-                acc[i] = s.fma(scales.offset, s.splat(rows[i].offsets[0]), acc[i]);
+            for v in 0..VECTORS {
+                let offset = F::offset(s, b[v], block);
+                for i in 0..ROWS {
+                    acc[v][i] = s.fma(offset, s.splat(rows[i].offsets[0]), acc[v][i]);
+                }
             }
         }
     }
-    for i in 0..ROWS {
-        s.store_some(acc[i], c.row_from(i, 0));
+    for v in 0..VECTORS {
+        for i in 0..ROWS {
+            s.store_some(acc[v][i], c.row_from(i, v * S::LANES));
+        }
     }
 }
 
-/// Adds the products of half a block, whose fours of a row begin with number `first`.
+/// Begins dot products of half a block, or of all of it, with what the codes' bias takes from them.
+#[inline(always)]
+fn start<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    rows: &[RowBlock],
+    half: usize,
+    dots: &mut [[S::V; ROWS]; VECTORS],
+) {
+    for v in 0..VECTORS {
+        for i in 0..ROWS {
+            dots[v][i] = s.splat(rows[i].offsets[half]);
+        }
+    }
+}
+
+/// Adds the products of a four of a block.
 #[expect(
     clippy::needless_range_loop,
     reason = "iterators of vectors are not always compiled into this function"
 )]
 #[inline(always)]
-fn multiply<S: Simd, const ROWS: usize>(
+fn multiply<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     s: S,
-    codes: [S::V; HALF],
+    b: [Strip<'_>; VECTORS],
+    lines: [&[Line]; VECTORS],
     rows: &[RowBlock],
-    first: usize,
-    dots: &mut [S::V; ROWS],
+    quad: usize,
+    dots: &mut [[S::V; ROWS]; VECTORS],
 ) {
-    for quad in 0..HALF {
-        for i in 0..ROWS {
-            let a = s.splat(rows[i].quads[first + quad]);
-            dots[i] = s.dot_bytes(codes[quad], a, dots[i]);
+    let mut codes = [s.splat(0.0); VECTORS];
+    for v in 0..VECTORS {
+        codes[v] = F::quad(s, lines[v], b[v].lane, quad);
+    }
+    for i in 0..ROWS {
+        let a = s.splat(rows[i].quads[quad]);
+        for v in 0..VECTORS {
+            dots[v][i] = s.dot_bytes(codes[v], a, dots[v][i]);
         }
     }
 }
 
-/// Adds dot products times the scales of columns and rows.
+/// Adds dot products times the scales of columns, of a block's half, and rows.
 #[inline(always)]
-fn add_scaled<S: Simd, const ROWS: usize>(
+fn add_scaled<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     s: S,
-    dots: [S::V; ROWS],
-    scale: S::V,
+    dots: [[S::V; ROWS]; VECTORS],
+    b: [Strip<'_>; VECTORS],
+    [block, half]: [usize; 2],
     rows: &[RowBlock],
-    acc: &mut [S::V; ROWS],
+    acc: &mut [[S::V; ROWS]; VECTORS],
 ) {
-    for i in 0..ROWS {
-        let scale = s.mul(scale, s.splat(rows[i].scale));
-        acc[i] = s.fma(s.int_to_f32(dots[i]), scale, acc[i]);
+    for v in 0..VECTORS {
+        let scale = F::scale(s, b[v], block, half);
+        for i in 0..ROWS {
+            let scale = s.mul(scale, s.splat(rows[i].scale));
+            acc[v][i] = s.fma(s.int_to_f32(dots[v][i]), scale, acc[v][i]);
+        }
     }
 }

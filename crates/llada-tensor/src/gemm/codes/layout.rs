@@ -21,6 +21,8 @@ use crate::quant::{affine, symmetric};
 pub(super) const QUADS: usize = BLOCK / 4;
 /// Fours of codes of half a block.
 pub(super) const HALF: usize = QUADS / 2;
+/// The bit of a byte above its low half.
+pub(super) const HIGH: usize = 4;
 
 /// Format of a weight of codes, by GGUF's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -202,13 +204,15 @@ const BITS: u32 = 0x0101_0101;
 const PAIRS: u32 = 0x0303_0303;
 
 /// Returns where the fifth bits of a four lie in a byte: from 4 on for the first half of a block, then from 0.
-fn bit_at(quad: usize) -> usize {
-    (4 + quad) % 8
+#[inline(always)]
+pub(super) fn bit_at(quad: usize) -> usize {
+    (HIGH + quad) % 8
 }
 
 /// Returns where the two high bits of a four of half a block lie in a byte: at 4, 6, 0 and 2.
-fn pair_at(quad: usize) -> usize {
-    (4 + 2 * quad) % 8
+#[inline(always)]
+pub(super) fn pair_at(quad: usize) -> usize {
+    (HIGH + 2 * quad) % 8
 }
 
 /// Writes the small numbers of a column.

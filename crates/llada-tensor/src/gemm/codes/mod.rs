@@ -115,13 +115,22 @@ fn whole_of<'a>(right: Right<'a>) -> Option<&'a CodePanels> {
 fn divide(isa: Isa, mut sweeps: Vec<Sweep<'_>>, tasks: usize) {
     let cost: usize = sweeps.iter().map(Sweep::cost).sum();
     if tasks <= 1 || cost < 2 * TASK {
-        return sweeps.into_iter().for_each(|sweep| dispatch(isa, sweep));
+        return run(isa, sweeps);
     }
     let others = split_off(&mut sweeps, cost / 2);
     rayon::join(
         || divide(isa, sweeps, tasks / 2),
         || divide(isa, others, tasks / 2),
     );
+}
+
+/// Computes one after the other; each asks for what the next one reads.
+fn run(isa: Isa, sweeps: Vec<Sweep<'_>>) {
+    let firsts: Vec<_> = sweeps.iter().map(Sweep::first_lines).collect();
+    let nexts = firsts.into_iter().skip(1).chain([&[][..]]);
+    for (sweep, next) in sweeps.into_iter().zip(nexts) {
+        dispatch(isa, sweep.followed_by(next));
+    }
 }
 
 /// Leaves work of about the given cost, which is less than all, and returns the rest.

@@ -1,6 +1,7 @@
 //! Codes in the order in which the kernel reads them.
 
 use std::io;
+use std::ops::Range;
 
 use half::f16;
 use rayon::prelude::*;
@@ -90,6 +91,12 @@ impl CodePanels {
     /// Returns the bytes of memory that a product reads.
     pub(crate) fn num_bytes(&self) -> usize {
         size_of_val(&self.lines[..])
+    }
+
+    /// Returns all that lies in those of some panels that there are.
+    pub(super) fn lines(&self, panels: Range<usize>) -> &[Line] {
+        let end = (panels.end * self.pitch()).min(self.lines.len());
+        &self.lines[(panels.start * self.pitch()).min(end)..end]
     }
 
     /// Returns a panel: its scales and its lines of codes.

@@ -39,7 +39,7 @@ unsafe impl bytemuck::Zeroable for RowBlock {}
 unsafe impl bytemuck::Pod for RowBlock {}
 
 /// Most rows of a tile.
-const TALL: usize = 8;
+const TALL: usize = 6;
 /// Element operations that rounding an element costs.
 const OPS: usize = 4;
 
