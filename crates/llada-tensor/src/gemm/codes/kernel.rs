@@ -13,7 +13,7 @@ use crate::gemm::matrix::Target;
 use crate::gemm::pack::{Line, PANEL};
 use crate::simd::{Kernel, Simd};
 
-/// Panels that are multiplied at a time.
+/// Most panels that are multiplied at a time.
 const WIDE: usize = 2;
 /// Rows whose products take as long as reading the codes.
 const CODES_COST_ROWS: usize = 4;
@@ -84,15 +84,14 @@ impl<'a> Sweep<'a> {
         Self { next, ..self }
     }
 
-    /// Returns what is read after the columns before `end`.
-    fn lines_from(&self, end: usize) -> &'a [Line] {
+    /// Returns what is read after the columns before `end`: some panels.
+    fn lines_from(&self, end: usize, panels: usize) -> &'a [Line] {
         let [_, n] = self.c.shape();
-        let panels = self.first_panel + end / PANEL..self.first_panel + n.div_ceil(PANEL);
-        match panels.is_empty() {
-            true => self.next,
-            false => self
-                .b
-                .lines(panels.start..panels.end.min(panels.start + WIDE)),
+        let first = self.first_panel + end / PANEL;
+        let last = self.first_panel + n.div_ceil(PANEL);
+        match first < last {
+            true => self.b.lines(first..last.min(first + panels)),
+            false => self.next,
         }
     }
 }
@@ -144,7 +143,10 @@ fn strip<S: Simd, F: Format, const VECTORS: usize>(s: S, sweep: &mut Sweep<'_>, 
     });
     let mut ahead = match num_rows <= tile_rows::<S>() {
         true => Ahead::Stream,
-        false => Ahead::Next(sweep.lines_from(columns.end)),
+        false => {
+            let panels = (VECTORS * S::LANES).div_ceil(PANEL);
+            Ahead::Next(sweep.lines_from(columns.end, panels))
+        }
     };
     for (rows, blocks) in sweep.a.tiles() {
         let (height, mut done) = (rows.len(), 0);
