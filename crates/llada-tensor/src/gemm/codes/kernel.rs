@@ -276,6 +276,10 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
 }
 
 /// Begins dot products of half a block, or of all of it, with what the codes' bias takes from them.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators of vectors are not always compiled into this function"
+)]
 #[inline(always)]
 fn start<S: Simd, const ROWS: usize, const VECTORS: usize>(
     s: S,
@@ -291,10 +295,6 @@ fn start<S: Simd, const ROWS: usize, const VECTORS: usize>(
 }
 
 /// Adds the products of a four of a block.
-#[expect(
-    clippy::needless_range_loop,
-    reason = "iterators of vectors are not always compiled into this function"
-)]
 #[inline(always)]
 fn multiply<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     s: S,
