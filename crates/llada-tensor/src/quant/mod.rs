@@ -75,7 +75,7 @@ impl BlockFormat {
     }
 
     /// Returns the number of values in a block. Rows consist of whole blocks.
-    pub fn block_values(self) -> usize {
+    pub const fn block_values(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,

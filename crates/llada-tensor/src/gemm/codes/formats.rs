@@ -7,28 +7,63 @@ use super::layout::{Codes, HALF, HIGH, bit_at, pair_at};
 use crate::gemm::pack::{Line, PANEL};
 use crate::simd::Simd;
 
-/// The codes of a vector of columns.
+/// A vector of columns.
 #[derive(Clone, Copy)]
 pub(super) struct Strip<'a> {
-    /// The scales of the whole panel, as the lines.
-    pub(super) head: &'a [f16],
+    /// The whole panel.
     pub(super) lines: &'a [Line],
     /// The first of the columns among those of the panel.
     pub(super) lane: usize,
 }
 
 impl<'a> Strip<'a> {
-    /// Returns the scales of a span of blocks, from the first of the columns on.
+    /// Returns a group of blocks.
+    #[inline(always)]
+    pub(super) fn group<F: Format>(&self, index: usize) -> Group<'a> {
+        let lines = &self.lines[index * (F::HEAD + F::GROUP * F::LINES)..];
+        let (head, lines) = lines.split_at(F::HEAD);
+        Group {
+            head,
+            lines,
+            lane: self.lane,
+        }
+    }
+}
+
+/// A group of blocks of a vector of columns.
+#[derive(Clone, Copy)]
+pub(super) struct Group<'a> {
+    /// Scales of the panel.
+    pub(super) head: &'a [Line],
+    /// Codes of the panel, from the group's first on.
+    lines: &'a [Line],
+    lane: usize,
+}
+
+impl<'a> Group<'a> {
+    /// Returns the codes of a block.
+    #[inline(always)]
+    pub(super) fn codes<F: Format>(&self, block: usize) -> &'a [Line] {
+        &self.lines[block * F::LINES..][..F::LINES]
+    }
+
+    /// Returns the scales of a span of blocks.
     #[inline(always)]
     fn head(&self, codes: Codes, span: usize) -> &'a [f16] {
-        &self.head[span * codes.head_len()..][..codes.head_len()]
+        let head = bytemuck::cast_slice(self.head);
+        &head[span * codes.head_len()..][..codes.head_len()]
     }
 }
 
 /// How the codes of a block lie, and under which scales.
 pub(super) trait Format {
+    const CODES: Codes;
     /// Lines of a block.
-    const LINES: usize;
+    const LINES: usize = Self::CODES.bits();
+    /// Lines of the scales of a group.
+    const HEAD: usize = Self::CODES.head_lines();
+    /// Blocks of a group.
+    const GROUP: usize = Self::CODES.blocks_of_group();
     /// Scales of a block: one, or one for each half.
     const SCALES: usize = 1;
     /// Whether something is subtracted from every weight.
@@ -37,12 +72,12 @@ pub(super) trait Format {
     /// Returns a four of a block, as unsigned bytes.
     fn quad<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V;
 
-    /// Returns the scales of half a block, or of all of it where it has one.
-    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, half: usize) -> S::V;
+    /// Returns the scales of half a block of a group, or of all of it where it has one.
+    fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, half: usize) -> S::V;
 
     /// Returns what every weight of a block has less.
     #[inline(always)]
-    fn offset<S: Simd>(s: S, _strip: Strip<'_>, _block: usize) -> S::V {
+    fn offset<S: Simd>(s: S, _group: Group<'_>, _block: usize) -> S::V {
         s.splat(0.0)
     }
 }
@@ -50,7 +85,7 @@ pub(super) trait Format {
 pub(super) struct Q4_0;
 
 impl Format for Q4_0 {
-    const LINES: usize = 4;
+    const CODES: Codes = Codes::Q4_0;
 
     #[inline(always)]
     fn quad<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V {
@@ -58,15 +93,15 @@ impl Format for Q4_0 {
     }
 
     #[inline(always)]
-    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, _half: usize) -> S::V {
-        single(s, strip, block)
+    fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, _half: usize) -> S::V {
+        single(s, group, block)
     }
 }
 
 pub(super) struct Q8_0;
 
 impl Format for Q8_0 {
-    const LINES: usize = 8;
+    const CODES: Codes = Codes::Q8_0;
 
     #[inline(always)]
     fn quad<S: Simd>(s: S, lines: &[Line], lane: usize, quad: usize) -> S::V {
@@ -74,15 +109,15 @@ impl Format for Q8_0 {
     }
 
     #[inline(always)]
-    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, _half: usize) -> S::V {
-        single(s, strip, block)
+    fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, _half: usize) -> S::V {
+        single(s, group, block)
     }
 }
 
 pub(super) struct Q4K;
 
 impl Format for Q4K {
-    const LINES: usize = 4;
+    const CODES: Codes = Codes::Q4K;
     const HAS_OFFSET: bool = true;
 
     #[inline(always)]
@@ -91,20 +126,20 @@ impl Format for Q4K {
     }
 
     #[inline(always)]
-    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, _half: usize) -> S::V {
-        affine(s, strip, Codes::Q4K, block, 0)
+    fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, _half: usize) -> S::V {
+        affine(s, group, Codes::Q4K, block, 0)
     }
 
     #[inline(always)]
-    fn offset<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> S::V {
-        affine(s, strip, Codes::Q4K, block, 1)
+    fn offset<S: Simd>(s: S, group: Group<'_>, block: usize) -> S::V {
+        affine(s, group, Codes::Q4K, block, 1)
     }
 }
 
 pub(super) struct Q5K;
 
 impl Format for Q5K {
-    const LINES: usize = 5;
+    const CODES: Codes = Codes::Q5K;
     const HAS_OFFSET: bool = true;
 
     #[inline(always)]
@@ -115,20 +150,20 @@ impl Format for Q5K {
     }
 
     #[inline(always)]
-    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, _half: usize) -> S::V {
-        affine(s, strip, Codes::Q5K, block, 0)
+    fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, _half: usize) -> S::V {
+        affine(s, group, Codes::Q5K, block, 0)
     }
 
     #[inline(always)]
-    fn offset<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> S::V {
-        affine(s, strip, Codes::Q5K, block, 1)
+    fn offset<S: Simd>(s: S, group: Group<'_>, block: usize) -> S::V {
+        affine(s, group, Codes::Q5K, block, 1)
     }
 }
 
 pub(super) struct Q6K;
 
 impl Format for Q6K {
-    const LINES: usize = 6;
+    const CODES: Codes = Codes::Q6K;
     const SCALES: usize = 2;
 
     #[inline(always)]
@@ -139,14 +174,14 @@ impl Format for Q6K {
     }
 
     #[inline(always)]
-    fn scale<S: Simd>(s: S, strip: Strip<'_>, block: usize, half: usize) -> S::V {
+    fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, half: usize) -> S::V {
         let span = Codes::Q6K.span() / BLOCK;
-        let (d, small) = strip.head(Codes::Q6K, block / span).split_at(PANEL);
+        let (d, small) = group.head(Codes::Q6K, block / span).split_at(PANEL);
         let small: &[i8] = bytemuck::cast_slice(small);
         let small = &small[(2 * (block % span) + half) * PANEL..][..PANEL];
         s.mul(
-            s.load_f16(&d[strip.lane..]),
-            s.load_i8(&small[strip.lane..]),
+            s.load_f16(&d[group.lane..]),
+            s.load_i8(&small[group.lane..]),
         )
     }
 }
@@ -169,17 +204,17 @@ fn to_high<S: Simd>(s: S, bits: S::V, at: usize, mask: u8) -> S::V {
 
 /// A scale for the block.
 #[inline(always)]
-fn single<S: Simd>(s: S, strip: Strip<'_>, block: usize) -> S::V {
-    s.load_f16(&strip.head[block * PANEL + strip.lane..])
+fn single<S: Simd>(s: S, group: Group<'_>, block: usize) -> S::V {
+    s.load_f16(&group.head(Codes::Q4_0, block)[group.lane..])
 }
 
 /// The small numbers of the block of one kind, scales or offsets, under a number for the span.
 #[inline(always)]
-fn affine<S: Simd>(s: S, strip: Strip<'_>, codes: Codes, block: usize, kind: usize) -> S::V {
+fn affine<S: Simd>(s: S, group: Group<'_>, codes: Codes, block: usize, kind: usize) -> S::V {
     let span = codes.span() / BLOCK;
-    let (halves, small) = strip.head(codes, block / span).split_at(2 * PANEL);
+    let (halves, small) = group.head(codes, block / span).split_at(2 * PANEL);
     let small: &[i8] = bytemuck::cast_slice(small);
     let small = &small[(kind * span + block % span) * PANEL..][..PANEL];
-    let d = s.load_f16(&halves[kind * PANEL + strip.lane..]);
-    s.mul(d, s.load_i8(&small[strip.lane..]))
+    let d = s.load_f16(&halves[kind * PANEL + group.lane..]);
+    s.mul(d, s.load_i8(&small[group.lane..]))
 }

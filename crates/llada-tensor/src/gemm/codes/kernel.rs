@@ -2,9 +2,7 @@
 
 use std::array;
 
-use half::f16;
-
-use super::formats::{Format, Q4_0, Q4K, Q5K, Q6K, Q8_0, Strip};
+use super::formats::{Format, Group, Q4_0, Q4K, Q5K, Q6K, Q8_0, Strip};
 use super::layout::{Codes, HALF};
 use super::panels::CodePanels;
 use super::rows::{Part, RowBlock};
@@ -17,11 +15,9 @@ use crate::simd::{Kernel, Simd};
 const WIDE: usize = 2;
 /// Rows whose products take as long as reading the codes.
 const CODES_COST_ROWS: usize = 4;
-/// How far ahead of codes that are used once others are asked for, in bytes: the processor sees one stream of
+/// How far ahead of what is used once other lines are asked for, in bytes: the processor sees one stream of
 /// them and asks for the rest.
-const NEAR: usize = 2048;
-/// The same for scales, of which a panel has few: so far that they come while the panel before is multiplied.
-const FAR: usize = 20480;
+const NEAR: usize = 4096;
 
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {
@@ -137,9 +133,10 @@ fn strip<S: Simd, F: Format, const VECTORS: usize>(s: S, sweep: &mut Sweep<'_>, 
     let columns = column..n.min(column + VECTORS * S::LANES);
     let b: [Strip<'_>; VECTORS] = array::from_fn(|vector| {
         let column = column + vector * S::LANES;
-        let (head, lines) = sweep.b.panel(sweep.first_panel + column / PANEL);
-        let lane = column % PANEL;
-        Strip { head, lines, lane }
+        Strip {
+            lines: sweep.b.panel(sweep.first_panel + column / PANEL),
+            lane: column % PANEL,
+        }
     });
     let mut ahead = match num_rows <= tile_rows::<S>() {
         true => Ahead::Stream,
@@ -182,28 +179,27 @@ struct Rows<'a> {
     first: usize,
 }
 
-/// Which codes and scales are asked for while others are multiplied.
+/// Which lines of codes and scales are asked for while others are multiplied.
 enum Ahead<'a> {
     /// Those that follow in the one panel that is read, for no other rows.
     Stream,
-    /// Those of the next columns, as they lie. A block of a tile asks for as many lines as a panel's block
-    /// has, so that memory is not asked for all of them at once.
+    /// Those of the next columns, as they lie. A tile asks for as many as it reads of a panel, block by block, so
+    /// that memory is not asked for all of them at once.
     Next(&'a [Line]),
 }
 
 impl Ahead<'_> {
-    /// Asks during a block of a strip, whose scales begin with `scale`.
+    /// Asks for as many lines as are read now.
     #[inline(always)]
-    fn ask<S: Simd>(&mut self, s: S, scale: &f16, codes: &[Line]) {
+    fn ask<S: Simd>(&mut self, s: S, read: &[Line]) {
         match self {
             Self::Stream => {
-                s.prefetch_once(scale, FAR);
-                for line in codes {
+                for line in read {
                     s.prefetch_once(line, NEAR);
                 }
             }
             Self::Next(lines) => {
-                if let Some((now, rest)) = lines.split_at_checked(codes.len()) {
+                if let Some((now, rest)) = lines.split_at_checked(read.len()) {
                     for line in now {
                         s.prefetch(line, 0);
                     }
@@ -227,8 +223,6 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     ahead: &mut Ahead<'_>,
     mut c: Target<'_>,
 ) {
-    let blocks = a.blocks.chunks_exact(a.height);
-    let scales_of_a_block = b[0].head.len() / blocks.len().max(1);
     let mut acc = [[s.splat(0.0); ROWS]; VECTORS];
     if c.start() == Start::Sum {
         for v in 0..VECTORS {
@@ -237,33 +231,40 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
             }
         }
     }
-    for (block, rows) in blocks.enumerate() {
-        let rows = &rows[a.first..][..ROWS];
-        let mut codes = [&b[0].lines[..0]; VECTORS];
-        for v in 0..VECTORS {
-            codes[v] = &b[v].lines[block * F::LINES..][..F::LINES];
+    for (group, rows) in a.blocks.chunks(a.height * F::GROUP).enumerate() {
+        let mut b_group = [b[0].group::<F>(group); VECTORS];
+        for v in 1..VECTORS {
+            b_group[v] = b[v].group::<F>(group);
         }
-        ahead.ask(s, &b[0].head[block * scales_of_a_block], codes[0]);
-        let mut dots = [[s.splat(0.0); ROWS]; VECTORS];
-        if !F::HAS_OFFSET {
-            start(s, rows, 0, &mut dots);
-        }
-        for quad in 0..HALF {
-            multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
-        }
-        if F::SCALES == 2 {
-            add_scaled::<S, F, ROWS, VECTORS>(s, dots, b, [block, 0], rows, &mut acc);
-            start(s, rows, 1, &mut dots);
-        }
-        for quad in HALF..2 * HALF {
-            multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
-        }
-        add_scaled::<S, F, ROWS, VECTORS>(s, dots, b, [block, 1], rows, &mut acc);
-        if F::HAS_OFFSET {
+        ahead.ask(s, b_group[0].head);
+        for (block, rows) in rows.chunks_exact(a.height).enumerate() {
+            let rows = &rows[a.first..][..ROWS];
+            let mut codes = [&b[0].lines[..0]; VECTORS];
             for v in 0..VECTORS {
-                let offset = F::offset(s, b[v], block);
-                for i in 0..ROWS {
-                    acc[v][i] = s.fma(offset, s.splat(rows[i].offsets[0]), acc[v][i]);
+                codes[v] = b_group[v].codes::<F>(block);
+            }
+            ahead.ask(s, codes[0]);
+            let mut dots = [[s.splat(0.0); ROWS]; VECTORS];
+            if !F::HAS_OFFSET {
+                start(s, rows, 0, &mut dots);
+            }
+            for quad in 0..HALF {
+                multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
+            }
+            if F::SCALES == 2 {
+                add_scaled::<S, F, ROWS, VECTORS>(s, dots, b_group, [block, 0], rows, &mut acc);
+                start(s, rows, 1, &mut dots);
+            }
+            for quad in HALF..2 * HALF {
+                multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
+            }
+            add_scaled::<S, F, ROWS, VECTORS>(s, dots, b_group, [block, 1], rows, &mut acc);
+            if F::HAS_OFFSET {
+                for v in 0..VECTORS {
+                    let offset = F::offset(s, b_group[v], block);
+                    for i in 0..ROWS {
+                        acc[v][i] = s.fma(offset, s.splat(rows[i].offsets[0]), acc[v][i]);
+                    }
                 }
             }
         }
@@ -321,7 +322,7 @@ fn multiply<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
 fn add_scaled<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     s: S,
     dots: [[S::V; ROWS]; VECTORS],
-    b: [Strip<'_>; VECTORS],
+    b: [Group<'_>; VECTORS],
     [block, half]: [usize; 2],
     rows: &[RowBlock],
     acc: &mut [[S::V; ROWS]; VECTORS],

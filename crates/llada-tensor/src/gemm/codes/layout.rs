@@ -1,7 +1,8 @@
-//! How a block of codes lies in a panel: its scales in the head, its codes in lines.
+//! How codes and their scales lie in a panel: group after group, as they are read.
 //!
-//! A line holds a word of four bytes for each of 16 columns. A block of 32 elements is eight fours; four
-//! q of one column lies
+//! A group is one block of the file or two, so that its scales fill whole lines; these come first, then the
+//! codes of its blocks of 32 elements. A line holds a word of four bytes for each of 16 columns. A block is eight fours; four q of one
+//! column lies
 //!
 //! ```text
 //! 8 bits   in line q
@@ -17,6 +18,8 @@ use crate::BlockFormat;
 use crate::gemm::pack::{Line, PANEL};
 use crate::quant::{affine, symmetric};
 
+/// Numbers of two bytes in a line.
+const NUMBERS: usize = size_of::<Line>() / size_of::<f16>();
 /// Fours of codes of a block.
 pub(super) const QUADS: usize = BLOCK / 4;
 /// Fours of codes of half a block.
@@ -45,7 +48,7 @@ impl Codes {
     pub const ALL: [Self; 5] = [Self::Q4_0, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
 
     /// Returns the format of these codes in files.
-    pub fn format(self) -> BlockFormat {
+    pub const fn format(self) -> BlockFormat {
         match self {
             Self::Q4_0 => BlockFormat::Q4_0,
             Self::Q8_0 => BlockFormat::Q8_0,
@@ -56,7 +59,7 @@ impl Codes {
     }
 
     /// Returns the bits of an element, which is also the number of lines of a block.
-    pub(super) fn bits(self) -> usize {
+    pub(super) const fn bits(self) -> usize {
         match self {
             Self::Q4_0 | Self::Q4K => 4,
             Self::Q5K => 5,
@@ -76,12 +79,48 @@ impl Codes {
     }
 
     /// Returns the elements of a block of the file, whose scales lie together.
-    pub(super) fn span(self) -> usize {
+    pub(super) const fn span(self) -> usize {
         self.format().block_values()
     }
 
+    /// Returns the blocks of a group.
+    pub(super) const fn blocks_of_group(self) -> usize {
+        self.spans_of_group() * self.span() / BLOCK
+    }
+
+    /// Returns the lines of the scales of a group.
+    pub(super) const fn head_lines(self) -> usize {
+        self.spans_of_group() * self.head_len() / NUMBERS
+    }
+
+    /// Returns the lines of a panel of columns of some elements.
+    pub(super) const fn lines_of_panel(self, elements: usize) -> usize {
+        let blocks = elements / BLOCK;
+        blocks.div_ceil(self.blocks_of_group()) * self.head_lines() + blocks * self.bits()
+    }
+
+    /// Returns the first line of the group of a span, and its place among the spans of that.
+    pub(super) fn place_of(self, span: usize) -> (usize, usize) {
+        let spans = self.spans_of_group();
+        let group = self.lines_of_panel(spans * self.span());
+        (span / spans * group, span % spans)
+    }
+
+    /// Returns the lines of the codes of a span.
+    pub(super) const fn lines_of_span(self) -> usize {
+        self.span() / BLOCK * self.bits()
+    }
+
+    const fn spans_of_group(self) -> usize {
+        if self.head_len().is_multiple_of(NUMBERS) {
+            1
+        } else {
+            2
+        }
+    }
+
     /// Returns the numbers of two bytes that the scales of a span of 16 columns take.
-    pub(super) fn head_len(self) -> usize {
+    pub(super) const fn head_len(self) -> usize {
         match self {
             Self::Q4_0 | Self::Q8_0 => PANEL,
             Self::Q4K | Self::Q5K => 2 * PANEL + 2 * 8 * PANEL / 2,

@@ -3,17 +3,15 @@
 use std::io;
 use std::ops::Range;
 
-use half::f16;
 use rayon::prelude::*;
 
-use super::BLOCK;
 use super::layout::{Codes, QUADS};
 use crate::gemm::pack::{Line, PANEL};
 use crate::paging::{PageFile, Paged};
 
 /// A right operand [K, N] of codes.
 ///
-/// A panel holds 16 columns: the scales of its blocks, then their codes, as [`layout`](super::layout) says.
+/// A panel holds 16 columns, as [`layout`](super::layout) says.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CodePanels {
     lines: Paged<Line>,
@@ -75,15 +73,19 @@ impl CodePanels {
     pub(crate) fn column(&self, index: usize, to: &mut [f32]) {
         assert!(index < self.shape[1], "column {index} of {}", self.shape[1]);
         assert_eq!(to.len(), self.shape[0], "elements of a column");
-        let (head, lines) = self.panel(index / PANEL);
         let (codes, column) = (self.codes, index % PANEL);
-        for (quad, to) in to.chunks_exact_mut(4).enumerate() {
-            let (span, in_span) = (4 * quad / codes.span(), quad % (codes.span() / 4));
-            let head = &head[span * codes.head_len()..];
-            let (scale, offset) = codes.scale_and_offset(head, in_span, column);
-            let lines = &lines[quad / QUADS * codes.bits()..];
-            for (to, code) in to.iter_mut().zip(codes.quad(lines, quad % QUADS, column)) {
-                *to = (i32::from(code) - codes.bias()) as f32 * scale - offset;
+        let panel = self.panel(index / PANEL);
+        for (span, to) in to.chunks_exact_mut(codes.span()).enumerate() {
+            let (group, index) = codes.place_of(span);
+            let (head, lines) = panel[group..].split_at(codes.head_lines());
+            let head = &bytemuck::cast_slice(head)[index * codes.head_len()..];
+            let lines = &lines[index * codes.lines_of_span()..];
+            for (quad, to) in to.chunks_exact_mut(4).enumerate() {
+                let (scale, offset) = codes.scale_and_offset(head, quad, column);
+                let lines = &lines[quad / QUADS * codes.bits()..];
+                for (to, code) in to.iter_mut().zip(codes.quad(lines, quad % QUADS, column)) {
+                    *to = (i32::from(code) - codes.bias()) as f32 * scale - offset;
+                }
             }
         }
     }
@@ -99,37 +101,31 @@ impl CodePanels {
         &self.lines[(panels.start * self.pitch()).min(end)..end]
     }
 
-    /// Returns a panel: its scales and its lines of codes.
+    /// Returns a panel.
     #[inline(always)]
-    pub(super) fn panel(&self, index: usize) -> (&[f16], &[Line]) {
+    pub(super) fn panel(&self, index: usize) -> &[Line] {
         let pitch = self.pitch();
-        let (head, codes) = self.lines[index * pitch..][..pitch].split_at(self.head_lines());
-        (bytemuck::cast_slice(head), codes)
-    }
-
-    /// Returns the lines that the scales of a panel take.
-    fn head_lines(&self) -> usize {
-        let numbers = self.shape[0] / self.codes.span() * self.codes.head_len();
-        (numbers * size_of::<f16>()).div_ceil(size_of::<Line>())
+        &self.lines[index * pitch..][..pitch]
     }
 
     /// Returns the lines from one panel to the next.
     fn pitch(&self) -> usize {
-        self.head_lines() + self.shape[0] / BLOCK * self.codes.bits()
+        self.codes.lines_of_panel(self.shape[0])
     }
 }
 
 /// Packs up to 16 rows.
 fn pack_panel(codes: Codes, row_bytes: usize, rows: &[u8], panel: &mut [Line]) {
-    let block_bytes = codes.format().block_bytes();
-    let lines = codes.span() / BLOCK * codes.bits();
-    let (head, body) = panel.split_at_mut(panel.len() - row_bytes / block_bytes * lines);
-    let head: &mut [f16] = bytemuck::cast_slice_mut(head);
     for (column, row) in rows.chunks_exact(row_bytes).enumerate() {
-        let heads = head.chunks_exact_mut(codes.head_len());
-        let blocks = row.chunks_exact(block_bytes).zip(heads);
-        for ((block, head), lines) in blocks.zip(body.chunks_exact_mut(lines)) {
-            codes.pack(block, column, head, lines);
+        let blocks = row.chunks_exact(codes.format().block_bytes());
+        for (span, block) in blocks.enumerate() {
+            let (group, index) = codes.place_of(span);
+            let (head, lines) = panel[group..].split_at_mut(codes.head_lines());
+            let (head, first) = (bytemuck::cast_slice_mut(head), index * codes.head_len());
+            let lines = lines[index * codes.lines_of_span()..]
+                .split_at_mut(codes.lines_of_span())
+                .0;
+            codes.pack(block, column, &mut head[first..][..codes.head_len()], lines);
         }
     }
 }
