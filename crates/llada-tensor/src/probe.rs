@@ -13,8 +13,14 @@ use crate::{Isa, Precision, Tensor, Weight, linear, map_parallel, num_threads};
 const READ_BYTES: usize = 1 << 29;
 /// Fewest bytes held per thread; below, the loop is measured rather than the cache.
 const MIN_SHARE_BYTES: usize = 1 << 14;
-/// Words of an accumulator, enough to hide the latency of an addition.
-const LANES: usize = 16;
+/// Numbers of a cache line.
+const LINE: usize = 16;
+/// Numbers that are asked for, and added, at a time.
+const STEP: usize = CHAINS * LINE;
+/// How far ahead memory is asked for, in bytes, as by products with codes.
+const AHEAD: usize = 4096;
+/// Sums or dot products that advance together, enough to hide the latency of one.
+const CHAINS: usize = 12;
 const TRIES: usize = 5;
 
 /// Returns the bytes per second at which all threads together read `bytes` bytes again and again.
@@ -23,14 +29,14 @@ const TRIES: usize = 5;
 /// on, the rate is that of the memory.
 pub fn read_rate(bytes: usize) -> f64 {
     let share = (bytes.min(READ_BYTES) / num_threads()).max(MIN_SHARE_BYTES);
-    let words = share.div_ceil(size_of::<u64>()).next_multiple_of(LANES);
-    let held: Vec<Vec<u64>> = map_parallel(vec![words; num_threads()], |_, words| vec![1; words]);
-    let held_bytes = words * size_of::<u64>() * held.len();
-    let passes = READ_BYTES.div_ceil(held_bytes);
+    let numbers = share.div_ceil(size_of::<f32>()).next_multiple_of(STEP);
+    let held = map_parallel(vec![(); num_threads()], |_, ()| vec![1.0; numbers]);
+    let held_bytes = numbers * size_of::<f32>() * held.len();
+    let (isa, passes) = (Isa::active(), READ_BYTES.div_ceil(held_bytes));
     let seconds = fastest(|| {
-        map_parallel(held.iter().collect(), |_, words: &Vec<u64>| {
+        map_parallel(held.iter().collect(), |_, numbers: &Vec<f32>| {
             for _ in 0..passes {
-                black_box(checksum(black_box(words)));
+                black_box(dispatch(isa, Sum(black_box(numbers))));
             }
         });
     });
@@ -65,8 +71,6 @@ pub fn integer_rate() -> f64 {
 
 /// Steps of a measurement of dot products.
 const DOT_STEPS: usize = 1 << 20;
-/// Dot products that advance together, enough to hide the latency of one.
-const CHAINS: usize = 12;
 
 /// Dot products of registers with themselves.
 struct Dots;
@@ -111,15 +115,27 @@ fn fastest(mut body: impl FnMut()) -> f64 {
     tries.fold(f64::INFINITY, f64::min)
 }
 
-/// Reads every word of a multiple of [`LANES`].
-fn checksum(words: &[u64]) -> u64 {
-    let mut lanes = [0_u64; LANES];
-    for chunk in words.chunks_exact(LANES) {
-        for (lane, word) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.wrapping_add(*word);
+/// Adds numbers, a multiple of [`STEP`] of them, and asks for memory as products do.
+struct Sum<'a>(&'a [f32]);
+
+impl Kernel for Sum<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let mut sums = [s.splat(0.0); CHAINS];
+        for step in self.0.chunks_exact(STEP) {
+            for line in step.chunks_exact(LINE) {
+                s.prefetch_once(&line[0], AHEAD);
+            }
+            for step in step.chunks_exact(CHAINS * S::LANES) {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = s.add(*sum, s.load(&step[i * S::LANES..]));
+                }
+            }
         }
+        sums.into_iter().map(|sum| s.reduce_add(sum)).sum()
     }
-    lanes.into_iter().fold(0, u64::wrapping_add)
 }
 
 #[cfg(test)]
@@ -127,9 +143,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_is_read_once() {
-        let words: Vec<u64> = (0..3 * LANES as u64).collect();
-        assert_eq!(checksum(&words), words.iter().sum());
+    fn every_number_is_added_once() {
+        let numbers: Vec<f32> = (0..3 * STEP as u32).map(|i| i as f32).collect();
+        let sum: f32 = numbers.iter().sum(); // an integer below 2^24, as all on the way
+        for isa in Isa::available() {
+            assert_eq!(dispatch(isa, Sum(&numbers)), sum, "{isa:?}");
+        }
     }
 
     #[test]
