@@ -33,9 +33,9 @@ impl<'a> Strip<'a> {
 /// A group of blocks of a vector of columns.
 #[derive(Clone, Copy)]
 pub(super) struct Group<'a> {
-    /// Scales of the panel.
+    /// Scales of the panel's columns.
     pub(super) head: &'a [Line],
-    /// Codes of the panel, from the group's first on.
+    /// Their codes, from the group's first block on.
     lines: &'a [Line],
     lane: usize,
 }
@@ -49,9 +49,9 @@ impl<'a> Group<'a> {
 
     /// Returns the scales of a span of blocks.
     #[inline(always)]
-    fn head(&self, codes: Codes, span: usize) -> &'a [f16] {
-        let head = bytemuck::cast_slice(self.head);
-        &head[span * codes.head_len()..][..codes.head_len()]
+    fn head_of_span<F: Format>(&self, span: usize) -> &'a [f16] {
+        let (head, len) = (bytemuck::cast_slice(self.head), F::CODES.head_len());
+        &head[span * len..][..len]
     }
 }
 
@@ -94,7 +94,7 @@ impl Format for Q4_0 {
 
     #[inline(always)]
     fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, _half: usize) -> S::V {
-        single(s, group, block)
+        single::<S, Self>(s, group, block)
     }
 }
 
@@ -110,7 +110,7 @@ impl Format for Q8_0 {
 
     #[inline(always)]
     fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, _half: usize) -> S::V {
-        single(s, group, block)
+        single::<S, Self>(s, group, block)
     }
 }
 
@@ -127,12 +127,12 @@ impl Format for Q4K {
 
     #[inline(always)]
     fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, _half: usize) -> S::V {
-        affine(s, group, Codes::Q4K, block, 0)
+        affine::<S, Self>(s, group, block, 0)
     }
 
     #[inline(always)]
     fn offset<S: Simd>(s: S, group: Group<'_>, block: usize) -> S::V {
-        affine(s, group, Codes::Q4K, block, 1)
+        affine::<S, Self>(s, group, block, 1)
     }
 }
 
@@ -151,12 +151,12 @@ impl Format for Q5K {
 
     #[inline(always)]
     fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, _half: usize) -> S::V {
-        affine(s, group, Codes::Q5K, block, 0)
+        affine::<S, Self>(s, group, block, 0)
     }
 
     #[inline(always)]
     fn offset<S: Simd>(s: S, group: Group<'_>, block: usize) -> S::V {
-        affine(s, group, Codes::Q5K, block, 1)
+        affine::<S, Self>(s, group, block, 1)
     }
 }
 
@@ -175,8 +175,8 @@ impl Format for Q6K {
 
     #[inline(always)]
     fn scale<S: Simd>(s: S, group: Group<'_>, block: usize, half: usize) -> S::V {
-        let span = Codes::Q6K.span() / BLOCK;
-        let (d, small) = group.head(Codes::Q6K, block / span).split_at(PANEL);
+        let span = Self::CODES.span() / BLOCK;
+        let (d, small) = group.head_of_span::<Self>(block / span).split_at(PANEL);
         let small: &[i8] = bytemuck::cast_slice(small);
         let small = &small[(2 * (block % span) + half) * PANEL..][..PANEL];
         s.mul(
@@ -204,15 +204,15 @@ fn to_high<S: Simd>(s: S, bits: S::V, at: usize, mask: u8) -> S::V {
 
 /// A scale for the block.
 #[inline(always)]
-fn single<S: Simd>(s: S, group: Group<'_>, block: usize) -> S::V {
-    s.load_f16(&group.head(Codes::Q4_0, block)[group.lane..])
+fn single<S: Simd, F: Format>(s: S, group: Group<'_>, block: usize) -> S::V {
+    s.load_f16(&group.head_of_span::<F>(block)[group.lane..])
 }
 
 /// The small numbers of the block of one kind, scales or offsets, under a number for the span.
 #[inline(always)]
-fn affine<S: Simd>(s: S, group: Group<'_>, codes: Codes, block: usize, kind: usize) -> S::V {
-    let span = codes.span() / BLOCK;
-    let (halves, small) = group.head(codes, block / span).split_at(2 * PANEL);
+fn affine<S: Simd, F: Format>(s: S, group: Group<'_>, block: usize, kind: usize) -> S::V {
+    let span = F::CODES.span() / BLOCK;
+    let (halves, small) = group.head_of_span::<F>(block / span).split_at(2 * PANEL);
     let small: &[i8] = bytemuck::cast_slice(small);
     let small = &small[(kind * span + block % span) * PANEL..][..PANEL];
     let d = s.load_f16(&halves[kind * PANEL + group.lane..]);
