@@ -111,6 +111,7 @@ impl Codes {
         self.span() / BLOCK * self.bits()
     }
 
+    /// Returns the spans whose scales together fill lines.
     const fn spans_of_group(self) -> usize {
         if self.head_len().is_multiple_of(NUMBERS) {
             1

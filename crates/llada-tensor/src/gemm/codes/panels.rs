@@ -121,11 +121,10 @@ fn pack_panel(codes: Codes, row_bytes: usize, rows: &[u8], panel: &mut [Line]) {
         for (span, block) in blocks.enumerate() {
             let (group, index) = codes.place_of(span);
             let (head, lines) = panel[group..].split_at_mut(codes.head_lines());
-            let (head, first) = (bytemuck::cast_slice_mut(head), index * codes.head_len());
-            let lines = lines[index * codes.lines_of_span()..]
-                .split_at_mut(codes.lines_of_span())
-                .0;
-            codes.pack(block, column, &mut head[first..][..codes.head_len()], lines);
+            let (head, len) = (bytemuck::cast_slice_mut(head), codes.head_len());
+            let head = &mut head[index * len..][..len];
+            let lines = &mut lines[index * codes.lines_of_span()..][..codes.lines_of_span()];
+            codes.pack(block, column, head, lines);
         }
     }
 }
