@@ -6,6 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use crate::gemm::NEAR;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Isa, Precision, Tensor, Weight, linear, map_parallel, num_threads};
 
@@ -17,8 +18,6 @@ const MIN_SHARE_BYTES: usize = 1 << 14;
 const LINE: usize = 16;
 /// Numbers that are asked for, and added, at a time.
 const STEP: usize = CHAINS * LINE;
-/// How far ahead memory is asked for, in bytes, as by products with codes.
-const AHEAD: usize = 4096;
 /// Sums or dot products that advance together, enough to hide the latency of one.
 const CHAINS: usize = 12;
 const TRIES: usize = 5;
@@ -126,7 +125,7 @@ impl Kernel for Sum<'_> {
         let mut sums = [s.splat(0.0); CHAINS];
         for step in self.0.chunks_exact(STEP) {
             for line in step.chunks_exact(LINE) {
-                s.prefetch_once(&line[0], AHEAD);
+                s.prefetch_once(&line[0], NEAR);
             }
             for step in step.chunks_exact(CHAINS * S::LANES) {
                 for (i, sum) in sums.iter_mut().enumerate() {

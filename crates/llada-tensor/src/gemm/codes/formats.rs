@@ -20,7 +20,7 @@ impl<'a> Strip<'a> {
     /// Returns a group of blocks.
     #[inline(always)]
     pub(super) fn group<F: Format>(&self, index: usize) -> Group<'a> {
-        let lines = &self.lines[index * (F::HEAD + F::GROUP * F::LINES)..];
+        let lines = &self.lines[index * F::GROUP_LINES..];
         let (head, lines) = lines.split_at(F::HEAD);
         Group {
             head,
@@ -62,6 +62,8 @@ pub(super) trait Format {
     const LINES: usize = Self::CODES.bits();
     /// Lines of the scales of a group.
     const HEAD: usize = Self::CODES.head_lines();
+    /// Lines of a group.
+    const GROUP_LINES: usize = Self::CODES.lines_of_group();
     /// Blocks of a group.
     const GROUP: usize = Self::CODES.blocks_of_group();
     /// Scales of a block: one, or one for each half.

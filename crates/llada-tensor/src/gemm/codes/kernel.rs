@@ -17,7 +17,7 @@ const WIDE: usize = 2;
 const CODES_COST_ROWS: usize = 4;
 /// How far ahead of what is used once other lines are asked for, in bytes: the processor sees one stream of
 /// them and asks for the rest.
-const NEAR: usize = 4096;
+pub(crate) const NEAR: usize = 4096;
 
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {

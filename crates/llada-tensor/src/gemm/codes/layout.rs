@@ -1,8 +1,8 @@
 //! How codes and their scales lie in a panel: group after group, as they are read.
 //!
 //! A group is one block of the file or two, so that its scales fill whole lines; these come first, then the
-//! codes of its blocks of 32 elements. A line holds a word of four bytes for each of 16 columns. A block is eight fours; four q of one
-//! column lies
+//! codes of its blocks of 32 elements. A line holds a word of four bytes for each of 16 columns. A block is
+//! eight fours; four q of one column lies
 //!
 //! ```text
 //! 8 bits   in line q
@@ -99,11 +99,9 @@ impl Codes {
         blocks.div_ceil(self.blocks_of_group()) * self.head_lines() + blocks * self.bits()
     }
 
-    /// Returns the first line of the group of a span, and its place among the spans of that.
-    pub(super) fn place_of(self, span: usize) -> (usize, usize) {
-        let spans = self.spans_of_group();
-        let group = self.lines_of_panel(spans * self.span());
-        (span / spans * group, span % spans)
+    /// Returns the lines of a group; only the last one of a panel can be shorter.
+    pub(super) const fn lines_of_group(self) -> usize {
+        self.head_lines() + self.blocks_of_group() * self.bits()
     }
 
     /// Returns the lines of the codes of a span.
@@ -112,7 +110,7 @@ impl Codes {
     }
 
     /// Returns the spans whose scales together fill lines.
-    const fn spans_of_group(self) -> usize {
+    pub(super) const fn spans_of_group(self) -> usize {
         if self.head_len().is_multiple_of(NUMBERS) {
             1
         } else {

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 
+use half::f16;
 use rayon::prelude::*;
 
 use super::layout::{Codes, QUADS};
@@ -75,17 +76,13 @@ impl CodePanels {
         assert_eq!(to.len(), self.shape[0], "elements of a column");
         let (codes, column) = (self.codes, index % PANEL);
         let panel = self.panel(index / PANEL);
-        for (span, to) in to.chunks_exact_mut(codes.span()).enumerate() {
-            let (group, index) = codes.place_of(span);
-            let (head, lines) = panel[group..].split_at(codes.head_lines());
-            let head = &bytemuck::cast_slice(head)[index * codes.head_len()..];
-            let lines = &lines[index * codes.lines_of_span()..];
-            for (quad, to) in to.chunks_exact_mut(4).enumerate() {
-                let (scale, offset) = codes.scale_and_offset(head, quad, column);
-                let lines = &lines[quad / QUADS * codes.bits()..];
-                for (to, code) in to.iter_mut().zip(codes.quad(lines, quad % QUADS, column)) {
-                    *to = (i32::from(code) - codes.bias()) as f32 * scale - offset;
-                }
+        let to = to.chunks_mut(codes.spans_of_group() * codes.span());
+        for (group, to) in panel.chunks(codes.lines_of_group()).zip(to) {
+            let (head, lines) = group.split_at(codes.head_lines());
+            let heads = bytemuck::cast_slice(head).chunks_exact(codes.head_len());
+            let spans = heads.zip(lines.chunks_exact(codes.lines_of_span()));
+            for ((head, lines), to) in spans.zip(to.chunks_exact_mut(codes.span())) {
+                write_span(codes, head, lines, column, to);
             }
         }
     }
@@ -114,17 +111,29 @@ impl CodePanels {
     }
 }
 
+/// Writes a span of a column as numbers.
+fn write_span(codes: Codes, head: &[f16], lines: &[Line], column: usize, to: &mut [f32]) {
+    for (quad, to) in to.chunks_exact_mut(4).enumerate() {
+        let (scale, offset) = codes.scale_and_offset(head, quad, column);
+        let lines = &lines[quad / QUADS * codes.bits()..];
+        for (to, code) in to.iter_mut().zip(codes.quad(lines, quad % QUADS, column)) {
+            *to = (i32::from(code) - codes.bias()) as f32 * scale - offset;
+        }
+    }
+}
+
 /// Packs up to 16 rows.
 fn pack_panel(codes: Codes, row_bytes: usize, rows: &[u8], panel: &mut [Line]) {
+    let block_bytes = codes.format().block_bytes();
     for (column, row) in rows.chunks_exact(row_bytes).enumerate() {
-        let blocks = row.chunks_exact(codes.format().block_bytes());
-        for (span, block) in blocks.enumerate() {
-            let (group, index) = codes.place_of(span);
-            let (head, lines) = panel[group..].split_at_mut(codes.head_lines());
-            let (head, len) = (bytemuck::cast_slice_mut(head), codes.head_len());
-            let head = &mut head[index * len..][..len];
-            let lines = &mut lines[index * codes.lines_of_span()..][..codes.lines_of_span()];
-            codes.pack(block, column, head, lines);
+        let groups = panel.chunks_mut(codes.lines_of_group());
+        for (group, blocks) in groups.zip(row.chunks(codes.spans_of_group() * block_bytes)) {
+            let (head, lines) = group.split_at_mut(codes.head_lines());
+            let heads = bytemuck::cast_slice_mut(head).chunks_exact_mut(codes.head_len());
+            let spans = heads.zip(lines.chunks_exact_mut(codes.lines_of_span()));
+            for ((head, lines), block) in spans.zip(blocks.chunks_exact(block_bytes)) {
+                codes.pack(block, column, head, lines);
+            }
         }
     }
 }
