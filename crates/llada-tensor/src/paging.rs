@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use memmap2::{Mmap, MmapOptions};
 
+use crate::buffer::Buffer;
+
 /// Arrays begin at multiples of this, the largest page that systems have.
 const PAGE: u64 = 1 << 16;
 
@@ -57,8 +59,8 @@ impl PageFile {
 
 /// Elements in memory or in a [`PageFile`]. Clones share those of a file.
 #[derive(Clone, Debug)]
-pub(crate) enum Paged<T> {
-    Memory(Vec<T>),
+pub(crate) enum Paged<T: bytemuck::Pod> {
+    Memory(Buffer<T>),
     File(Arc<Mmap>),
 }
 
@@ -98,8 +100,8 @@ impl<T: bytemuck::Pod> PartialEq for Paged<T> {
     }
 }
 
-impl<T> From<Vec<T>> for Paged<T> {
-    fn from(elements: Vec<T>) -> Self {
+impl<T: bytemuck::Pod> From<Buffer<T>> for Paged<T> {
+    fn from(elements: Buffer<T>) -> Self {
         Self::Memory(elements)
     }
 }
@@ -114,7 +116,7 @@ mod tests {
         let mut file = PageFile::create_in(dir.path()).unwrap();
         let arrays = [vec![1.0_f32, 2.0], vec![], vec![3.0; 70_000], vec![4.0]];
         let moved = arrays.each_ref().map(|array| {
-            let mut paged = Paged::from(array.clone());
+            let mut paged = Paged::from(Buffer::from(array.clone()));
             paged.move_to(&mut file).unwrap();
             paged.move_to(&mut file).unwrap(); // no second copy
             paged

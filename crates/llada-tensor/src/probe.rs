@@ -6,7 +6,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use crate::gemm::NEAR;
+use memmap2::MmapMut;
+
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Isa, Precision, Tensor, Weight, linear, map_parallel, num_threads};
 
@@ -29,17 +30,28 @@ const TRIES: usize = 5;
 pub fn read_rate(bytes: usize) -> f64 {
     let share = (bytes.min(READ_BYTES) / num_threads()).max(MIN_SHARE_BYTES);
     let numbers = share.div_ceil(size_of::<f32>()).next_multiple_of(STEP);
-    let held = map_parallel(vec![(); num_threads()], |_, ()| vec![1.0; numbers]);
+    let held = map_parallel(vec![(); num_threads()], |_, ()| pages_of_ones(numbers));
     let held_bytes = numbers * size_of::<f32>() * held.len();
     let (isa, passes) = (Isa::active(), READ_BYTES.div_ceil(held_bytes));
     let seconds = fastest(|| {
-        map_parallel(held.iter().collect(), |_, numbers: &Vec<f32>| {
+        map_parallel(held.iter().collect(), |_, pages: &MmapMut| {
+            let numbers: &[f32] = bytemuck::cast_slice(pages);
             for _ in 0..passes {
                 black_box(dispatch(isa, Sum(black_box(numbers))));
             }
         });
     });
     (passes * held_bytes) as f64 / seconds
+}
+
+/// Returns some numbers in memory of their own, which is large pages as that of [weights](crate::buffer) is.
+fn pages_of_ones(numbers: usize) -> MmapMut {
+    let mut pages = MmapMut::map_anon(numbers * size_of::<f32>())
+        .expect("the system has memory for a measurement");
+    #[cfg(target_os = "linux")]
+    let _ = pages.advise(memmap2::Advice::HugePage);
+    bytemuck::cast_slice_mut(&mut pages).fill(1.0_f32);
+    pages
 }
 
 /// Returns the floating-point operations per second, two per multiply and add, of a packed product
@@ -125,7 +137,7 @@ impl Kernel for Sum<'_> {
         let mut sums = [s.splat(0.0); CHAINS];
         for step in self.0.chunks_exact(STEP) {
             for line in step.chunks_exact(LINE) {
-                s.prefetch_once(&line[0], NEAR);
+                s.prefetch_stream(&line[0]);
             }
             for step in step.chunks_exact(CHAINS * S::LANES) {
                 for (i, sum) in sums.iter_mut().enumerate() {

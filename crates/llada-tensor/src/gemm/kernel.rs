@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::matrix::{Matrix, Target};
-use super::pack::{Format, Line, PANEL, Pair, PanelsView, Single, pack_panel, pack_right};
+use super::pack::{
+    Format, Line, PANEL, Pair, PanelsView, Single, lines_of, pack_panel, pack_right,
+};
 use super::{Precision, Right, Start};
 use crate::Isa;
 use crate::simd::{Kernel, Simd};
@@ -113,7 +115,10 @@ fn multiply<S: Simd, F: Format>(s: S, block: Block<'_>, buffers: &mut Buffers) {
             let b = match b {
                 Right::Plain(b) => {
                     let columns = first_column + columns.start..first_column + columns.end;
-                    pack_right::<S, F>(s, b.block(depth.clone(), columns), &mut buffers.b)
+                    let b = b.block(depth.clone(), columns);
+                    let count = buffers.b.len().max(lines_of::<F>(b.shape()));
+                    buffers.b.resize(count, Line([0.0; PANEL]));
+                    pack_right::<S, F>(s, b, &mut buffers.b)
                 }
                 Right::Packed(panels) => panels.view(
                     first_column + columns.start,

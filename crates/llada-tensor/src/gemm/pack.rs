@@ -10,6 +10,7 @@ use half::bf16;
 use super::Precision;
 use super::matrix::{Matrix, Order, Values};
 use crate::Isa;
+use crate::buffer::Buffer;
 use crate::paging::{PageFile, Paged};
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -217,20 +218,22 @@ impl<'a> PanelsView<'a> {
     }
 }
 
-/// Packs B [K, N] into `lines`, which grow when they are too few.
+/// Returns the lines of a packed right operand [K, N].
+pub(super) const fn lines_of<F: Format>([k, n]: [usize; 2]) -> usize {
+    k.div_ceil(F::DEPTH) * n.div_ceil(PANEL)
+}
+
+/// Packs B [K, N] into the first of `lines`. Panics when there are too few.
 #[inline(always)]
 pub(super) fn pack_right<'a, S: Simd, F: Format>(
     s: S,
     b: Matrix<'_>,
-    lines: &'a mut Vec<Line>,
+    lines: &'a mut [Line],
 ) -> PanelsView<'a> {
     let [k, n] = b.shape;
     let words = k.div_ceil(F::DEPTH);
-    let count = words * n.div_ceil(PANEL);
-    if lines.len() < count {
-        lines.resize(count, Line([0.0; PANEL]));
-    }
-    for (index, panel) in lines[..count].chunks_exact_mut(words.max(1)).enumerate() {
+    let lines = &mut lines[..lines_of::<F>(b.shape)];
+    for (index, panel) in lines.chunks_exact_mut(words.max(1)).enumerate() {
         let columns = index * PANEL..n.min((index + 1) * PANEL);
         pack_panel::<S, F, PANEL>(
             s,
@@ -239,7 +242,7 @@ pub(super) fn pack_right<'a, S: Simd, F: Format>(
         );
     }
     PanelsView {
-        lines: &lines[..count],
+        lines,
         pitch: words,
         first: 0,
         words,
@@ -335,15 +338,22 @@ struct PackAll<'a> {
 }
 
 impl Kernel for PackAll<'_> {
-    type Output = Vec<Line>;
+    type Output = Buffer<Line>;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Vec<Line> {
-        let mut lines = Vec::new();
+    fn run<S: Simd>(self, s: S) -> Buffer<Line> {
         match self.precision {
-            Precision::F32 => pack_right::<S, Single>(s, self.b, &mut lines),
-            Precision::Bf16 => pack_right::<S, Pair>(s, self.b, &mut lines),
-        };
+            Precision::F32 => self.pack::<S, Single>(s),
+            Precision::Bf16 => self.pack::<S, Pair>(s),
+        }
+    }
+}
+
+impl PackAll<'_> {
+    #[inline(always)]
+    fn pack<S: Simd, F: Format>(self, s: S) -> Buffer<Line> {
+        let mut lines = Buffer::scratch(lines_of::<F>(self.b.shape));
+        pack_right::<S, F>(s, self.b, &mut lines);
         lines
     }
 }

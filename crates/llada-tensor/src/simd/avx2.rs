@@ -4,18 +4,19 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use super::stream::Stream;
 use super::{Kernel, Simd};
 
 /// Proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2(Stream);
 
 impl Avx2 {
     pub(super) fn new() -> Option<Self> {
         let detected = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
-        detected.then_some(Self(()))
+        detected.then(|| Self(Stream::of_machine()))
     }
 
     /// Runs a kernel compiled for this instruction set.
@@ -158,10 +159,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch_once<T>(self, from: &T, bytes: usize) {
-        let address = std::ptr::from_ref(from).cast::<i8>().wrapping_add(bytes);
-        // SAFETY: `self` proves that the features exist; a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_NTA>(address) }
+    fn prefetch_stream<T>(self, from: &T) {
+        self.0.ask(from);
     }
 
     #[inline(always)]

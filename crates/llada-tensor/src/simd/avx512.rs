@@ -4,11 +4,12 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use super::stream::Stream;
 use super::{Kernel, Simd};
 
 /// Proof that the machine has AVX-512 F, BW, VL, DQ, VNNI and BF16.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512(Stream);
 
 impl Avx512 {
     pub(super) fn new() -> Option<Self> {
@@ -18,7 +19,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("avx512bf16");
-        detected.then_some(Self(()))
+        detected.then(|| Self(Stream::of_machine()))
     }
 
     /// Runs a kernel compiled for this instruction set.
@@ -133,10 +134,8 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch_once<T>(self, from: &T, bytes: usize) {
-        let address = std::ptr::from_ref(from).cast::<i8>().wrapping_add(bytes);
-        // SAFETY: `self` proves that the features exist; a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_NTA>(address) }
+    fn prefetch_stream<T>(self, from: &T) {
+        self.0.ask(from);
     }
 
     #[inline(always)]

@@ -33,6 +33,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -99,9 +101,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Asks for the cache line that is `bytes` after `from`, whether or not it exists. It comes into the
     /// second level: the first can wait for few lines at a time, and then computing waits with it.
     fn prefetch<T>(self, from: &T, bytes: usize);
-    /// Asks for the cache line that is `bytes` after `from`, whether or not it exists, to be used once: it
-    /// comes into the first level, and takes no room in the last.
-    fn prefetch_once<T>(self, from: &T, bytes: usize);
+    /// Asks for what lies ahead of `from` in memory that is read once and in order, for every line of it: the
+    /// processor sees one stream.
+    fn prefetch_stream<T>(self, from: &T);
     /// Reads the first `LANES` elements. Panics when there are fewer.
     fn load_f16(self, x: &[f16]) -> Self::V;
     /// Lanes are four bytes each: adds to the integers in `acc` the products of unsigned bytes of `a` and

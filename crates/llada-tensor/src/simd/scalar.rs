@@ -115,7 +115,7 @@ impl Simd for Scalar {
     fn prefetch<T>(self, _from: &T, _bytes: usize) {}
 
     #[inline(always)]
-    fn prefetch_once<T>(self, _from: &T, _bytes: usize) {}
+    fn prefetch_stream<T>(self, _from: &T) {}
 
     #[inline(always)]
     fn load_f16(self, x: &[f16]) -> V {

@@ -15,9 +15,6 @@ use crate::simd::{Kernel, Simd};
 const WIDE: usize = 2;
 /// Rows whose products take as long as reading the codes.
 const CODES_COST_ROWS: usize = 4;
-/// How far ahead of what is used once other lines are asked for, in bytes: the processor sees one stream of
-/// them and asks for the rest.
-pub(crate) const NEAR: usize = 4096;
 
 /// `C += A B` or `C = A B` for some rows of A and some panels of B.
 pub(super) struct Sweep<'a> {
@@ -195,7 +192,7 @@ impl Ahead<'_> {
         match self {
             Self::Stream => {
                 for line in read {
-                    s.prefetch_once(line, NEAR);
+                    s.prefetch_stream(line);
                 }
             }
             Self::Next(lines) => {

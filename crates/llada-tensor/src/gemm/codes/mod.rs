@@ -28,7 +28,6 @@ mod tests;
 use std::ops::Range;
 
 pub(crate) use joined::CodeMatrix;
-pub(crate) use kernel::NEAR;
 pub use layout::Codes;
 
 use super::matrix::{Matrix, Target};

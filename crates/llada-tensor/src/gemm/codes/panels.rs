@@ -7,6 +7,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::layout::{Codes, QUADS};
+use crate::buffer::Buffer;
 use crate::gemm::pack::{Line, PANEL};
 use crate::paging::{PageFile, Paged};
 
@@ -31,13 +32,13 @@ impl CodePanels {
         let row_bytes = k / span * codes.format().block_bytes();
         assert_eq!(blocks.len(), n * row_bytes, "bytes of codes of {n} x {k}");
         let mut panels = Self {
-            lines: Vec::new().into(),
+            lines: Buffer::zeros(0).into(),
             shape: [k, n],
             codes,
         };
         let pitch = panels.pitch();
         // Columns that are missing keep a scale of zero.
-        let mut lines = vec![Line([0.0; PANEL]); pitch * n.div_ceil(PANEL)];
+        let mut lines = Buffer::zeros(pitch * n.div_ceil(PANEL));
         if !blocks.is_empty() {
             let rows = blocks.par_chunks(PANEL * row_bytes);
             let lines = lines.par_chunks_exact_mut(pitch);
