@@ -4,26 +4,41 @@ use std::ops::Range;
 
 use super::Inputs;
 use super::few::{self, is_few};
+use super::products::{Columns, View};
 use super::runs::Run;
 use super::stored::Stored;
-use super::tile::{KEYS, Lanes, QUERIES, Tile, zeroed};
+use super::tile::{Hidden, KEYS, Lanes, Piece, QUERIES, Tile, zeroed};
 use crate::Isa;
 use crate::parallel::Shared;
 use crate::simd::{Kernel, Simd, dispatch};
+
+/// Tiles that take turns with every few keys. These come from further away than what belongs to a tile.
+const TOGETHER: usize = 4;
 
 /// Memory that tasks of a thread reuse.
 #[derive(Default)]
 pub(super) struct Scratch {
     queries: Vec<f32>,
-    columns: Vec<f32>,
     /// Keys or values as they are multiplied.
     pub(super) rows: Vec<f32>,
     /// Weights as they are multiplied, in a run of few queries.
     pub(super) weights: Vec<f32>,
-    scores: Vec<f32>,
-    sums: Vec<f32>,
+    /// By tile.
+    many: Vec<Queries>,
     /// By key-value head, in a run of few queries.
     pub(super) few: Vec<few::Queries>,
+}
+
+/// The queries of a tile, and what becomes of them.
+#[derive(Default)]
+struct Queries {
+    /// [words of P, QUERIES].
+    columns: Vec<f32>,
+    /// [keys, QUERIES].
+    scores: Vec<f32>,
+    /// [queries, P].
+    sums: Vec<f32>,
+    end: End,
 }
 
 /// What to write.
@@ -97,50 +112,102 @@ impl<K: Stored> Kernel for Forward<'_, K> {
             return few::run(s, inputs, run, heads, scratch, outputs);
         }
         for head in heads {
-            for tile in Tile::split(inputs, run, head) {
-                write_tile(s, inputs, &tile, scratch, outputs);
+            let tiles: Vec<_> = Tile::split(inputs, run, head).collect();
+            for tiles in tiles.chunks(TOGETHER) {
+                write_tiles(s, inputs, tiles, scratch, outputs);
             }
         }
     }
 }
 
-/// Writes the outputs of a tile's queries.
+/// Writes the outputs of the queries of some tiles of one run and key-value head.
 #[inline(always)]
-fn write_tile<S: Simd, K: Stored>(
+fn write_tiles<S: Simd, K: Stored>(
     s: S,
     inputs: &Inputs<'_, K>,
-    tile: &Tile<'_>,
+    tiles: &[Tile<'_>],
     scratch: &mut Scratch,
     outputs: &Outputs<'_>,
 ) {
     let Scratch {
         queries,
-        columns,
         rows,
-        scores,
-        sums,
+        many,
         ..
     } = scratch;
-    let stored = &inputs.stored;
-    let queries = tile.rows::<S, K::Format>(s, inputs.q, inputs.scale, queries);
-    let columns = tile.columns(queries, columns);
-    let (hidden, width) = (tile.hidden(), tile.width::<S>());
-    let mut end = End::default();
-    scores.resize(tile.num_keys() * QUERIES, 0.0);
-    for piece in tile.pieces(KEYS) {
-        let scores = piece.of(scores);
-        stored.score(s, tile, &piece, columns, scores);
-        hidden.hide(&piece, scores);
-        raise(s, width, scores, &mut end.largest);
+    many.resize_with(tiles.len(), Queries::default);
+    for (tile, state) in tiles.iter().zip(many.iter_mut()) {
+        state.begin(s, inputs, tile, queries);
     }
-    let sums = zeroed(sums, tile.len() * inputs.heads.dim);
-    for piece in tile.pieces(KEYS) {
-        let weights = piece.of(scores);
-        exponentiate(s, width, weights, &mut end);
-        let values = stored.value_words(s, tile, &piece, rows);
-        tile.add_weighted::<S, K::Element>(s, weights, values, sums);
+    let hidden: Vec<_> = tiles.iter().map(Tile::hidden).collect();
+    for mut piece in tiles[0].pieces(KEYS) {
+        for ((tile, hidden), state) in tiles.iter().zip(&hidden).zip(many.iter_mut()) {
+            state.score(s, tile, &piece, &inputs.stored, hidden);
+            piece.next = 0..0; // asked for
+        }
     }
-    write(tile, sums, &end, outputs);
+    for piece in tiles[0].pieces(KEYS) {
+        let mut values = inputs.stored.value_words(s, &tiles[0], &piece, rows);
+        for (tile, state) in tiles.iter().zip(many.iter_mut()) {
+            state.add::<S, K>(s, tile, &piece, values);
+            values.ahead = 0; // asked for
+        }
+    }
+    for (tile, state) in tiles.iter().zip(many.iter_mut()) {
+        write(tile, &mut state.sums, &state.end, outputs);
+    }
+}
+
+impl Queries {
+    /// Takes the queries of a tile.
+    #[inline(always)]
+    fn begin<S: Simd, K: Stored>(
+        &mut self,
+        s: S,
+        inputs: &Inputs<'_, K>,
+        tile: &Tile<'_>,
+        memory: &mut Vec<f32>,
+    ) {
+        let queries = tile.rows::<S, K::Format>(s, inputs.q, inputs.scale, memory);
+        tile.columns(queries, &mut self.columns);
+        self.scores.resize(tile.num_keys() * QUERIES, 0.0);
+        zeroed(&mut self.sums, tile.len() * inputs.heads.dim);
+        self.end = End::default();
+    }
+
+    /// Computes the scores of some keys.
+    #[inline(always)]
+    fn score<S: Simd, K: Stored>(
+        &mut self,
+        s: S,
+        tile: &Tile<'_>,
+        piece: &Piece,
+        stored: &K,
+        hidden: &Hidden,
+    ) {
+        let columns = View {
+            values: &self.columns,
+            stride: QUERIES,
+        };
+        let scores = piece.of(&mut self.scores);
+        stored.score(s, tile, piece, columns, scores);
+        hidden.hide(piece, scores);
+        raise(s, tile.width::<S>(), scores, &mut self.end.largest);
+    }
+
+    /// Adds the values of some keys, weighted. # Shapes: values [words of keys, P].
+    #[inline(always)]
+    fn add<S: Simd, K: Stored>(
+        &mut self,
+        s: S,
+        tile: &Tile<'_>,
+        piece: &Piece,
+        values: Columns<'_>,
+    ) {
+        let weights = piece.of(&mut self.scores);
+        exponentiate(s, tile.width::<S>(), weights, &mut self.end);
+        tile.add_weighted::<S, K::Element>(s, weights, values, &mut self.sums);
+    }
 }
 
 /// Writes what the queries of a tile come to.
