@@ -147,6 +147,12 @@ impl Simd for Avx2 {
             let odd = _mm256_madd_epi16(odd_a, odd_b);
             _mm256_castsi256_ps(_mm256_add_epi32(acc, _mm256_add_epi32(even, odd)))
         }}
+        // The sum of two products is at most 2 * 127 * 128, which 16 bits hold.
+        fn dot_small_bytes(a, b, acc) {{
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), sums))
+        }}
         fn or(a, b) { _mm256_or_ps(a, b) }
         fn int_to_f32(a) { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
     }

@@ -1,4 +1,5 @@
-//! AVX-512 with BF16 and VNNI: sixteen lanes, masked tails, dot products of bf16 pairs and of bytes.
+//! AVX-512 with VNNI, and with BF16 or without it: sixteen lanes, masked tails, dot products of bytes and of bf16
+//! pairs.
 
 use std::arch::x86_64::*;
 
@@ -7,29 +8,38 @@ use half::{bf16, f16};
 use super::stream::Stream;
 use super::{Kernel, Simd};
 
-/// Proof that the machine has AVX-512 F, BW, VL, DQ, VNNI and BF16.
+/// Proof that the machine has AVX-512 F, BW, VL, DQ and VNNI, and BF16 if it says so.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(Stream);
+pub(super) struct Avx512<const BF16: bool>(Stream);
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     pub(super) fn new() -> Option<Self> {
         let detected = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx512bf16");
+            && (!BF16 || is_x86_feature_detected!("avx512bf16"));
         detected.then(|| Self(Stream::of_machine()))
     }
 
     /// Runs a kernel compiled for this instruction set.
     pub(super) fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        fn enabled<K: Kernel>(s: Avx512<false>, kernel: K) -> K::Output {
+            kernel.run(s)
+        }
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
-        fn enabled<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
+        fn enabled_bf16<K: Kernel>(s: Avx512<true>, kernel: K) -> K::Output {
             kernel.run(s)
         }
         // SAFETY: `self` proves that the features exist.
-        unsafe { enabled(self, kernel) }
+        unsafe {
+            match BF16 {
+                true => enabled_bf16(Avx512(self.0), kernel),
+                false => enabled(Avx512(self.0), kernel),
+            }
+        }
     }
 }
 
@@ -57,7 +67,45 @@ fn pairs(v: __m512) -> __m512bh {
     unsafe { std::mem::transmute(v) }
 }
 
-impl Simd for Avx512 {
+/// The first and the second value of every bf16 pair.
+///
+/// # Safety
+/// The machine has AVX-512 F.
+#[inline(always)]
+unsafe fn unpack_pairs(pairs: __m512) -> [__m512; 2] {
+    // SAFETY: the caller vouches for AVX-512.
+    unsafe {
+        let bits = _mm512_castps_si512(pairs);
+        let low = _mm512_slli_epi32::<16>(bits);
+        let high = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+        [_mm512_castsi512_ps(low), _mm512_castsi512_ps(high)]
+    }
+}
+
+/// The bits of every lane rounded to bf16 (to nearest, ties to even).
+///
+/// # Safety
+/// The machine has AVX-512 F and BW.
+#[inline(always)]
+unsafe fn round_bf16(x: __m512) -> __m256i {
+    // SAFETY: the caller vouches for AVX-512.
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
+        let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        // Made quiet, a NaN needs no rounding.
+        let rounded = _mm512_mask_or_epi32(
+            _mm512_add_epi32(bits, half),
+            is_nan,
+            bits,
+            _mm512_set1_epi32(0x0040_0000),
+        );
+        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded))
+    }
+}
+
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
@@ -106,8 +154,15 @@ impl Simd for Avx512 {
             _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
         }
         fn scale_pow2(a, n) { _mm512_scalef_ps(a, n) }
-        // The last operand may be read from memory, and `a` is the one that is splatted.
-        fn dot_bf16(a, b, acc) { _mm512_dpbf16_ps(acc, pairs(b), pairs(a)) }
+        fn dot_bf16(a, b, acc) {
+            if BF16 {
+                // The last operand may be read from memory, and `a` is the one that is splatted.
+                _mm512_dpbf16_ps(acc, pairs(b), pairs(a))
+            } else {
+                let ([a0, a1], [b0, b1]) = (unpack_pairs(a), unpack_pairs(b));
+                _mm512_fmadd_ps(a0, b0, _mm512_fmadd_ps(a1, b1, acc))
+            }
+        }
         fn dot_bytes(a, b, acc) {{
             let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
             _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(acc), a, b))
@@ -193,9 +248,15 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn pack_bf16(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: `self` proves that the features exist; both types are 64 bytes in which every bit
-        // pattern is valid.
-        unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(b, a)) }
+        // SAFETY: `self` proves that the features exist; all types are bytes in which every bit pattern is valid.
+        unsafe {
+            if BF16 {
+                std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a))
+            } else {
+                let a = _mm512_castsi256_si512(round_bf16(a));
+                _mm512_castsi512_ps(_mm512_inserti64x4::<1>(a, round_bf16(b)))
+            }
+        }
     }
 
     #[inline(always)]

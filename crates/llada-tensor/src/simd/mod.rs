@@ -109,6 +109,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Lanes are four bytes each: adds to the integers in `acc` the products of unsigned bytes of `a` and
     /// signed bytes of `b`, exactly.
     fn dot_bytes(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
+    /// As [`Simd::dot_bytes`] where no byte of `a` is above 127.
+    #[inline(always)]
+    fn dot_small_bytes(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V {
+        self.dot_bytes(a, b, acc)
+    }
     /// Reads the first `LANES` elements as `f32`. Panics when there are fewer.
     fn load_i8(self, x: &[i8]) -> Self::V;
     /// Every byte becomes its bits from `shift` on that `mask` keeps, which must be its own.
@@ -207,9 +212,11 @@ pub(crate) fn supports(isa: Isa) -> bool {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Avx2::new().is_some(),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Avx512::new().is_some(),
+        Isa::Avx512Vnni => Avx512::<false>::new().is_some(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Avx512::<true>::new().is_some(),
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => false,
+        Isa::Avx2 | Isa::Avx512Vnni | Isa::Avx512 => false,
     }
 }
 
@@ -218,7 +225,12 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     match isa {
         Isa::Avx512 => {
-            if let Some(s) = Avx512::new() {
+            if let Some(s) = Avx512::<true>::new() {
+                return s.call(kernel);
+            }
+        }
+        Isa::Avx512Vnni => {
+            if let Some(s) = Avx512::<false>::new() {
                 return s.call(kernel);
             }
         }

@@ -234,6 +234,51 @@ fn pair_products_are_added_one_by_one_the_high_halves_first() {
     }
 }
 
+/// Adds the products of four bytes to `acc`, those of `a` being any, then at most 127.
+struct ByteDots {
+    a: [u8; 4],
+    b: [i8; 4],
+    acc: i32,
+}
+
+impl Kernel for ByteDots {
+    type Output = [i32; 2];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> [i32; 2] {
+        let splat = |bits: u32| s.splat(f32::from_bits(bits));
+        let small = self.a.map(|a| a & 127);
+        let [a, small] = [self.a, small].map(|a| splat(u32::from_le_bytes(a)));
+        let b = splat(u32::from_le_bytes(self.b.map(i8::cast_unsigned)));
+        let acc = splat(self.acc.cast_unsigned());
+        [s.dot_bytes(a, b, acc), s.dot_small_bytes(small, b, acc)].map(|dots| {
+            let mut lanes = [0.0; 16];
+            s.store(dots, &mut lanes);
+            lanes[S::LANES - 1].to_bits().cast_signed()
+        })
+    }
+}
+
+#[test]
+fn products_of_bytes_are_exact_at_the_ends_of_their_ranges() {
+    let (left, right) = ([0, 1, 127, 255], [-128, -1, 0, 127]);
+    let fours = |i: usize| [i, i / 4, i / 16, i / 64].map(|i| i % 4);
+    for isa in Isa::available() {
+        for (i, j) in (0..256).flat_map(|i| (0..256).map(move |j| (i, j))) {
+            let (a, b, acc) = (fours(i).map(|i| left[i]), fours(j).map(|j| right[j]), -77);
+            let sum = |mask: u8| {
+                let products = a
+                    .iter()
+                    .zip(b)
+                    .map(|(a, b)| i32::from(a & mask) * i32::from(b));
+                acc + products.sum::<i32>()
+            };
+            let got = dispatch(isa, ByteDots { a, b, acc });
+            assert_eq!(got, [sum(255), sum(127)], "{isa:?} {a:?} {b:?}");
+        }
+    }
+}
+
 /// Returns the lanes of two counting vectors, zipped.
 struct Zip;
 

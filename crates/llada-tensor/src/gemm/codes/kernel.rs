@@ -309,7 +309,10 @@ fn multiply<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     for i in 0..ROWS {
         let a = s.splat(rows[i].quads[quad]);
         for v in 0..VECTORS {
-            dots[v][i] = s.dot_bytes(codes[v], a, dots[v][i]);
+            dots[v][i] = match F::CODES.bits() {
+                8 => s.dot_bytes(codes[v], a, dots[v][i]),
+                _ => s.dot_small_bytes(codes[v], a, dots[v][i]),
+            };
         }
     }
 }
