@@ -9,13 +9,15 @@ use crate::simd;
 const VARIABLE: &str = "LLADA_ISA";
 
 /// Instruction set of the kernels, chosen once per process: the best the machine has, or the one that
-/// `LLADA_ISA=scalar|avx2|avx512vnni|avx512` forces.
+/// `LLADA_ISA=scalar|avx2|avxvnni|avx512vnni|avx512` forces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Portable code.
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// The same with AVX-VNNI.
+    AvxVnni,
     /// AVX-512 (F, BW, VL, DQ, VNNI).
     Avx512Vnni,
     /// The same with BF16.
@@ -28,7 +30,13 @@ thread_local! {
 
 impl Isa {
     /// Every instruction set, worst first.
-    const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512Vnni, Self::Avx512];
+    const ALL: [Self; 5] = [
+        Self::Scalar,
+        Self::Avx2,
+        Self::AvxVnni,
+        Self::Avx512Vnni,
+        Self::Avx512,
+    ];
 
     /// Returns the instruction set that operations started on this thread use.
     ///
@@ -76,7 +84,7 @@ impl Isa {
             .find(|isa| isa.name() == value)
             .ok_or_else(|| {
                 format!(
-                    "{VARIABLE} is `{value}`; expected `scalar`, `avx2`, `avx512vnni` or `avx512`"
+                    "{VARIABLE} is `{value}`; expected `scalar`, `avx2`, `avxvnni`, `avx512vnni` or `avx512`"
                 )
             })?;
         if isa.is_supported() {
@@ -93,6 +101,7 @@ impl Isa {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512 => "avx512",
         }

@@ -1,4 +1,4 @@
-//! AVX2, FMA and F16C: eight lanes.
+//! AVX2, FMA and F16C, with VNNI or without it: eight lanes.
 
 use std::arch::x86_64::*;
 
@@ -7,26 +7,39 @@ use half::{bf16, f16};
 use super::stream::Stream;
 use super::{Kernel, Simd};
 
-/// Proof that the machine has AVX2, FMA and F16C.
-#[derive(Clone, Copy)]
-pub(super) struct Avx2(Stream);
+/// Lanes of a vector.
+const WIDTH: usize = 8;
 
-impl Avx2 {
+/// Proof that the machine has AVX2, FMA and F16C, and AVX-VNNI if it says so.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2<const VNNI: bool>(Stream);
+
+impl<const VNNI: bool> Avx2<VNNI> {
     pub(super) fn new() -> Option<Self> {
         let detected = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
+            && is_x86_feature_detected!("f16c")
+            && (!VNNI || is_x86_feature_detected!("avxvnni"));
         detected.then(|| Self(Stream::of_machine()))
     }
 
     /// Runs a kernel compiled for this instruction set.
     pub(super) fn call<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn enabled<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
+        fn enabled<K: Kernel>(s: Avx2<false>, kernel: K) -> K::Output {
+            kernel.run(s)
+        }
+        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+        fn enabled_vnni<K: Kernel>(s: Avx2<true>, kernel: K) -> K::Output {
             kernel.run(s)
         }
         // SAFETY: `self` proves that the features exist.
-        unsafe { enabled(self, kernel) }
+        unsafe {
+            match VNNI {
+                true => enabled_vnni(Avx2(self.0), kernel),
+                false => enabled(Avx2(self.0), kernel),
+            }
+        }
     }
 }
 
@@ -69,9 +82,9 @@ unsafe fn unpack_pairs(pairs: __m256) -> [__m256; 2] {
     }
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type V = __m256;
-    const LANES: usize = 8;
+    const LANES: usize = WIDTH;
     const REGISTERS: usize = 16;
 
     #[inline(always)]
@@ -92,7 +105,7 @@ impl Simd for Avx2 {
         if x.len() >= Self::LANES {
             return self.load(x);
         }
-        let mut lanes = [fill; Self::LANES];
+        let mut lanes = [fill; WIDTH];
         lanes[..x.len()].copy_from_slice(x);
         self.load(&lanes)
     }
@@ -109,7 +122,7 @@ impl Simd for Avx2 {
         if to.len() >= Self::LANES {
             return self.store(v, to);
         }
-        let mut lanes = [0.0; Self::LANES];
+        let mut lanes = [0.0; WIDTH];
         self.store(v, &mut lanes);
         to.copy_from_slice(&lanes[..to.len()]);
     }
@@ -133,25 +146,37 @@ impl Simd for Avx2 {
             let ([a0, a1], [b0, b1]) = (unpack_pairs(a), unpack_pairs(b));
             _mm256_fmadd_ps(a0, b0, _mm256_fmadd_ps(a1, b1, acc))
         }}
-        // Bytes 0 and 2, then 1 and 3, as numbers of 16 bits: no product or sum is out of range.
         fn dot_bytes(a, b, acc) {{
             let (a, b, acc) = (
                 _mm256_castps_si256(a),
                 _mm256_castps_si256(b),
                 _mm256_castps_si256(acc),
             );
-            let even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
-            let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
-            let (odd_a, odd_b) = (_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
-            let even = _mm256_madd_epi16(even_a, even_b);
-            let odd = _mm256_madd_epi16(odd_a, odd_b);
-            _mm256_castsi256_ps(_mm256_add_epi32(acc, _mm256_add_epi32(even, odd)))
+            _mm256_castsi256_ps(if VNNI {
+                _mm256_dpbusd_avx_epi32(acc, a, b)
+            } else {
+                // Bytes 0 and 2, then 1 and 3, as numbers of 16 bits: no product or sum is out of range.
+                let even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
+                let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+                let (odd_a, odd_b) = (_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+                let even = _mm256_madd_epi16(even_a, even_b);
+                let odd = _mm256_madd_epi16(odd_a, odd_b);
+                _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
+            })
         }}
-        // The sum of two products is at most 2 * 127 * 128, which 16 bits hold.
         fn dot_small_bytes(a, b, acc) {{
-            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
-            let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
-            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), sums))
+            let (a, b, acc) = (
+                _mm256_castps_si256(a),
+                _mm256_castps_si256(b),
+                _mm256_castps_si256(acc),
+            );
+            _mm256_castsi256_ps(if VNNI {
+                _mm256_dpbusd_avx_epi32(acc, a, b)
+            } else {
+                // The sum of two products is at most 2 * 127 * 128, which 16 bits hold.
+                let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
+                _mm256_add_epi32(acc, sums)
+            })
         }}
         fn or(a, b) { _mm256_or_ps(a, b) }
         fn int_to_f32(a) { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }

@@ -210,13 +210,15 @@ pub(crate) fn supports(isa: Isa) -> bool {
     match isa {
         Isa::Scalar => true,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Avx2::new().is_some(),
+        Isa::Avx2 => Avx2::<false>::new().is_some(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => Avx2::<true>::new().is_some(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => Avx512::<false>::new().is_some(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => Avx512::<true>::new().is_some(),
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512Vnni | Isa::Avx512 => false,
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Avx512 => false,
     }
 }
 
@@ -234,8 +236,13 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
                 return s.call(kernel);
             }
         }
+        Isa::AvxVnni => {
+            if let Some(s) = Avx2::<true>::new() {
+                return s.call(kernel);
+            }
+        }
         Isa::Avx2 => {
-            if let Some(s) = Avx2::new() {
+            if let Some(s) = Avx2::<false>::new() {
                 return s.call(kernel);
             }
         }
