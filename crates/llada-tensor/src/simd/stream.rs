@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 /// What the processor's maker makes best: each is slow at the other's way.
 ///
-/// On one core of a Zen 5 lines that are marked as used once came a tenth faster than others, and those of an Intel server
-/// (AMX) at a third of the rate: there they bypass the second level, which is the one that can wait for many.
+/// On a Zen 5 server lines that are marked as used once came a tenth faster than others, and on an Intel server
+/// at a third of the rate: there they bypass the second level, which is the one that can wait for many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
     /// Lines 4 KB ahead, marked as used once.
