@@ -135,7 +135,7 @@ fn write_tiles<S: Simd, K: Stored>(
         many,
         ..
     } = scratch;
-    many.resize_with(tiles.len(), Queries::default);
+    many.resize_with(tiles.len().max(many.len()), Queries::default);
     for (tile, state) in tiles.iter().zip(many.iter_mut()) {
         state.begin(s, inputs, tile, queries);
     }
