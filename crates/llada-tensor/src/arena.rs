@@ -9,10 +9,11 @@
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::collections::BTreeMap;
+use std::io;
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 /// Blocks are whole pages, so that no two share a line of a cache.
 const PAGE: usize = 1 << 12;
@@ -136,6 +137,18 @@ impl Arena {
     }
 }
 
+/// Maps `len` zeros, in large pages where the system has them.
+///
+/// # Errors
+/// If it has no more addresses.
+pub(crate) fn large_pages(len: usize) -> io::Result<MmapMut> {
+    let memory = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
+    // Advice: without it pages are cleared one by one.
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise(memmap2::Advice::HugePage);
+    Ok(memory)
+}
+
 /// A range of addresses.
 struct Region {
     memory: MmapRaw,
@@ -147,13 +160,8 @@ struct Region {
 
 impl Region {
     fn new(len: usize) -> Option<Self> {
-        let map = MmapOptions::new().len(len).no_reserve_swap().map_anon();
-        let memory = MmapRaw::from(map.ok()?);
-        // Advice: without it pages are cleared one by one.
-        #[cfg(target_os = "linux")]
-        let _ = memory.advise(memmap2::Advice::HugePage);
         Some(Self {
-            memory,
+            memory: large_pages(len).ok()?.into(),
             used: 0,
             free: BTreeMap::from([(0, len)]),
         })

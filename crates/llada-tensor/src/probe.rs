@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use memmap2::MmapMut;
 
+use crate::arena::large_pages;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Isa, Precision, Tensor, Weight, linear, map_parallel, num_threads};
 
@@ -44,12 +45,10 @@ pub fn read_rate(bytes: usize) -> f64 {
     (passes * held_bytes) as f64 / seconds
 }
 
-/// Returns some numbers in memory of their own, which is large pages as that of [weights](crate::buffer) is.
+/// Returns some numbers in pages like those of weights, which go back to the system afterwards.
 fn pages_of_ones(numbers: usize) -> MmapMut {
-    let mut pages = MmapMut::map_anon(numbers * size_of::<f32>())
-        .expect("the system has memory for a measurement");
-    #[cfg(target_os = "linux")]
-    let _ = pages.advise(memmap2::Advice::HugePage);
+    let mut pages =
+        large_pages(numbers * size_of::<f32>()).expect("the system has memory for a measurement");
     bytemuck::cast_slice_mut(&mut pages).fill(1.0_f32);
     pages
 }

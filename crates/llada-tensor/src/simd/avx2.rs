@@ -164,22 +164,22 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
             })
         }}
-        fn dot_small_bytes(a, b, acc) {{
-            let (a, b, acc) = (
-                _mm256_castps_si256(a),
-                _mm256_castps_si256(b),
-                _mm256_castps_si256(acc),
-            );
-            _mm256_castsi256_ps(if VNNI {
-                _mm256_dpbusd_avx_epi32(acc, a, b)
-            } else {
-                // The sum of two products is at most 2 * 127 * 128, which 16 bits hold.
-                let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
-                _mm256_add_epi32(acc, sums)
-            })
-        }}
         fn or(a, b) { _mm256_or_ps(a, b) }
         fn int_to_f32(a) { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
+    }
+
+    #[inline(always)]
+    fn dot_small_bytes(self, a: __m256, b: __m256, acc: __m256) -> __m256 {
+        if VNNI {
+            return self.dot_bytes(a, b, acc);
+        }
+        // SAFETY: `self` proves that the features exist; no memory is touched.
+        unsafe {
+            // The sum of two products is at most 2 * 127 * 128, which 16 bits hold.
+            let pairs = _mm256_maddubs_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), sums))
+        }
     }
 
     #[inline(always)]

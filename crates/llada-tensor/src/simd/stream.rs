@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-/// What the processor's maker makes best: each is slow at the other's way.
+/// The way that came fastest on processors of a maker.
 ///
 /// On a Zen 5 server lines that are marked as used once came a tenth faster than others, and on an Intel server
 /// at a third of the rate: there they bypass the second level, which is the one that can wait for many.
