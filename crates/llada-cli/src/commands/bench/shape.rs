@@ -3,12 +3,16 @@
 //! A forward must read every weight that it uses and every key and value before it once, and multiply; the
 //! limit is the longer of the two at the rates measured in the same run. Norms, routing, rounding, the products
 //! of attention and everything else that takes time without being in these two sums counts against the forward.
+//!
+//! To reach that limit, reading and multiplying would have to go on at the same time from the first product to the
+//! last, but one needs what the other comes to, and which experts to read is known when the rows before them are.
+//! The serial limit is the sum of what each product takes at least, the longer one of its own bytes and operations.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use llada_model::{CachedInput, CachedOutput, Config, KvStore, Mlp, Model, ParamKind, Weights};
-use llada_tensor::{DType, Precision, RowGroup, integer_rate, num_threads, read_rate};
+use llada_model::{CachedInput, CachedOutput, Config, KvStore, Mlp, Model, Swiglu, Weights};
+use llada_tensor::{DType, Precision, RowGroup, Weight, integer_rate, num_threads, read_rate};
 use serde::Serialize;
 
 use crate::args::{PrecisionArg, ShapeArgs};
@@ -51,6 +55,8 @@ struct Forward {
     ops: u64,
     limit_ms: f64,
     of_limit: f64,
+    serial_limit_ms: f64,
+    of_serial_limit: f64,
     /// Mean number of distinct experts that the rows used.
     #[serde(skip_serializing_if = "Option::is_none")]
     experts_per_layer: Option<f64>,
@@ -119,8 +125,8 @@ impl Bench {
 
     fn report(mut self) -> Report {
         let chunk = CHUNK_ROWS.min(self.context);
-        let (prefill_seconds, _) = self.fastest(0, chunk, 1);
-        let ops = self.ops(chunk, 1);
+        let (prefill_seconds, output) = self.fastest(0, chunk, 1);
+        let ops = Work::sum(&self.works(chunk, 1, &output)).ops;
         let began = Instant::now();
         for first in (0..self.context).step_by(chunk) {
             self.forward(first, chunk.min(self.context - first), 0);
@@ -146,7 +152,7 @@ impl Bench {
                 tokens: chunk,
                 ms: prefill_seconds * 1e3,
                 tokens_per_second: chunk as f64 / prefill_seconds,
-                of_peak: ops as f64 / self.ops_per_second / prefill_seconds,
+                of_peak: ops / self.ops_per_second / prefill_seconds,
             },
             context: self.context,
             first_block_ms,
@@ -155,20 +161,27 @@ impl Bench {
 
     /// Compares the seconds of a forward of `rows` rows, all of which were scored, with the least possible.
     fn beside_limit(&self, rows: usize, (seconds, output): &(f64, CachedOutput)) -> Forward {
-        let bytes = self.weight_bytes(output) + self.cached_bytes(rows);
-        let ops = self.ops(rows, rows);
-        let limit = (bytes as f64 / self.bytes_per_second).max(ops as f64 / self.ops_per_second);
+        let works = self.works(rows, rows, output);
+        let (limit, all) = (|work: &Work| self.seconds(work), Work::sum(&works));
+        let serial: f64 = works.iter().map(limit).sum();
         let experts: u32 = output.experts.iter().sum();
         let mean = f64::from(experts) / output.experts.len() as f64;
         Forward {
             rows,
             ms: seconds * 1e3,
-            bytes,
-            ops,
-            limit_ms: limit * 1e3,
-            of_limit: limit / seconds,
+            bytes: all.bytes as u64,
+            ops: all.ops as u64,
+            limit_ms: limit(&all) * 1e3,
+            of_limit: limit(&all) / seconds,
+            serial_limit_ms: serial * 1e3,
+            of_serial_limit: serial / seconds,
             experts_per_layer: (!output.experts.is_empty()).then_some(mean),
         }
+    }
+
+    /// Returns the least time that this machine could take.
+    fn seconds(&self, work: &Work) -> f64 {
+        (work.bytes / self.bytes_per_second).max(work.ops / self.ops_per_second)
     }
 
     /// Returns the seconds of the fastest of several forwards, and its output.
@@ -185,8 +198,8 @@ impl Bench {
         (seconds, output)
     }
 
-    /// Computes rows from position `first` on, which see each other and all before them, and scores
-    /// the last `outputs`.
+    /// Computes rows from position `first` on, which see their block and all before it, and scores the last
+    /// `outputs`.
     fn forward(&mut self, first: usize, rows: usize, outputs: usize) -> CachedOutput {
         let vocab = self.model.config.vocab_size as u32;
         let positions: Vec<u32> = (first..first + rows)
@@ -197,10 +210,13 @@ impl Bench {
             .map(|i| i.wrapping_mul(2_654_435_761) % vocab)
             .collect();
         let outputs: Vec<u32> = (rows - outputs..rows).map(|row| row as u32).collect();
+        let end_of_block = |row: usize| (row / BLOCK_ROWS + 1) * BLOCK_ROWS;
         let group = RowGroup {
             rows: 0..rows,
             keys: std::iter::once(0..first + rows).collect(),
-            visible: vec![(first + rows) as u32; rows],
+            visible: (0..rows)
+                .map(|row| (first + end_of_block(row).min(rows)) as u32)
+                .collect(),
         };
         let input = CachedInput {
             ids: &ids,
@@ -216,68 +232,72 @@ impl Bench {
         output
     }
 
-    /// Returns the bytes of keys and values that rows behind the context read.
-    fn cached_bytes(&self, rows: usize) -> u64 {
-        let per_row = KvStore::bytes_per_row(&self.model.config, self.kv_precision);
-        ((self.context + rows) * per_row) as u64
-    }
-
-    /// Returns the bytes of the weights that a forward with scored rows reads.
-    fn weight_bytes(&self, output: &CachedOutput) -> u64 {
-        let weights = &self.model.weights;
-        let specs = Weights::specs(&self.model.config).into_params();
-        let (mut bytes, is_tied) = (0, weights.head.is_none());
-        for ((name, spec), (_, weight)) in specs.iter().zip(weights.params()) {
-            let is_read = match spec.kind {
-                ParamKind::Embedding => is_tied,
-                _ => !name.contains(".experts."),
+    /// Returns what each product of a forward reads and computes, and the keys and values that rows behind the context
+    /// read. Operations are those with weights of codes, two per multiply and add; the experts of a layer count as one
+    /// product, and so do the three matrices of a dense one.
+    fn works(&self, rows: usize, outputs: usize, output: &CachedOutput) -> Vec<Work> {
+        let (config, weights) = (&self.model.config, &self.model.weights);
+        let per_row = KvStore::bytes_per_row(config, self.kv_precision);
+        let mut works = vec![Work {
+            bytes: ((self.context + rows) * per_row) as f64,
+            ops: 0.0,
+        }];
+        let top_k = config.moe.as_ref().map_or(0, |moe| moe.num_experts_per_tok);
+        let mut experts_used = output.experts.iter();
+        for (index, layer) in weights.layers.iter().enumerate() {
+            // The last layer goes on with the rows that are scored.
+            let is_last = index + 1 == weights.layers.len();
+            let rows_after = if is_last { outputs } else { rows };
+            let swiglu = |swiglu: &Swiglu<Weight>, used, rows| {
+                let weights = [&swiglu.gate, &swiglu.up, &swiglu.down];
+                Work::sum(&weights.map(|weight| Work::of(weight, used, rows)))
             };
-            bytes += if is_read {
-                weight.values().num_bytes()
-            } else {
-                0
-            };
-        }
-        let mut used = output.experts.iter();
-        for layer in &weights.layers {
-            if let Mlp::Moe(moe) = &layer.mlp {
-                let expert = [
-                    &moe.experts[0].gate,
-                    &moe.experts[0].up,
-                    &moe.experts[0].down,
-                ];
-                let size: usize = expert
-                    .iter()
-                    .map(|weight| weight.values().num_bytes())
-                    .sum();
-                bytes += size * used.next().map_or(0, |&used| used as usize);
-            }
-        }
-        bytes as u64
-    }
-
-    /// Returns the operations of the products with weights of codes, two per multiply and add.
-    fn ops(&self, rows: usize, outputs: usize) -> u64 {
-        let config = &self.model.config;
-        let used = config.moe.as_ref().map_or(0.0, |moe| {
-            moe.num_experts_per_tok as f64 / moe.num_experts as f64
-        });
-        let specs = Weights::specs(config).into_params();
-        let mut per_row = 0.0;
-        let mut per_output = 0.0;
-        for ((name, spec), (_, weight)) in specs.iter().zip(self.model.weights.params()) {
-            let ops = 2.0 * spec.num_elements() as f64;
-            match (spec.kind, weight.values().dtype()) {
-                (ParamKind::Head, _) => per_output += ops,
-                (ParamKind::Embedding, _) if self.model.weights.head.is_none() => per_output += ops,
-                (ParamKind::Matrix, DType::Codes(_)) if name.contains(".experts.") => {
-                    per_row += used * ops
+            works.push(Work::of(&layer.qkv, 1, rows));
+            works.push(Work::of(&layer.dense, 1, rows_after));
+            match &layer.mlp {
+                Mlp::Moe(moe) => {
+                    let used = experts_used.next().map_or(0, |&used| used as usize);
+                    let slots = rows_after * top_k;
+                    works.push(Work::of(&moe.router, 1, rows_after));
+                    works.push(swiglu(&moe.experts[0], used, slots));
+                    works.extend(moe.shared.iter().map(|all| swiglu(all, 1, rows_after)));
                 }
-                (ParamKind::Matrix, DType::Codes(_)) => per_row += ops,
-                _ => {}
+                Mlp::Dense(dense) => works.push(swiglu(dense, 1, rows_after)),
             }
         }
-        (per_row * rows as f64 + per_output * outputs as f64) as u64
+        let head = weights.head.as_ref().unwrap_or(&weights.embedding);
+        works.push(Work::of(head, 1, outputs));
+        works
+    }
+}
+
+/// What has to be done for some products.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    bytes: f64,
+    /// Operations with codes, which the integer rate counts.
+    ops: f64,
+}
+
+impl Work {
+    /// The products of rows with one or the other of weights like this one.
+    fn of(weight: &Weight, weights: usize, rows: usize) -> Self {
+        let values = weight.values();
+        let ops = match values.dtype() {
+            DType::Codes(_) => 2 * values.len() * rows,
+            _ => 0,
+        };
+        Self {
+            bytes: (values.num_bytes() * weights) as f64,
+            ops: ops as f64,
+        }
+    }
+
+    fn sum(works: &[Self]) -> Self {
+        Self {
+            bytes: works.iter().map(|work| work.bytes).sum(),
+            ops: works.iter().map(|work| work.ops).sum(),
+        }
     }
 }
 
@@ -290,6 +310,7 @@ impl Report {
                 format!("{:.1}", forward.ms),
                 format!("{:.1}", forward.limit_ms),
                 format!("{:.2}", forward.of_limit),
+                format!("{:.2}", forward.of_serial_limit),
                 forward
                     .experts_per_layer
                     .map_or("-".into(), |mean| format!("{mean:.0}")),
@@ -301,6 +322,7 @@ impl Report {
             format!("{:.1}", self.prefill.ms),
             "-".to_owned(),
             format!("{:.2}", self.prefill.of_peak),
+            "-".to_owned(),
             "-".to_owned(),
         ];
         let rows = [
@@ -316,7 +338,15 @@ impl Report {
             self.int8_ops_per_s / 1e9,
             self.threads,
             ui::table(
-                &["forward", "rows", "ms", "limit ms", "of limit", "experts"],
+                &[
+                    "forward",
+                    "rows",
+                    "ms",
+                    "limit ms",
+                    "of limit",
+                    "of serial",
+                    "experts"
+                ],
                 &rows
             ),
             self.context,
