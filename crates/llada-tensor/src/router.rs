@@ -3,7 +3,11 @@
 
 use std::ops::Range;
 
-use crate::Tensor;
+use rayon::prelude::*;
+
+use crate::parallel::rows_per_task;
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::{Isa, Tensor};
 
 /// Settings of the router.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,19 +41,28 @@ const SUM_EPS: f32 = 1e-20;
 /// Score of what is chosen already or not to be chosen.
 const TAKEN: f32 = f32::NEG_INFINITY;
 
+/// Cost of an expert of a row in element operations.
+const OPS: usize = 8;
+
 /// Chooses experts. The bias takes part in the choice only; the lower id wins ties.
 /// # Shapes: logits [N, E], bias `[E]`.
 ///
 /// # Panics
 /// If `num_groups` does not divide E, or fewer than `top_k` experts are left by the group limit.
 pub fn route(logits: &Tensor, bias: &Tensor, config: &RouterConfig) -> Routing {
-    let [_, num_experts] = logits.dims2();
+    let (isa, [rows, num_experts]) = (Isa::active(), logits.dims2());
     check_groups(config, num_experts);
-    let mut biased = biased_scores(logits, bias);
-    for row in biased.chunks_exact_mut(num_experts) {
-        limit_to_groups(row, config);
-    }
-    choose(logits, biased, config)
+    let mut routing = Routing::of(rows, config.top_k);
+    let task = rows_per_task(rows, num_experts * OPS);
+    let inputs = logits.f32s().par_chunks((task * num_experts).max(1));
+    routing.tasks(task).zip(inputs).for_each(|(slots, logits)| {
+        let mut scores = Scores::of(isa, logits, bias);
+        for biased in scores.biased.chunks_exact_mut(num_experts) {
+            limit_to_groups(biased, config);
+        }
+        scores.choose(config, slots);
+    });
+    routing
 }
 
 /// As [`route`], but all rows of a block choose from one pool: the `capacity` experts whose best score
@@ -71,49 +84,124 @@ pub fn route_blocks(
         "route: top {} of {capacity} of {num_experts} experts",
         config.top_k
     );
-    let mut biased = biased_scores(logits, bias);
+    let mut scores = Scores::of(Isa::active(), logits.f32s(), bias);
     let mut next = 0;
     for block in blocks {
         assert_eq!(block.start, next, "route: blocks");
         next = block.end;
         let block = block.start * num_experts..block.end * num_experts;
-        limit_to_pool(&mut biased[block], num_experts, capacity);
+        limit_to_pool(&mut scores.biased[block], num_experts, capacity);
     }
     assert_eq!(next, rows, "route: blocks");
-    choose(logits, biased, config)
-}
-
-/// Returns what the choice goes by. # Shapes: logits [N, E], bias `[E]` -> [N, E].
-fn biased_scores(logits: &Tensor, bias: &Tensor) -> Vec<f32> {
-    let [_, num_experts] = logits.dims2();
-    assert_eq!(
-        bias.len(),
-        num_experts,
-        "route: bias of {num_experts} experts"
-    );
-    let rows = logits.f32s().chunks_exact(num_experts);
-    rows.flat_map(|row| row.iter().zip(bias.f32s()))
-        .map(|(&logit, bias)| sigmoid(logit) + bias)
-        .collect()
-}
-
-/// Chooses the best experts of every row. # Shapes: logits, biased [N, E].
-fn choose(logits: &Tensor, mut biased: Vec<f32>, config: &RouterConfig) -> Routing {
-    let [rows, num_experts] = logits.dims2();
-    let mut routing = Routing {
-        top_k: config.top_k,
-        experts: Vec::with_capacity(rows * config.top_k),
-        weights: Vec::with_capacity(rows * config.top_k),
-    };
-    for (row, biased) in biased.chunks_exact_mut(num_experts).enumerate() {
-        for _ in 0..config.top_k {
-            let expert = take_largest(biased);
-            routing.experts.push(expert as u32);
-            routing.weights.push(sigmoid(logits.row(row)[expert]));
-        }
-        scale_weights(&mut routing.weights[row * config.top_k..], config);
-    }
+    let mut routing = Routing::of(rows, config.top_k);
     routing
+        .tasks(rows)
+        .for_each(|slots| scores.choose(config, slots));
+    routing
+}
+
+impl Routing {
+    /// Makes room for the choices of rows.
+    fn of(rows: usize, top_k: usize) -> Self {
+        Self {
+            top_k,
+            experts: vec![0; rows * top_k],
+            weights: vec![0.0; rows * top_k],
+        }
+    }
+
+    /// Cuts into the slots of some rows each.
+    fn tasks(&mut self, rows: usize) -> impl IndexedParallelIterator<Item = Slots<'_>> {
+        let slots = (rows * self.top_k).max(1);
+        let weights = self.weights.par_chunks_mut(slots);
+        let both = self.experts.par_chunks_mut(slots).zip(weights);
+        both.map(|(experts, weights)| Slots { experts, weights })
+    }
+}
+
+/// What is chosen for some rows.
+struct Slots<'a> {
+    /// [rows, A].
+    experts: &'a mut [u32],
+    /// [rows, A].
+    weights: &'a mut [f32],
+}
+
+/// What experts are chosen by, and what they weigh.
+struct Scores {
+    num_experts: usize,
+    /// Sigmoids of the logits, [rows, E].
+    plain: Vec<f32>,
+    /// These and the bias, [rows, E]; [`TAKEN`] where there is no number.
+    biased: Vec<f32>,
+}
+
+impl Scores {
+    /// # Shapes: logits [rows, E], bias `[E]`. Panics if these disagree.
+    fn of(isa: Isa, logits: &[f32], bias: &Tensor) -> Self {
+        let num_experts = bias.len();
+        assert!(
+            logits.len().is_multiple_of(num_experts.max(1)),
+            "route: bias of {num_experts} experts"
+        );
+        let mut scores = Self {
+            num_experts,
+            plain: vec![0.0; logits.len()],
+            biased: vec![0.0; logits.len()],
+        };
+        let score = Score {
+            logits,
+            bias: bias.f32s(),
+            scores: &mut scores,
+        };
+        dispatch(isa, score);
+        scores
+    }
+
+    /// Writes the best experts of every row and their weights.
+    fn choose(&self, config: &RouterConfig, to: Slots<'_>) {
+        let rows = self.plain.chunks_exact(self.num_experts);
+        let rows = rows.zip(self.biased.chunks_exact(self.num_experts));
+        let experts = to.experts.chunks_exact_mut(config.top_k);
+        let slots = experts.zip(to.weights.chunks_exact_mut(config.top_k));
+        for ((plain, biased), (experts, weights)) in rows.zip(slots) {
+            take_best(biased, experts);
+            for (weight, &expert) in weights.iter_mut().zip(&*experts) {
+                *weight = plain[expert as usize];
+            }
+            scale_weights(weights, config);
+        }
+    }
+}
+
+/// Computes the scores of rows.
+struct Score<'a> {
+    /// [rows, E].
+    logits: &'a [f32],
+    /// `[E]`.
+    bias: &'a [f32],
+    scores: &'a mut Scores,
+}
+
+impl Kernel for Score<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let width = self.bias.len().max(1);
+        let plain = self.scores.plain.chunks_exact_mut(width);
+        let rows = plain.zip(self.scores.biased.chunks_exact_mut(width));
+        for (logits, (plain, biased)) in self.logits.chunks_exact(width).zip(rows) {
+            let to = plain.chunks_mut(S::LANES).zip(biased.chunks_mut(S::LANES));
+            let from = logits.chunks(S::LANES).zip(self.bias.chunks(S::LANES));
+            for ((logits, bias), (plain, biased)) in from.zip(to) {
+                let score = s.sigmoid(s.load_or(logits, 0.0));
+                s.store_some(score, plain);
+                let sum = s.add(score, s.load_or(bias, 0.0));
+                s.store_some(s.max(sum, s.splat(TAKEN)), biased); // not a NaN
+            }
+        }
+    }
 }
 
 /// Returns the gradient of the logits given that of the weights. # Shapes: dweights [N, A] -> [N, E].
@@ -231,6 +319,24 @@ fn sum_of_best_two(group: &[f32]) -> f32 {
         first + second
     } else {
         first
+    }
+}
+
+/// Writes the indices of the largest scores in descending order, the lower one of equal ones first.
+fn take_best(scores: &[f32], best: &mut [u32]) {
+    let mut found = 0;
+    for (index, &score) in scores.iter().enumerate() {
+        let is_above = |&other: &u32| score > scores[other as usize];
+        if found == best.len() && !best.last().is_some_and(is_above) {
+            continue;
+        }
+        found = best.len().min(found + 1);
+        let mut place = found - 1;
+        while place > 0 && is_above(&best[place - 1]) {
+            best[place] = best[place - 1];
+            place -= 1;
+        }
+        best[place] = index as u32;
     }
 }
 
