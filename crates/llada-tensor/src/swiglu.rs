@@ -19,8 +19,13 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
     y.f32s_mut()
         .par_chunks_mut(task)
         .zip(inputs)
-        .for_each(|(y, (gate, up))| dispatch(isa, Forward { gate, up, y }));
+        .for_each(|(y, (gate, up))| swiglu_to(isa, gate, up, y));
     y
+}
+
+/// Writes `silu(gate) * up` to `y`, all of one length.
+pub(crate) fn swiglu_to(isa: Isa, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    dispatch(isa, Forward { gate, up, y });
 }
 
 /// What [`swiglu_backward`] returns, each [N, F].

@@ -84,15 +84,15 @@ pub(super) fn dots(isa: Isa, plan: &Plan, top_k: usize, dy: &Tensor, values: &Te
 }
 
 /// Sets `y` to a weighted sum of rows of `values`.
-struct WeightedSum<'a> {
+pub(super) struct WeightedSum<'a> {
     /// `[D]`.
-    y: &'a mut [f32],
+    pub(super) y: &'a mut [f32],
     /// [S, D].
-    values: &'a [f32],
+    pub(super) values: &'a [f32],
     /// Rows of `values`, `[A]`.
-    positions: &'a [usize],
+    pub(super) positions: &'a [usize],
     /// `[A]`.
-    weights: &'a [f32],
+    pub(super) weights: &'a [f32],
 }
 
 impl Kernel for WeightedSum<'_> {

@@ -4,6 +4,7 @@
 //! product of all experts is one parallel loop over disjoint ranges of rows. The letter S in shapes is
 //! the number of pairs, N*A.
 
+mod coded;
 mod combine;
 mod plan;
 
@@ -41,6 +42,13 @@ pub struct ExpertGrads<'a> {
 #[derive(Clone, Debug)]
 pub struct ExpertsSaved {
     plan: Plan,
+    /// Nothing where weights are codes, which have no gradients.
+    values: Option<Values>,
+}
+
+/// What experts came to.
+#[derive(Clone, Debug)]
+struct Values {
     /// [S, F].
     gate: Tensor,
     /// [S, F].
@@ -60,6 +68,10 @@ pub fn experts(
     experts: &[ExpertWeights<'_>],
 ) -> (Tensor, ExpertsSaved) {
     let (isa, plan) = (Isa::active(), Plan::new(routing, experts.len()));
+    if let Some(coded) = coded::coded(&plan, experts) {
+        let y = coded::forward(isa, &plan, x, routing, &coded);
+        return (y, ExpertsSaved { plan, values: None });
+    }
     let [ffn, hidden] = experts[0].gate.values().dims2();
     let scratch = |width| Tensor::scratch(&[plan.rows.len(), width]);
     let (mut gate, mut up) = (scratch(ffn), scratch(ffn));
@@ -90,18 +102,14 @@ pub fn experts(
     );
     parts.forward(&inner, &mut down, |e| experts[e].down);
     let y = combine(isa, &plan, routing.top_k, &down, &routing.weights);
-    (
-        y,
-        ExpertsSaved {
-            plan,
-            gate,
-            up,
-            down,
-        },
-    )
+    let values = Some(Values { gate, up, down });
+    (y, ExpertsSaved { plan, values })
 }
 
 /// Returns (dx [N, D], dweights [N, A]) and adds the experts' gradients to `grads`.
+///
+/// # Panics
+/// If there are not as many gradients as experts, or the weights are codes.
 pub fn experts_backward(
     x: &Tensor,
     routing: &Routing,
@@ -111,15 +119,8 @@ pub fn experts_backward(
     grads: &mut [ExpertGrads<'_>],
 ) -> (Tensor, Vec<f32>) {
     assert_eq!(grads.len(), experts.len(), "experts_backward: grads");
-    let (
-        isa,
-        ExpertsSaved {
-            plan,
-            gate,
-            up,
-            down,
-        },
-    ) = (Isa::active(), saved);
+    let (isa, ExpertsSaved { plan, values }) = (Isa::active(), saved);
+    let Values { gate, up, down } = values.expect("experts of codes have no gradients");
     let dweights = dots(isa, &plan, routing.top_k, dy, &down);
     drop(down);
     let ddown = spread(&plan, routing, dy); // [S, D]

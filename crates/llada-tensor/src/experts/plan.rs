@@ -50,7 +50,7 @@ impl Plan {
     }
 
     /// Returns the positions of an expert.
-    fn range(&self, expert: usize) -> Range<usize> {
+    pub(super) fn range(&self, expert: usize) -> Range<usize> {
         self.starts[expert]..self.starts[expert + 1]
     }
 

@@ -18,8 +18,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-pub(crate) use codes::CodeMatrix;
 pub use codes::Codes;
+pub(crate) use codes::{CodeMatrix, ExpertRows, down, gated, whole_of};
 pub(crate) use matrix::Matrix;
 pub(crate) use pack::{Format, Line, PANEL, Pair, Panels, Single};
 

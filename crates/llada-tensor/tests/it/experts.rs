@@ -2,7 +2,7 @@
 
 use llada_tensor::reference::experts::{Expert, experts as reference};
 use llada_tensor::{
-    ExpertGrads, ExpertWeights, Gradient, Precision, Routing, Tensor, Weight, experts,
+    Codes, ExpertGrads, ExpertWeights, Gradient, Precision, Routing, Tensor, Weight, experts,
     experts_backward,
 };
 
@@ -36,6 +36,21 @@ impl Case {
         }
     }
 
+    /// The same with codes, gates and ups of one kind and downs of another.
+    fn of_codes(shape: [usize; 5], [gate_up, down]: [Codes; 2]) -> Self {
+        let mut case = Self::new(shape, Precision::F32);
+        for weight in &mut case.weights {
+            let kinds = [gate_up, gate_up, down];
+            for (weight, codes) in weight.iter_mut().zip(kinds) {
+                let mut blocks = Vec::new();
+                codes.format().quantise(weight.values().f32s(), &mut blocks);
+                let values = Tensor::from_codes(codes, weight.values().dims2(), &blocks);
+                *weight = Weight::new(values, Precision::F32);
+            }
+        }
+        case
+    }
+
     fn experts(&self) -> Vec<ExpertWeights<'_>> {
         self.weights
             .iter()
@@ -45,6 +60,19 @@ impl Case {
 
     fn forward(&self) -> Tensor {
         experts(&self.x, &self.routing, &self.experts()).0
+    }
+
+    /// Computes row `i` alone.
+    fn row(&self, i: usize) -> Tensor {
+        let top_k = self.routing.top_k;
+        let slots = i * top_k..(i + 1) * top_k;
+        let routing = Routing {
+            top_k,
+            experts: self.routing.experts[slots.clone()].to_vec(),
+            weights: self.routing.weights[slots].to_vec(),
+        };
+        let x = Tensor::from_f32(&[1, self.x.dims2()[1]], self.x.row(i).to_vec());
+        experts(&x, &routing, &self.experts()).0
     }
 
     /// Returns dx, dweights and every expert's gradients for the loss `sum dy * y`.
@@ -107,22 +135,27 @@ fn a_row_alone_equals_the_row_in_a_batch() {
     for_every_isa(|| {
         let batch = case.forward();
         for i in [0, 17, 49] {
-            let slots = i * 3..(i + 1) * 3;
-            let routing = Routing {
-                top_k: 3,
-                experts: case.routing.experts[slots.clone()].to_vec(),
-                weights: case.routing.weights[slots].to_vec(),
-            };
-            let x = Tensor::from_f32(&[1, 24], case.x.row(i).to_vec());
-            assert_eq!(
-                experts(&x, &routing, &case.experts()).0.row(0),
-                batch.row(i)
-            );
+            assert_eq!(case.row(i).row(0), batch.row(i));
         }
     });
     let plain = case.forward();
     case.weights.iter_mut().flatten().for_each(Weight::pack);
     assert_eq!(case.forward(), plain);
+}
+
+/// Many rows per expert go another way than few.
+#[test]
+fn a_row_alone_equals_the_row_in_a_batch_of_codes() {
+    let (q4_0, q8_0, q4_k, q6_k) = (Codes::Q4_0, Codes::Q8_0, Codes::Q4K, Codes::Q6K);
+    for kinds in [[q4_0, q4_0], [q8_0, q4_0], [q4_k, q6_k]] {
+        let case = Case::of_codes([60, 512, 3, 7, 256], kinds);
+        for_every_isa(|| {
+            let batch = with_threads(2, || case.forward());
+            for i in [0, 31, 59] {
+                assert_eq!(case.row(i).row(0), batch.row(i), "{kinds:?}");
+            }
+        });
+    }
 }
 
 #[test]

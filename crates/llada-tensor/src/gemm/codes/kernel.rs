@@ -1,7 +1,8 @@
 //! One thread's part of a product with codes: as many rows and vectors of columns as registers hold.
 
-use std::array;
+use std::ops::Range;
 
+use super::BLOCK;
 use super::formats::{Format, Group, Q4_0, Q4K, Q5K, Q6K, Q8_0, Strip};
 use super::layout::{Codes, HALF};
 use super::panels::CodePanels;
@@ -13,6 +14,8 @@ use crate::simd::{Kernel, Simd};
 
 /// Most panels that are multiplied at a time.
 const WIDE: usize = 2;
+/// Tiles of rows that meet all columns before the next ones do: their rows stay in the second-level cache.
+const TILES: usize = 20;
 /// Rows whose products take as long as reading the codes.
 const CODES_COST_ROWS: usize = 4;
 
@@ -29,13 +32,28 @@ pub(super) struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     /// The product of rows and all columns. # Panics if the shapes disagree.
     pub(super) fn new(a: Part<'a>, b: &'a CodePanels, c: Target<'a>) -> Self {
+        let [_, n] = b.shape();
+        Self::of_columns(a, b, 0..n, c)
+    }
+
+    /// The product of rows and some columns, which begin with a panel. # Panics if they do not, or the shapes disagree.
+    pub(super) fn of_columns(
+        a: Part<'a>,
+        b: &'a CodePanels,
+        columns: Range<usize>,
+        c: Target<'a>,
+    ) -> Self {
         let [k, n] = b.shape();
         assert_eq!(k, a.width(), "elements of rows and columns");
-        assert_eq!(c.shape(), [a.rows(), n], "rows and columns");
+        assert!(
+            columns.start.is_multiple_of(PANEL) && columns.end <= n,
+            "columns {columns:?} of {n}"
+        );
+        assert_eq!(c.shape(), [a.rows(), columns.len()], "rows and columns");
         Self {
             a,
             b,
-            first_panel: 0,
+            first_panel: columns.start / PANEL,
             c,
             next: &[],
         }
@@ -69,7 +87,7 @@ impl<'a> Sweep<'a> {
 
     /// Returns the scales and codes that are read first.
     pub(super) fn first_lines(&self) -> &'a [Line] {
-        self.b.lines(self.first_panel..self.first_panel + WIDE)
+        first_lines(self.b, self.first_panel)
     }
 
     /// Lets the last columns ask for what is read after them.
@@ -77,7 +95,17 @@ impl<'a> Sweep<'a> {
         Self { next, ..self }
     }
 
+    /// Returns a vector of columns.
+    #[inline(always)]
+    fn strip(&self, column: usize) -> Strip<'a> {
+        Strip {
+            lines: self.b.panel(self.first_panel + column / PANEL),
+            lane: column % PANEL,
+        }
+    }
+
     /// Returns what is read after the columns before `end`: some panels.
+    #[inline(always)]
     fn lines_from(&self, end: usize, panels: usize) -> &'a [Line] {
         let [_, n] = self.c.shape();
         let first = self.first_panel + end / PANEL;
@@ -87,6 +115,11 @@ impl<'a> Sweep<'a> {
             false => self.next,
         }
     }
+}
+
+/// Returns the scales and codes that a product of the columns from a panel on reads first.
+pub(super) fn first_lines(b: &CodePanels, panel: usize) -> &[Line] {
+    b.lines(panel..panel + WIDE)
 }
 
 impl Kernel for Sweep<'_> {
@@ -110,11 +143,15 @@ fn sweep<S: Simd, F: Format>(s: S, mut sweep: Sweep<'_>) {
     // Two vectors share what is read of the rows; few rows wait for memory, and a panel alone is one stream.
     let has_pairs = S::LANES < PANEL || num_rows > tile_rows::<S>();
     let paired = if has_pairs { n - n % (2 * S::LANES) } else { 0 };
-    for column in (0..paired).step_by(2 * S::LANES) {
-        strip::<S, F, 2>(s, &mut sweep, column);
-    }
-    for column in (paired..n).step_by(S::LANES) {
-        strip::<S, F, 1>(s, &mut sweep, column);
+    let tiles = sweep.a.num_tiles();
+    for first in (0..tiles).step_by(TILES) {
+        let tiles = first..tiles.min(first + TILES);
+        for column in (0..paired).step_by(2 * S::LANES) {
+            strip::<S, F, 2>(s, &mut sweep, tiles.clone(), column);
+        }
+        for column in (paired..n).step_by(S::LANES) {
+            strip::<S, F, 1>(s, &mut sweep, tiles.clone(), column);
+        }
     }
 }
 
@@ -123,18 +160,20 @@ const fn tile_rows<S: Simd>() -> usize {
     S::REGISTERS / 5
 }
 
-/// Computes some vectors of columns for all rows.
+/// Computes some vectors of columns for the rows of some tiles.
 #[inline(always)]
-fn strip<S: Simd, F: Format, const VECTORS: usize>(s: S, sweep: &mut Sweep<'_>, column: usize) {
+fn strip<S: Simd, F: Format, const VECTORS: usize>(
+    s: S,
+    sweep: &mut Sweep<'_>,
+    tiles: Range<usize>,
+    column: usize,
+) {
     let [num_rows, n] = sweep.c.shape();
     let columns = column..n.min(column + VECTORS * S::LANES);
-    let b: [Strip<'_>; VECTORS] = array::from_fn(|vector| {
-        let column = column + vector * S::LANES;
-        Strip {
-            lines: sweep.b.panel(sweep.first_panel + column / PANEL),
-            lane: column % PANEL,
-        }
-    });
+    let mut b = [sweep.strip(column); VECTORS];
+    for (vector, b) in b.iter_mut().enumerate().skip(1) {
+        *b = sweep.strip(column + vector * S::LANES);
+    }
     let mut ahead = match num_rows <= tile_rows::<S>() {
         true => Ahead::Stream,
         false => {
@@ -142,13 +181,15 @@ fn strip<S: Simd, F: Format, const VECTORS: usize>(s: S, sweep: &mut Sweep<'_>, 
             Ahead::Next(sweep.lines_from(columns.end, panels))
         }
     };
-    for (rows, blocks) in sweep.a.tiles() {
+    for tile_index in tiles {
+        let (rows, blocks) = sweep.a.tile(tile_index);
         let (height, mut done) = (rows.len(), 0);
         while done < height {
             let now = (height - done).min(tile_rows::<S>());
             let first = rows.start + done;
             let a = Rows {
                 blocks,
+                blocks_per_row: sweep.a.width() / BLOCK,
                 height,
                 first: done,
             };
@@ -171,6 +212,7 @@ fn strip<S: Simd, F: Format, const VECTORS: usize>(s: S, sweep: &mut Sweep<'_>, 
 struct Rows<'a> {
     /// The blocks of the whole tile.
     blocks: &'a [RowBlock],
+    blocks_per_row: usize,
     /// Rows of the whole tile.
     height: usize,
     first: usize,
@@ -228,40 +270,41 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
             }
         }
     }
-    for (group, rows) in a.blocks.chunks(a.height * F::GROUP).enumerate() {
+    for index in 0..a.blocks_per_row {
+        let (group, block) = (index / F::GROUP, index % F::GROUP);
         let mut b_group = [b[0].group::<F>(group); VECTORS];
         for v in 1..VECTORS {
             b_group[v] = b[v].group::<F>(group);
         }
-        ahead.ask(s, b_group[0].head);
-        for (block, rows) in rows.chunks_exact(a.height).enumerate() {
-            let rows = &rows[a.first..][..ROWS];
-            let mut codes = [&b[0].lines[..0]; VECTORS];
+        if block == 0 {
+            ahead.ask(s, b_group[0].head);
+        }
+        let rows = &a.blocks[index * a.height + a.first..][..ROWS];
+        let mut codes = [&b[0].lines[..0]; VECTORS];
+        for v in 0..VECTORS {
+            codes[v] = b_group[v].codes::<F>(block);
+        }
+        ahead.ask(s, codes[0]);
+        let mut dots = [[s.splat(0.0); ROWS]; VECTORS];
+        if !F::HAS_OFFSET {
+            start(s, rows, 0, &mut dots);
+        }
+        for quad in 0..HALF {
+            multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
+        }
+        if F::SCALES == 2 {
+            add_scaled::<S, F, ROWS, VECTORS>(s, dots, b_group, [block, 0], rows, &mut acc);
+            start(s, rows, 1, &mut dots);
+        }
+        for quad in HALF..2 * HALF {
+            multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
+        }
+        add_scaled::<S, F, ROWS, VECTORS>(s, dots, b_group, [block, 1], rows, &mut acc);
+        if F::HAS_OFFSET {
             for v in 0..VECTORS {
-                codes[v] = b_group[v].codes::<F>(block);
-            }
-            ahead.ask(s, codes[0]);
-            let mut dots = [[s.splat(0.0); ROWS]; VECTORS];
-            if !F::HAS_OFFSET {
-                start(s, rows, 0, &mut dots);
-            }
-            for quad in 0..HALF {
-                multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
-            }
-            if F::SCALES == 2 {
-                add_scaled::<S, F, ROWS, VECTORS>(s, dots, b_group, [block, 0], rows, &mut acc);
-                start(s, rows, 1, &mut dots);
-            }
-            for quad in HALF..2 * HALF {
-                multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
-            }
-            add_scaled::<S, F, ROWS, VECTORS>(s, dots, b_group, [block, 1], rows, &mut acc);
-            if F::HAS_OFFSET {
-                for v in 0..VECTORS {
-                    let offset = F::offset(s, b_group[v], block);
-                    for i in 0..ROWS {
-                        acc[v][i] = s.fma(offset, s.splat(rows[i].offsets[0]), acc[v][i]);
-                    }
+                let offset = F::offset(s, b_group[v], block);
+                for i in 0..ROWS {
+                    acc[v][i] = s.fma(offset, s.splat(rows[i].offsets[0]), acc[v][i]);
                 }
             }
         }

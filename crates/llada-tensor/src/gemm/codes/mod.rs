@@ -17,6 +17,7 @@
 //! ascending order, whatever the other rows and the number of threads.
 
 mod formats;
+mod gated;
 mod joined;
 mod kernel;
 mod layout;
@@ -27,10 +28,12 @@ mod tests;
 
 use std::ops::Range;
 
+pub(crate) use gated::{ExpertRows, down, gated};
 pub(crate) use joined::CodeMatrix;
 pub use layout::Codes;
 
 use super::matrix::{Matrix, Target};
+use super::pack::Line;
 use super::{Left, PartProduct, Right, Start, TASK, most_tasks};
 use crate::Isa;
 use crate::simd::dispatch;
@@ -78,11 +81,7 @@ pub(super) fn parts(
 ) {
     let mut rows: Vec<Range<usize>> = products.iter().map(|part| part.rows.clone()).collect();
     rows.dedup();
-    let x = Matrix::of(a.x);
-    let rounded = match a.rows {
-        Some(picked) => CodeRows::picked(isa, codes, x, picked, &rows),
-        None => CodeRows::new(isa, codes, x, &rows),
-    };
+    let rounded = CodeRows::of(isa, codes, a, &rows);
     let sweeps = products.into_iter().map(|part| match whole_of(part.right) {
         Some(b) if b.codes() == codes => {
             let c = Target::new(part.c, [part.rows.len(), b.shape()[1]], start);
@@ -104,7 +103,7 @@ pub(super) fn common(products: &[PartProduct<'_>]) -> Option<Codes> {
 }
 
 /// Returns an operand that is one run of codes.
-fn whole_of<'a>(right: Right<'a>) -> Option<&'a CodePanels> {
+pub(crate) fn whole_of<'a>(right: Right<'a>) -> Option<&'a CodePanels> {
     match right {
         Right::Codes(b) => b.whole(),
         _ => None,
@@ -115,7 +114,7 @@ fn whole_of<'a>(right: Right<'a>) -> Option<&'a CodePanels> {
 fn divide(isa: Isa, mut sweeps: Vec<Sweep<'_>>, tasks: usize) {
     let cost: usize = sweeps.iter().map(Sweep::cost).sum();
     if tasks <= 1 || cost < 2 * TASK {
-        return run(isa, sweeps);
+        return run(isa, sweeps, &[]);
     }
     let others = split_off(&mut sweeps, cost / 2);
     rayon::join(
@@ -124,10 +123,10 @@ fn divide(isa: Isa, mut sweeps: Vec<Sweep<'_>>, tasks: usize) {
     );
 }
 
-/// Computes one after the other; each asks for what the next one reads.
-fn run(isa: Isa, sweeps: Vec<Sweep<'_>>) {
+/// Computes one after the other; each asks for what the next one reads, and the last for `then`.
+fn run<'a>(isa: Isa, sweeps: Vec<Sweep<'a>>, then: &'a [Line]) {
     let firsts: Vec<_> = sweeps.iter().map(Sweep::first_lines).collect();
-    let nexts = firsts.into_iter().skip(1).chain([&[][..]]);
+    let nexts = firsts.into_iter().skip(1).chain([then]);
     for (sweep, next) in sweeps.into_iter().zip(nexts) {
         dispatch(isa, sweep.followed_by(next));
     }

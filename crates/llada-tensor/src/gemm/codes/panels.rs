@@ -94,6 +94,7 @@ impl CodePanels {
     }
 
     /// Returns all that lies in those of some panels that there are.
+    #[inline(always)]
     pub(super) fn lines(&self, panels: Range<usize>) -> &[Line] {
         let end = (panels.end * self.pitch()).min(self.lines.len());
         &self.lines[(panels.start * self.pitch()).min(end)..end]

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 use super::{BLOCK, Codes};
 use crate::Isa;
 use crate::buffer::Buffer;
-use crate::gemm::Matrix;
+use crate::gemm::{Left, Matrix};
 use crate::parallel::rows_per_task;
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -48,89 +49,156 @@ const OPS: usize = 4;
 /// A part's rows are divided into as few tiles as there can be, of about equal heights. The blocks of
 /// a tile lie as the kernel reads them: the first of every row, the second of every row, and so on.
 #[derive(Clone, Debug)]
-pub(super) struct CodeRows {
+pub(crate) struct CodeRows {
     blocks: Buffer<f32>,
     blocks_per_row: usize,
 }
 
 impl CodeRows {
+    /// Rounds the rows of an operand, in its order.
+    ///
+    /// # Panics
+    /// As [`CodeRows::new`] and [`CodeRows::picked`].
+    pub(super) fn of(isa: Isa, codes: Codes, a: Left<'_>, parts: &[Range<usize>]) -> Self {
+        let x = Matrix::of(a.x);
+        match a.rows {
+            Some(picked) => Self::picked(isa, codes, x, picked, parts),
+            None => Self::new(isa, codes, x, parts),
+        }
+    }
+
     /// Rounds every block of 32 elements to 255 levels that reach its largest magnitude.
     ///
     /// # Panics
     /// If the width is not a multiple of 32, or the parts do not follow each other over all rows.
     pub(super) fn new(isa: Isa, codes: Codes, x: Matrix<'_>, parts: &[Range<usize>]) -> Self {
-        let ([rows, width], x) = (x.shape(), x.f32_rows());
-        Self::fill(rows, width, parts, OPS, |rows, blocks| {
-            let round = Round {
-                codes,
-                x: &x[rows.start * width..rows.end * width],
-                blocks_per_row: width / BLOCK,
-                blocks,
-            };
-            dispatch(isa, round);
-        })
+        let ([_, width], x) = (x.shape(), x.f32_rows());
+        let tiles: Vec<_> = parts.iter().flat_map(tiles).collect();
+        let task = rows_per_task(tiles.len(), TALL * width * OPS);
+        let rounded = Self::fill(width, tiles, task, |_, rows, blocks| {
+            let x = &x[rows.start * width..rows.end * width];
+            round_tile(isa, codes, x, width, blocks);
+        });
+        assert_eq!(rounded.rows() * width, x.len(), "parts of rows");
+        rounded
     }
 
     /// The same of rows that are picked from `x`, each of which is rounded once.
     ///
     /// # Panics
     /// As [`CodeRows::new`], or if a row does not exist.
-    pub(super) fn picked(
+    fn picked(
         isa: Isa,
         codes: Codes,
         x: Matrix<'_>,
         picked: &[u32],
         parts: &[Range<usize>],
     ) -> Self {
-        let [rows, width] = x.shape();
-        let alone: Vec<_> = (0..rows).map(|row| row..row + 1).collect();
-        let rounded = Self::new(isa, codes, x, &alone);
-        let each = |row: u32| rounded.part(row as usize..row as usize + 1).blocks;
-        Self::fill(picked.len(), width, parts, 1, |rows, blocks| {
-            let mut from = [&[][..]; TALL];
-            for (from, &row) in from.iter_mut().zip(&picked[rows.clone()]) {
-                *from = each(row);
-            }
-            for (index, blocks) in blocks.chunks_exact_mut(rows.len()).enumerate() {
-                for (block, from) in blocks.iter_mut().zip(from) {
-                    *block = from[index];
-                }
-            }
+        let [_, width] = x.shape();
+        let alone = Self::alone(isa, codes, x);
+        let tiles: Vec<_> = parts.iter().flat_map(tiles).collect();
+        let task = rows_per_task(tiles.len(), TALL * width);
+        Self::fill(width, tiles, task, |_, rows, blocks| {
+            alone.copy_tile(&picked[rows], blocks);
         })
     }
 
-    /// Calls `fill` with the rows of every tile, whose elements cost `ops` each, and their blocks.
-    fn fill(
-        rows: usize,
+    /// Rounds every row as a part of its own.
+    pub(super) fn alone(isa: Isa, codes: Codes, x: Matrix<'_>) -> Self {
+        let [rows, _] = x.shape();
+        let parts: Vec<_> = (0..rows).map(|row| row..row + 1).collect();
+        Self::new(isa, codes, x, &parts)
+    }
+
+    /// Copies rows that are [`alone`](CodeRows::alone) to a part.
+    pub(super) fn pick<'a>(&self, picked: &[u32], memory: &'a mut Vec<RowBlock>) -> Part<'a> {
+        let len = picked.len() * self.blocks_per_row;
+        memory.resize(memory.len().max(len), RowBlock::zeroed());
+        let blocks = &mut memory[..len];
+        for rows in tiles(&(0..picked.len())) {
+            let to = rows.start * self.blocks_per_row..rows.end * self.blocks_per_row;
+            self.copy_tile(&picked[rows], &mut blocks[to]);
+        }
+        Part {
+            rows: picked.len(),
+            blocks,
+            blocks_per_row: self.blocks_per_row,
+        }
+    }
+
+    /// Copies rows that are alone to a tile.
+    fn copy_tile(&self, picked: &[u32], to: &mut [RowBlock]) {
+        let mut from = [&[][..]; TALL];
+        for (from, &row) in from.iter_mut().zip(picked) {
+            *from = self.part(row as usize..row as usize + 1).blocks;
+        }
+        for (index, to) in to.chunks_exact_mut(picked.len()).enumerate() {
+            for (block, from) in to.iter_mut().zip(from) {
+                *block = from[index];
+            }
+        }
+    }
+
+    /// Calls `fill` with the number and the blocks of every part, several at a time.
+    ///
+    /// # Panics
+    /// If the width is not a multiple of 32, or the parts do not follow each other.
+    pub(super) fn of_parts(
+        codes: Codes,
         width: usize,
         parts: &[Range<usize>],
-        ops: usize,
-        fill: impl Fn(Range<usize>, &mut [RowBlock]) + Sync,
+        fill: impl Fn(usize, PartBlocks<'_>) + Sync,
+    ) -> Self {
+        Self::fill(width, parts.to_vec(), 1, |part, rows, blocks| {
+            let rows = rows.len();
+            fill(
+                part,
+                PartBlocks {
+                    codes,
+                    rows,
+                    width,
+                    blocks,
+                },
+            );
+        })
+    }
+
+    /// Calls `fill` with the number, the rows and the blocks of every range; these follow each other, and a thread
+    /// takes at least `task` of them.
+    fn fill(
+        width: usize,
+        ranges: Vec<Range<usize>>,
+        task: usize,
+        fill: impl Fn(usize, Range<usize>, &mut [RowBlock]) + Sync,
     ) -> Self {
         assert!(
             width.is_multiple_of(BLOCK),
             "{width} elements in blocks of {BLOCK}"
         );
         let blocks_per_row = width / BLOCK;
+        let rows = ranges.last().map_or(0, |rows| rows.end);
         let mut blocks = Buffer::scratch(rows * blocks_per_row * WORDS);
         let (mut rest, mut done) = (bytemuck::cast_slice_mut(&mut blocks), 0);
         let mut work = Vec::new();
-        for rows in parts.iter().flat_map(tiles) {
+        for (index, rows) in ranges.into_iter().enumerate() {
             assert_eq!(rows.start, done, "parts of rows");
             done = rows.end;
             let (blocks, others) =
                 std::mem::take(&mut rest).split_at_mut(rows.len() * blocks_per_row);
             rest = others;
-            work.push((rows, blocks));
+            work.push((index, rows, blocks));
         }
-        assert_eq!(done, rows, "parts of rows");
-        let task = rows_per_task(work.len(), TALL * width * ops);
         let work = work.into_par_iter().with_min_len(task);
-        work.for_each(|(rows, blocks)| fill(rows, blocks));
+        work.for_each(|(index, rows, blocks)| fill(index, rows, blocks));
         Self {
             blocks,
             blocks_per_row,
         }
+    }
+
+    /// Returns the number of rows.
+    fn rows(&self) -> usize {
+        self.blocks.len() / (self.blocks_per_row * WORDS).max(1)
     }
 
     /// Returns a part.
@@ -140,6 +208,32 @@ impl CodeRows {
             rows: rows.len(),
             blocks: &bytemuck::cast_slice(&self.blocks)[blocks],
             blocks_per_row: self.blocks_per_row,
+        }
+    }
+}
+
+/// Where the rows of a part go.
+pub(super) struct PartBlocks<'a> {
+    codes: Codes,
+    rows: usize,
+    width: usize,
+    blocks: &'a mut [RowBlock],
+}
+
+impl PartBlocks<'_> {
+    /// Returns the number of elements.
+    pub(super) fn len(&self) -> usize {
+        self.rows * self.width
+    }
+
+    /// Rounds the rows. # Shapes: x [rows, width].
+    pub(super) fn round(mut self, isa: Isa, x: &[f32]) {
+        for rows in tiles(&(0..self.rows)) {
+            let blocks = std::mem::take(&mut self.blocks);
+            let (now, rest) = blocks.split_at_mut(rows.len() * (self.width / BLOCK));
+            let x = &x[rows.start * self.width..rows.end * self.width];
+            round_tile(isa, self.codes, x, self.width, now);
+            self.blocks = rest;
         }
     }
 }
@@ -163,24 +257,45 @@ impl<'a> Part<'a> {
         self.blocks_per_row * BLOCK
     }
 
-    /// Returns the rows of every tile, counted from the part's first, and its blocks.
+    /// Returns the number of tiles.
+    pub(super) fn num_tiles(&self) -> usize {
+        self.rows.div_ceil(TALL)
+    }
+
+    /// Returns the rows of a tile, counted from the part's first, and its blocks.
     #[inline(always)]
-    pub(super) fn tiles(self) -> impl Iterator<Item = (Range<usize>, &'a [RowBlock])> {
-        let all = self.blocks;
-        tiles(&(0..self.rows)).map(move |rows| {
-            let blocks = rows.start * self.blocks_per_row..rows.end * self.blocks_per_row;
-            (rows, &all[blocks])
-        })
+    pub(super) fn tile(self, index: usize) -> (Range<usize>, &'a [RowBlock]) {
+        let rows = tile_of(self.rows, index);
+        let blocks = rows.start * self.blocks_per_row..rows.end * self.blocks_per_row;
+        (rows, &self.blocks[blocks])
     }
 }
 
-/// Divides the rows of a part into tiles.
+/// Returns the rows of one of the tiles into which some rows, which exist, are divided.
 #[inline(always)]
+fn tile_of(rows: usize, index: usize) -> Range<usize> {
+    let count = rows.div_ceil(TALL);
+    index * rows / count..(index + 1) * rows / count
+}
+
+/// Divides the rows of a part into tiles.
 fn tiles(part: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
     let (first, len) = (part.start, part.len());
-    let count = len.div_ceil(TALL);
-    let cut = move |tile| first + tile * len / count;
-    (0..count).map(move |tile| cut(tile)..cut(tile + 1))
+    (0..len.div_ceil(TALL)).map(move |index| {
+        let rows = tile_of(len, index);
+        first + rows.start..first + rows.end
+    })
+}
+
+/// Rounds the rows of a tile. # Shapes: x [rows, width].
+fn round_tile(isa: Isa, codes: Codes, x: &[f32], width: usize, blocks: &mut [RowBlock]) {
+    let round = Round {
+        codes,
+        x,
+        blocks_per_row: width / BLOCK,
+        blocks,
+    };
+    dispatch(isa, round);
 }
 
 /// Rounds the rows of a tile.
@@ -212,11 +327,10 @@ impl Kernel for Round<'_> {
 #[inline(always)]
 fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
     let zero = s.splat(0.0);
-    let (mut high, mut low, mut zeros) = (zero, zero, zero);
+    let (mut high, mut low) = (zero, zero);
     for x in x.chunks_exact(S::LANES) {
         let x = s.load(x);
         (high, low) = (s.max(x, high), s.min(x, low));
-        zeros = s.fma(x, zero, zeros);
     }
     let largest = s.reduce_max(s.max(high, s.sub(zero, low)));
     let per_unit = if largest > 0.0 {
@@ -224,13 +338,12 @@ fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
     } else {
         0.0
     };
-    let (mut quads, mut sums) = ([0.0; BLOCK / 4], [0.0; 2]);
+    let (mut quads, mut halves) = ([0.0; BLOCK / 4], [zero; 2]);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut quads);
-    let halves = x
+    let parts = x
         .chunks_exact(BLOCK / 2)
         .zip(bytes.chunks_exact_mut(BLOCK / 2));
-    for ((x, bytes), sum) in halves.zip(&mut sums) {
-        let mut integers = zero;
+    for ((x, bytes), integers) in parts.zip(&mut halves) {
         for (x, bytes) in x
             .chunks_exact(S::LANES)
             .zip(bytes.chunks_exact_mut(S::LANES))
@@ -239,26 +352,24 @@ fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
             let units = s.splat(UNITS);
             let x = s.add(s.mul(s.load(x), s.splat(per_unit)), units);
             s.store_bytes(x, bytes);
-            integers = s.add(integers, s.sub(x, units));
+            *integers = s.add(*integers, s.sub(x, units));
         }
-        *sum = s.reduce_add(integers);
     }
-    // A NaN or an infinity must not vanish in the rounding; zero times it is NaN.
-    let is_finite = s.reduce_add(zeros) == 0.0;
-    let scale = if is_finite {
-        largest / LARGEST
-    } else {
+    let all = s.reduce_add(s.add(halves[0], halves[1]));
+    // A NaN or an infinity must not vanish in the rounding; either makes this sum NaN.
+    let scale = if all.is_nan() {
         f32::NAN
+    } else {
+        largest / LARGEST
     };
-    let [first, last] = sums;
     let bias = |sum: f32| f32::from_bits((-codes.bias() * sum as i32) as u32);
     RowBlock {
         quads,
         scale,
         offsets: match codes {
-            Codes::Q4_0 | Codes::Q8_0 => [bias(first + last), 0.0],
-            Codes::Q4K | Codes::Q5K => [scale * -(first + last), 0.0],
-            Codes::Q6K => [bias(first), bias(last)],
+            Codes::Q4_0 | Codes::Q8_0 => [bias(all), 0.0],
+            Codes::Q4K | Codes::Q5K => [scale * -all, 0.0],
+            Codes::Q6K => halves.map(|half| bias(s.reduce_add(half))),
         },
     }
 }
