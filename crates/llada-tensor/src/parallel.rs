@@ -1,7 +1,9 @@
 //! When work is handed to other threads, and how they write to one array.
 
+use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::Yield;
@@ -41,6 +43,35 @@ pub fn map_parallel<T: Send, R: Send>(items: Vec<T>, f: impl Fn(usize, T) -> R +
         .enumerate()
         .map(|(index, item)| f(index, item))
         .collect()
+}
+
+/// Calls `f` with every item: half of the threads begin with the first ones, the others with the last.
+///
+/// So that of items in the order of their cost dear and cheap ones are computed at the same time, and the threads end
+/// together.
+pub(crate) fn from_both_ends<T: Send>(items: Vec<T>, f: impl Fn(T) + Sync) {
+    let items = Mutex::new(VecDeque::from(items));
+    let take = |from_front| {
+        // Items are whole whenever another thread panics.
+        let mut items = items.lock().unwrap_or_else(PoisonError::into_inner);
+        if from_front {
+            items.pop_front()
+        } else {
+            items.pop_back()
+        }
+    };
+    let work = |from_front| {
+        while let Some(item) = take(from_front) {
+            f(item);
+        }
+    };
+    rayon::scope(|scope| {
+        for thread in 1..num_threads() {
+            let work = &work;
+            scope.spawn(move |_| work(thread % 2 == 0));
+        }
+        work(true);
+    });
 }
 
 /// How long a thread looks for work before it may sleep, inside [`keep_awake`].
@@ -154,6 +185,22 @@ mod tests {
                 let twice = || keep_awake(|| keep_awake(|| sum(&numbers)) + sum(&numbers));
                 assert_eq!(pool.install(twice), 999_000);
             }
+        }
+    }
+
+    #[test]
+    fn every_item_is_taken_once_from_either_end() {
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let pool = pool.build().unwrap();
+            let taken = Mutex::new(Vec::new());
+            pool.install(|| from_both_ends((0..100).collect(), |i| taken.lock().unwrap().push(i)));
+            let mut taken = taken.into_inner().unwrap();
+            if threads == 1 {
+                assert!(taken.is_sorted());
+            }
+            taken.sort_unstable();
+            assert_eq!(taken, (0..100).collect::<Vec<_>>());
         }
     }
 

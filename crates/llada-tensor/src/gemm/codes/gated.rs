@@ -1,12 +1,13 @@
 //! The products of an MLP whose rows are divided among experts: `silu(x G) * (x U)`, then the one that follows.
 //!
 //! An expert goes through the first two and the gate at one go, and its result is rounded at once, so that what
-//! lies between stays in the caches of a core.
+//! lies between stays in the caches of a core. Those of few rows wait for memory while those of many compute on
+//! another core.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::kernel::{Sweep, first_lines};
+use super::kernel::{Sweep, ask_for, first_lines};
 use super::panels::CodePanels;
 use super::rows::{CodeRows, RowBlock};
 use super::run;
@@ -50,7 +51,8 @@ pub(crate) fn gated(isa: Isa, x: &Tensor, picked: &[u32], experts: &[ExpertRows<
     let ([_, width], codes) = (experts[0].gate.shape(), experts[0].gate.codes());
     let alone = CodeRows::alone(isa, codes, Matrix::of(x));
     CodeRows::of_parts(experts[0].down.codes(), width, &parts, |index, inner| {
-        let (expert, next, len) = (&experts[index], experts.get(index + 1), inner.len());
+        let (expert, len) = (&experts[index], inner.len());
+        ask_for(isa, first_lines(expert.gate, 0)); // while its rows are picked
         let mut memory = MEMORY.take();
         let x = alone.pick(&picked[expert.rows.clone()], &mut memory.x);
         memory.values.resize(memory.values.len().max(3 * len), 0.0);
@@ -61,8 +63,7 @@ pub(crate) fn gated(isa: Isa, x: &Tensor, picked: &[u32], experts: &[ExpertRows<
             assert_eq!(b.codes(), codes, "kinds of codes");
             Sweep::new(x, b, Target::new(c, [x.rows(), width], Start::Zero))
         });
-        let then = next.map_or(&[][..], |next| first_lines(next.gate, 0));
-        run(isa, sweeps.into(), then);
+        run(isa, sweeps.into());
         swiglu_to(isa, gate, up, &mut rest[..len]);
         inner.round(isa, &rest[..len]);
         MEMORY.set(memory);
@@ -89,5 +90,5 @@ pub(crate) fn down(
         let x = inner.part(expert.rows.clone());
         sweeps.push(Sweep::of_columns(x, expert.down, columns.clone(), target));
     }
-    run(isa, sweeps, &[]);
+    run(isa, sweeps);
 }

@@ -7,10 +7,11 @@ use super::formats::{Format, Group, Q4_0, Q4K, Q5K, Q6K, Q8_0, Strip};
 use super::layout::{Codes, HALF};
 use super::panels::CodePanels;
 use super::rows::{Part, RowBlock};
+use crate::Isa;
 use crate::gemm::Start;
 use crate::gemm::matrix::Target;
 use crate::gemm::pack::{Line, PANEL};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// Most panels that are multiplied at a time.
 const WIDE: usize = 2;
@@ -120,6 +121,24 @@ impl<'a> Sweep<'a> {
 /// Returns the scales and codes that a product of the columns from a panel on reads first.
 pub(super) fn first_lines(b: &CodePanels, panel: usize) -> &[Line] {
     b.lines(panel..panel + WIDE)
+}
+
+/// Asks for lines that will be read soon.
+pub(super) fn ask_for(isa: Isa, lines: &[Line]) {
+    dispatch(isa, Ask(lines));
+}
+
+struct Ask<'a>(&'a [Line]);
+
+impl Kernel for Ask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for line in self.0 {
+            s.prefetch(line, 0);
+        }
+    }
 }
 
 impl Kernel for Sweep<'_> {

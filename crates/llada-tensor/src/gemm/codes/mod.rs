@@ -33,7 +33,6 @@ pub(crate) use joined::CodeMatrix;
 pub use layout::Codes;
 
 use super::matrix::{Matrix, Target};
-use super::pack::Line;
 use super::{Left, PartProduct, Right, Start, TASK, most_tasks};
 use crate::Isa;
 use crate::simd::dispatch;
@@ -114,7 +113,7 @@ pub(crate) fn whole_of<'a>(right: Right<'a>) -> Option<&'a CodePanels> {
 fn divide(isa: Isa, mut sweeps: Vec<Sweep<'_>>, tasks: usize) {
     let cost: usize = sweeps.iter().map(Sweep::cost).sum();
     if tasks <= 1 || cost < 2 * TASK {
-        return run(isa, sweeps, &[]);
+        return run(isa, sweeps);
     }
     let others = split_off(&mut sweeps, cost / 2);
     rayon::join(
@@ -123,10 +122,10 @@ fn divide(isa: Isa, mut sweeps: Vec<Sweep<'_>>, tasks: usize) {
     );
 }
 
-/// Computes one after the other; each asks for what the next one reads, and the last for `then`.
-fn run<'a>(isa: Isa, sweeps: Vec<Sweep<'a>>, then: &'a [Line]) {
+/// Computes one after the other; each asks for what the next one reads.
+fn run(isa: Isa, sweeps: Vec<Sweep<'_>>) {
     let firsts: Vec<_> = sweeps.iter().map(Sweep::first_lines).collect();
-    let nexts = firsts.into_iter().skip(1).chain([then]);
+    let nexts = firsts.into_iter().skip(1).chain([&[][..]]);
     for (sweep, next) in sweeps.into_iter().zip(nexts) {
         dispatch(isa, sweep.followed_by(next));
     }

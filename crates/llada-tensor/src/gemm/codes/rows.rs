@@ -1,5 +1,6 @@
 //! Rows rounded to signed bytes, a scale per block of 32, in the order in which the kernel reads them.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use bytemuck::Zeroable;
@@ -9,7 +10,7 @@ use super::{BLOCK, Codes};
 use crate::Isa;
 use crate::buffer::Buffer;
 use crate::gemm::{Left, Matrix};
-use crate::parallel::rows_per_task;
+use crate::parallel::{from_both_ends, rows_per_task};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Largest magnitude of a rounded element.
@@ -75,7 +76,7 @@ impl CodeRows {
         let ([_, width], x) = (x.shape(), x.f32_rows());
         let tiles: Vec<_> = parts.iter().flat_map(tiles).collect();
         let task = rows_per_task(tiles.len(), TALL * width * OPS);
-        let rounded = Self::fill(width, tiles, task, |_, rows, blocks| {
+        let rounded = Self::fill(width, &tiles, task, |rows, blocks| {
             let x = &x[rows.start * width..rows.end * width];
             round_tile(isa, codes, x, width, blocks);
         });
@@ -98,7 +99,7 @@ impl CodeRows {
         let alone = Self::alone(isa, codes, x);
         let tiles: Vec<_> = parts.iter().flat_map(tiles).collect();
         let task = rows_per_task(tiles.len(), TALL * width);
-        Self::fill(width, tiles, task, |_, rows, blocks| {
+        Self::fill(width, &tiles, task, |rows, blocks| {
             alone.copy_tile(&picked[rows], blocks);
         })
     }
@@ -139,7 +140,7 @@ impl CodeRows {
         }
     }
 
-    /// Calls `fill` with the number and the blocks of every part, several at a time.
+    /// Calls `fill` with the number and the blocks of every part, several at a time: of most and of fewest rows.
     ///
     /// # Panics
     /// If the width is not a multiple of 32, or the parts do not follow each other.
@@ -149,8 +150,11 @@ impl CodeRows {
         parts: &[Range<usize>],
         fill: impl Fn(usize, PartBlocks<'_>) + Sync,
     ) -> Self {
-        Self::fill(width, parts.to_vec(), 1, |part, rows, blocks| {
-            let rows = rows.len();
+        let mut all = Self::scratch(width, parts);
+        let mut work = all.cut(parts);
+        work.sort_by_key(|(part, _)| Reverse(parts[*part].len()));
+        from_both_ends(work, |(part, blocks)| {
+            let rows = parts[part].len();
             fill(
                 part,
                 PartBlocks {
@@ -160,40 +164,49 @@ impl CodeRows {
                     blocks,
                 },
             );
-        })
+        });
+        all
     }
 
-    /// Calls `fill` with the number, the rows and the blocks of every range; these follow each other, and a thread
-    /// takes at least `task` of them.
+    /// Calls `fill` with the rows and the blocks of every range; a thread takes at least `task` of them.
     fn fill(
         width: usize,
-        ranges: Vec<Range<usize>>,
+        ranges: &[Range<usize>],
         task: usize,
-        fill: impl Fn(usize, Range<usize>, &mut [RowBlock]) + Sync,
+        fill: impl Fn(Range<usize>, &mut [RowBlock]) + Sync,
     ) -> Self {
+        let mut all = Self::scratch(width, ranges);
+        let work = all.cut(ranges).into_par_iter().with_min_len(task);
+        work.for_each(|(index, blocks)| fill(ranges[index].clone(), blocks));
+        all
+    }
+
+    /// Makes room for the rows of some ranges.
+    fn scratch(width: usize, ranges: &[Range<usize>]) -> Self {
         assert!(
             width.is_multiple_of(BLOCK),
             "{width} elements in blocks of {BLOCK}"
         );
         let blocks_per_row = width / BLOCK;
         let rows = ranges.last().map_or(0, |rows| rows.end);
-        let mut blocks = Buffer::scratch(rows * blocks_per_row * WORDS);
-        let (mut rest, mut done) = (bytemuck::cast_slice_mut(&mut blocks), 0);
-        let mut work = Vec::new();
-        for (index, rows) in ranges.into_iter().enumerate() {
+        Self {
+            blocks: Buffer::scratch(rows * blocks_per_row * WORDS),
+            blocks_per_row,
+        }
+    }
+
+    /// Cuts into the numbers and the blocks of ranges that cover the rows.
+    fn cut(&mut self, ranges: &[Range<usize>]) -> Vec<(usize, &mut [RowBlock])> {
+        let (mut rest, mut done) = (bytemuck::cast_slice_mut(&mut self.blocks), 0);
+        let mut cut = |(index, rows): (usize, &Range<usize>)| {
             assert_eq!(rows.start, done, "parts of rows");
             done = rows.end;
             let (blocks, others) =
-                std::mem::take(&mut rest).split_at_mut(rows.len() * blocks_per_row);
+                std::mem::take(&mut rest).split_at_mut(rows.len() * self.blocks_per_row);
             rest = others;
-            work.push((index, rows, blocks));
-        }
-        let work = work.into_par_iter().with_min_len(task);
-        work.for_each(|(index, rows, blocks)| fill(index, rows, blocks));
-        Self {
-            blocks,
-            blocks_per_row,
-        }
+            (index, blocks)
+        };
+        ranges.iter().enumerate().map(&mut cut).collect()
     }
 
     /// Returns the number of rows.
