@@ -15,8 +15,8 @@ use crate::simd::{Kernel, Simd, dispatch};
 
 /// Most panels that are multiplied at a time.
 const WIDE: usize = 2;
-/// Tiles of rows that meet all columns before the next ones do: their rows stay in the second-level cache.
-const TILES: usize = 20;
+/// Bytes of the rows that meet all columns before the next ones do: they stay in the second-level cache.
+const ROW_BYTES: usize = 350 << 10;
 /// Rows whose products take as long as reading the codes.
 const CODES_COST_ROWS: usize = 4;
 
@@ -162,9 +162,9 @@ fn sweep<S: Simd, F: Format>(s: S, mut sweep: Sweep<'_>) {
     // Two vectors share what is read of the rows; few rows wait for memory, and a panel alone is one stream.
     let has_pairs = S::LANES < PANEL || num_rows > tile_rows::<S>();
     let paired = if has_pairs { n - n % (2 * S::LANES) } else { 0 };
-    let tiles = sweep.a.num_tiles();
-    for first in (0..tiles).step_by(TILES) {
-        let tiles = first..tiles.min(first + TILES);
+    let (tiles, together) = (sweep.a.num_tiles(), sweep.a.tiles_of(ROW_BYTES));
+    for first in (0..tiles).step_by(together) {
+        let tiles = first..tiles.min(first + together);
         for column in (0..paired).step_by(2 * S::LANES) {
             strip::<S, F, 2>(s, &mut sweep, tiles.clone(), column);
         }

@@ -99,9 +99,11 @@ impl CodeRows {
         let alone = Self::alone(isa, codes, x);
         let tiles: Vec<_> = parts.iter().flat_map(tiles).collect();
         let task = rows_per_task(tiles.len(), TALL * width);
-        Self::fill(width, &tiles, task, |rows, blocks| {
+        let all = Self::fill(width, &tiles, task, |rows, blocks| {
             alone.copy_tile(&picked[rows], blocks);
-        })
+        });
+        assert_eq!(all.rows() * width, picked.len() * width, "parts of rows");
+        all
     }
 
     /// Rounds every row as a part of its own.
@@ -273,6 +275,12 @@ impl<'a> Part<'a> {
     /// Returns the number of tiles.
     pub(super) fn num_tiles(&self) -> usize {
         self.rows.div_ceil(TALL)
+    }
+
+    /// Returns how many tiles have so many bytes, at least one.
+    pub(super) fn tiles_of(&self, bytes: usize) -> usize {
+        let tile = TALL * self.blocks_per_row * size_of::<RowBlock>();
+        (bytes / tile.max(1)).max(1)
     }
 
     /// Returns the rows of a tile, counted from the part's first, and its blocks.
