@@ -56,7 +56,7 @@ pub fn route(logits: &Tensor, bias: &Tensor, config: &RouterConfig) -> Routing {
     let task = rows_per_task(rows, num_experts * OPS);
     let inputs = logits.f32s().par_chunks((task * num_experts).max(1));
     routing.tasks(task).zip(inputs).for_each(|(slots, logits)| {
-        let mut scores = Scores::of(isa, logits, bias);
+        let mut scores = Scores::of(isa, logits, num_experts, bias);
         for biased in scores.biased.chunks_exact_mut(num_experts) {
             limit_to_groups(biased, config);
         }
@@ -84,7 +84,7 @@ pub fn route_blocks(
         "route: top {} of {capacity} of {num_experts} experts",
         config.top_k
     );
-    let mut scores = Scores::of(Isa::active(), logits.f32s(), bias);
+    let mut scores = Scores::of(Isa::active(), logits.f32s(), num_experts, bias);
     let mut next = 0;
     for block in blocks {
         assert_eq!(block.start, next, "route: blocks");
@@ -138,10 +138,10 @@ struct Scores {
 
 impl Scores {
     /// # Shapes: logits [rows, E], bias `[E]`. Panics if these disagree.
-    fn of(isa: Isa, logits: &[f32], bias: &Tensor) -> Self {
-        let num_experts = bias.len();
-        assert!(
-            logits.len().is_multiple_of(num_experts.max(1)),
+    fn of(isa: Isa, logits: &[f32], num_experts: usize, bias: &Tensor) -> Self {
+        assert_eq!(
+            bias.len(),
+            num_experts,
             "route: bias of {num_experts} experts"
         );
         let mut scores = Self {
@@ -162,8 +162,9 @@ impl Scores {
     fn choose(&self, config: &RouterConfig, to: Slots<'_>) {
         let rows = self.plain.chunks_exact(self.num_experts);
         let rows = rows.zip(self.biased.chunks_exact(self.num_experts));
-        let experts = to.experts.chunks_exact_mut(config.top_k);
-        let slots = experts.zip(to.weights.chunks_exact_mut(config.top_k));
+        let top_k = config.top_k.max(1);
+        let experts = to.experts.chunks_exact_mut(top_k);
+        let slots = experts.zip(to.weights.chunks_exact_mut(top_k));
         for ((plain, biased), (experts, weights)) in rows.zip(slots) {
             take_best(biased, experts);
             for (weight, &expert) in weights.iter_mut().zip(&*experts) {

@@ -22,6 +22,9 @@ pub(super) fn coded<'w>(
     plan: &Plan,
     experts: &'w [ExpertWeights<'_>],
 ) -> Option<Vec<ExpertRows<'w>>> {
+    if plan.rows.len() < MIN_ROWS * plan.used().count() {
+        return None;
+    }
     let rows = |e: usize| {
         let weights = &experts[e];
         let all = [weights.gate, weights.up, weights.down];
@@ -44,8 +47,7 @@ pub(super) fn coded<'w>(
         [other.gate, other.up].map(|b| b.codes()) == [first.gate.codes(); 2]
             && other.down.codes() == first.down.codes()
     };
-    let has_many_rows = plan.rows.len() >= MIN_ROWS * used.len();
-    (has_many_rows && used.iter().all(is_like_first)).then_some(used)
+    used.iter().all(is_like_first).then_some(used)
 }
 
 /// Returns `y_i = sum_slot weight * Expert(x_i)`, bit by bit as products of all columns at a time.

@@ -287,3 +287,10 @@ fn no_rows_are_routed_to_nothing() {
         empty
     );
 }
+
+#[test]
+#[should_panic(expected = "route: bias of 4 experts")]
+fn a_bias_of_other_experts_is_refused() {
+    let logits = Tensor::zeros(&[2, 4]);
+    route(&logits, &bias(&[0.0; 2]), &PLAIN);
+}

@@ -242,13 +242,12 @@ impl PartBlocks<'_> {
     }
 
     /// Rounds the rows. # Shapes: x [rows, width].
-    pub(super) fn round(mut self, isa: Isa, x: &[f32]) {
+    pub(super) fn round(self, isa: Isa, x: &[f32]) {
+        let (width, blocks_per_row) = (self.width, self.width / BLOCK);
         for rows in tiles(&(0..self.rows)) {
-            let blocks = std::mem::take(&mut self.blocks);
-            let (now, rest) = blocks.split_at_mut(rows.len() * (self.width / BLOCK));
-            let x = &x[rows.start * self.width..rows.end * self.width];
-            round_tile(isa, self.codes, x, self.width, now);
-            self.blocks = rest;
+            let x = &x[rows.start * width..rows.end * width];
+            let to = rows.start * blocks_per_row..rows.end * blocks_per_row;
+            round_tile(isa, self.codes, x, width, &mut self.blocks[to]);
         }
     }
 }
@@ -354,11 +353,9 @@ fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
         (high, low) = (s.max(x, high), s.min(x, low));
     }
     let largest = s.reduce_max(s.max(high, s.sub(zero, low)));
-    let per_unit = if largest > 0.0 {
-        LARGEST / largest
-    } else {
-        0.0
-    };
+    // Of numbers near the smallest there are, no multiple is so large; they vanish, as zeros do.
+    let per_unit = Some(LARGEST / largest).filter(|factor| factor.is_finite());
+    let per_unit = per_unit.unwrap_or(0.0);
     let (mut quads, mut halves) = ([0.0; BLOCK / 4], [zero; 2]);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut quads);
     let parts = x

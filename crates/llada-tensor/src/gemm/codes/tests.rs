@@ -232,6 +232,23 @@ fn a_number_that_is_not_finite_stays_visible() {
 }
 
 #[test]
+fn numbers_near_the_smallest_there_are_vanish() {
+    let (n, k) = (16, 256);
+    for codes in Codes::ALL {
+        let (bytes, _) = weights(codes, n, k);
+        for isa in Isa::available() {
+            for tiny in [1e-37, 1e-45] {
+                let mut x = vec![0.0; k];
+                (x[3], x[70], x[71]) = (tiny, -tiny, tiny);
+                x[96..128].fill(tiny);
+                let c = multiply(isa, codes, &x, &bytes, [n, k]);
+                assert!(c.iter().all(|c| c.abs() < 1e-30), "{codes:?}: {c:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn columns_are_the_numbers_of_the_file() {
     let (n, k) = (37, 512);
     for codes in Codes::ALL {
