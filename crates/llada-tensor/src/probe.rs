@@ -97,9 +97,7 @@ impl Kernel for Dots {
                 *acc = s.dot_small_bytes(*acc, x, *acc);
             }
         }
-        acc.into_iter()
-            .map(|acc| s.reduce_add(s.int_to_f32(acc)))
-            .sum()
+        acc.into_iter().map(|acc| s.reduce_add(acc)).sum()
     }
 }
 

@@ -165,7 +165,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             })
         }}
         fn or(a, b) { _mm256_or_ps(a, b) }
-        fn int_to_f32(a) { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
     }
 
     #[inline(always)]

@@ -168,7 +168,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(acc), a, b))
         }}
         fn or(a, b) { _mm512_or_ps(a, b) }
-        fn int_to_f32(a) { _mm512_cvtepi32_ps(_mm512_castps_si512(a)) }
     }
 
     #[inline(always)]

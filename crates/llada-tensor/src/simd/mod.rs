@@ -122,8 +122,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn bits_left(self, a: Self::V, shift: u32, mask: u8) -> Self::V;
     /// The bits of both.
     fn or(self, a: Self::V, b: Self::V) -> Self::V;
-    /// Lanes are `i32`: their values, rounded to `f32`.
-    fn int_to_f32(self, a: Self::V) -> Self::V;
 
     /// Rounds to bf16 (to nearest, ties to even): lane i holds the pair of `a[i]`, in its low half, and
     /// `b[i]`. As in [`Simd::dot_bf16`], subnormal numbers may become zero.

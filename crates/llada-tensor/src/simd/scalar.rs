@@ -157,11 +157,6 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn int_to_f32(self, a: V) -> V {
-        a.map(|a| a.to_bits() as i32 as f32)
-    }
-
-    #[inline(always)]
     fn pair_bf16(self, high: &[bf16], low: &[bf16]) -> V {
         let bits = |x: bf16| u32::from(x.to_bits());
         std::array::from_fn(|i| f32::from_bits(bits(high[i]) << 16 | bits(low[i])))

@@ -6,7 +6,7 @@ use super::BLOCK;
 use super::formats::{Format, Group, Q4_0, Q4K, Q5K, Q6K, Q8_0, Strip};
 use super::layout::{Codes, HALF};
 use super::panels::CodePanels;
-use super::rows::{Part, RowBlock};
+use super::rows::{Part, RowBlock, UNITS};
 use crate::Isa;
 use crate::gemm::Start;
 use crate::gemm::matrix::Target;
@@ -305,15 +305,13 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
         }
         ahead.ask(s, codes[0]);
         let mut dots = [[s.splat(0.0); ROWS]; VECTORS];
-        if !F::HAS_OFFSET {
-            start(s, rows, 0, &mut dots);
-        }
+        start::<S, F, ROWS, VECTORS>(s, rows, 0, &mut dots);
         for quad in 0..HALF {
             multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
         }
         if F::SCALES == 2 {
             add_scaled::<S, F, ROWS, VECTORS>(s, dots, b_group, [block, 0], rows, &mut acc);
-            start(s, rows, 1, &mut dots);
+            start::<S, F, ROWS, VECTORS>(s, rows, 1, &mut dots);
         }
         for quad in HALF..2 * HALF {
             multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
@@ -323,7 +321,7 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
             for v in 0..VECTORS {
                 let offset = F::offset(s, b_group[v], block);
                 for i in 0..ROWS {
-                    acc[v][i] = s.fma(offset, s.splat(rows[i].offsets[0]), acc[v][i]);
+                    acc[v][i] = s.fma(offset, s.splat(rows[i].starts[0]), acc[v][i]);
                 }
             }
         }
@@ -341,7 +339,7 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     reason = "iterators of vectors are not always compiled into this function"
 )]
 #[inline(always)]
-fn start<S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn start<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     s: S,
     rows: &[RowBlock],
     half: usize,
@@ -349,7 +347,10 @@ fn start<S: Simd, const ROWS: usize, const VECTORS: usize>(
 ) {
     for v in 0..VECTORS {
         for i in 0..ROWS {
-            dots[v][i] = s.splat(rows[i].offsets[half]);
+            dots[v][i] = match F::HAS_OFFSET {
+                true => s.splat(rows[i].unit),
+                false => s.splat(rows[i].starts[half]),
+            };
         }
     }
 }
@@ -379,7 +380,7 @@ fn multiply<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// Adds dot products times the scales of columns, of a block's half, and rows.
+/// Adds dot products of half a block, or of all of it, times the scales of columns and the units of rows.
 #[inline(always)]
 fn add_scaled<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     s: S,
@@ -392,8 +393,11 @@ fn add_scaled<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     for v in 0..VECTORS {
         let scale = F::scale(s, b[v], block, half);
         for i in 0..ROWS {
-            let scale = s.mul(scale, s.splat(rows[i].scale));
-            acc[v][i] = s.fma(s.int_to_f32(dots[v][i]), scale, acc[v][i]);
+            let (unit, dots) = (s.splat(rows[i].unit), dots[v][i]);
+            acc[v][i] = match F::CODES.has_binary_units() {
+                true => s.fma(s.sub(dots, unit), scale, acc[v][i]),
+                false => s.fma(s.sub(dots, s.splat(UNITS)), s.mul(scale, unit), acc[v][i]),
+            };
         }
     }
 }

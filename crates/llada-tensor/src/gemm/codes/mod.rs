@@ -2,13 +2,14 @@
 //!
 //! A weight is a code q, and a scale and perhaps an offset per 16 or 32 elements of k:
 //! `w = (q - bias) * w_scale - offset` (`gguf.md` 5). The other operand is rounded to signed bytes with a
-//! scale per row and block as well ([`CodeRows`]), so that what scales share is one exact integer:
+//! unit per row and block as well ([`CodeRows`]), so that what scales share is one exact integer:
 //!
 //! ```text
-//! c += a_scale * w_scale * (sum_k q_k a_k - bias * sum_k a_k) - offset * a_scale * sum_k a_k
+//! c += w_scale * unit * (sum_k q_k a_k - bias * sum_k a_k) - offset * unit * sum_k a_k
 //! ```
 //!
-//! The sums of `a_k` alone are known per row.
+//! The sums of `a_k` alone are known per row. Beside codes of four and five bits units are powers of two: an integer that is
+//! added to the bits of an `f32` whose last bit is worth a unit becomes as many of them, without a multiplication.
 //!
 //! [`CodePanels`] keeps the codes in the order in which the kernel reads them, with no bit more than
 //! the file has: a product of few rows costs what reading them once costs.

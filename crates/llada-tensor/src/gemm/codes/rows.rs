@@ -1,4 +1,6 @@
-//! Rows rounded to signed bytes, a scale per block of 32, in the order in which the kernel reads them.
+//! Rows rounded to signed bytes, a unit per block of 32, in the order in which the kernel reads them.
+//!
+//! Where units are powers of two this is MXINT8 of OCP's Microscaling formats.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -15,8 +17,11 @@ use crate::simd::{Kernel, Simd, dispatch};
 
 /// Largest magnitude of a rounded element.
 const LARGEST: f32 = 127.0;
-/// 1.5 * 2^23: from here to 2^24, neighbours among `f32` differ by one.
-const UNITS: f32 = 12_582_912.0;
+/// 1.5 * 2^23: from 2^23 to 2^24, neighbours among `f32` differ by one. So the integers around zero can be added to its
+/// bits, and it be subtracted then, to make numbers of them.
+pub(super) const UNITS: f32 = 12_582_912.0;
+/// The bits of an `f32` below its exponent.
+const FRACTION: u32 = (1 << (f32::MANTISSA_DIGITS - 1)) - 1;
 
 /// 32 elements of a row.
 #[repr(C)]
@@ -24,12 +29,12 @@ const UNITS: f32 = 12_582_912.0;
 pub(super) struct RowBlock {
     /// Four signed bytes each, as the bits of an `f32` so that they can be splatted like one.
     pub(super) quads: [f32; BLOCK / 4],
-    /// What an element is worth per unit.
-    pub(super) scale: f32,
-    /// What the codes' biases or offsets take from a product, by [`Codes`]: minus the sum of the elements times
-    /// the bias, as the bits of an `i32`, all in the first or each half for itself; minus the sum of the
-    /// elements where weights have an offset.
-    pub(super) offsets: [f32; 2],
+    /// What an element is worth per unit; times [`UNITS`] if that is a power of two. NaN if a number is not finite, or too
+    /// large for that.
+    pub(super) unit: f32,
+    /// What a product begins with, by [`Codes`]: [`UNITS`] less the sum of the elements times the codes' bias, of all
+    /// in the first or of each half for itself; where weights have an offset, minus the value of that sum.
+    pub(super) starts: [f32; 2],
 }
 
 /// `f32`s of a block.
@@ -68,7 +73,7 @@ impl CodeRows {
         }
     }
 
-    /// Rounds every block of 32 elements to 255 levels that reach its largest magnitude.
+    /// Rounds every block of 32 elements to multiples of a unit, 127 of which reach its largest magnitude.
     ///
     /// # Panics
     /// If the width is not a multiple of 32, or the parts do not follow each other over all rows.
@@ -352,10 +357,8 @@ fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
         let x = s.load(x);
         (high, low) = (s.max(x, high), s.min(x, low));
     }
-    let largest = s.reduce_max(s.max(high, s.sub(zero, low)));
-    // Of numbers near the smallest there are, no multiple is so large; they vanish, as zeros do.
-    let per_unit = Some(LARGEST / largest).filter(|factor| factor.is_finite());
-    let per_unit = per_unit.unwrap_or(0.0);
+    let unit = unit(codes, s.reduce_max(s.max(high, s.sub(zero, low))));
+    let per_unit = s.splat(1.0 / unit);
     let (mut quads, mut halves) = ([0.0; BLOCK / 4], [zero; 2]);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut quads);
     let parts = x
@@ -368,26 +371,40 @@ fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
         {
             // The sum has units of one, so it is rounded to an integer, ties to even; its low byte is that integer's.
             let units = s.splat(UNITS);
-            let x = s.add(s.mul(s.load(x), s.splat(per_unit)), units);
+            let x = s.add(s.mul(s.load(x), per_unit), units);
             s.store_bytes(x, bytes);
             *integers = s.add(*integers, s.sub(x, units));
         }
     }
     let all = s.reduce_add(s.add(halves[0], halves[1]));
+    let step = if codes.has_binary_units() { unit } else { 1.0 };
+    let base = step * UNITS;
+    let start = |sum: f32| base - codes.bias() as f32 * sum * step; // exactly
     // A NaN or an infinity must not vanish in the rounding; either makes this sum NaN.
-    let scale = if all.is_nan() {
-        f32::NAN
-    } else {
-        largest / LARGEST
-    };
-    let bias = |sum: f32| f32::from_bits((-codes.bias() * sum as i32) as u32);
+    let is_finite = (all + base + unit).is_finite();
     RowBlock {
         quads,
-        scale,
-        offsets: match codes {
-            Codes::Q4_0 | Codes::Q8_0 => [bias(all), 0.0],
-            Codes::Q4K | Codes::Q5K => [scale * -all, 0.0],
-            Codes::Q6K => halves.map(|half| bias(s.reduce_add(half))),
+        unit: match (is_finite, codes.has_binary_units()) {
+            (false, _) => f32::NAN,
+            (true, true) => base,
+            (true, false) => unit,
+        },
+        starts: match codes {
+            Codes::Q4_0 | Codes::Q8_0 => [start(all), 0.0],
+            Codes::Q4K | Codes::Q5K => [-all * unit, 0.0],
+            Codes::Q6K => halves.map(|half| start(s.reduce_add(half))),
         },
     }
+}
+
+/// Returns the unit of which [`LARGEST`] reach a magnitude, or the smallest power of two that does. Numbers near the
+/// smallest there are become zeros.
+#[inline(always)]
+fn unit(codes: Codes, largest: f32) -> f32 {
+    let exact = largest / LARGEST;
+    let unit = match codes.has_binary_units() {
+        true => f32::from_bits(exact.to_bits().wrapping_add(FRACTION) & !FRACTION),
+        false => exact,
+    };
+    unit.max(f32::MIN_POSITIVE)
 }

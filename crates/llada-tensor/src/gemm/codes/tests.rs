@@ -41,12 +41,15 @@ fn inputs(m: usize, k: usize) -> Vec<f32> {
 }
 
 /// The rows as they were rounded.
-fn rounded(x: &[f32]) -> Vec<f64> {
+fn rounded(codes: Codes, x: &[f32]) -> Vec<f64> {
     let blocks = x.chunks_exact(BLOCK).flat_map(|x| {
         let largest = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-        let unit = f64::from(largest) / 127.0;
+        let unit = match codes {
+            Codes::Q4_0 | Codes::Q4K | Codes::Q5K => (largest / 127.0).log2().ceil().exp2(),
+            Codes::Q6K | Codes::Q8_0 => largest / 127.0,
+        };
         x.iter()
-            .map(move |x| (x * (127.0 / largest)).round_ties_even() as f64 * unit)
+            .map(move |x| f64::from((x * (1.0 / unit)).round_ties_even()) * f64::from(unit))
     });
     blocks.collect()
 }
@@ -65,7 +68,7 @@ fn products_are_those_of_the_codes_on_ragged_shapes() {
             let k = blocks * codes.span();
             let (bytes, values) = weights(codes, n, k);
             let x = inputs(m, k);
-            let exact = rounded(&x);
+            let exact = rounded(codes, &x);
             for isa in Isa::available() {
                 let c = multiply(isa, codes, &x, &bytes, [n, k]);
                 for (i, row) in c.chunks_exact(n).enumerate() {
@@ -220,14 +223,52 @@ fn sums_start_from_what_is_there() {
 }
 
 #[test]
-fn a_number_that_is_not_finite_stays_visible() {
-    let (n, k) = (16, 64);
-    let (bytes, _) = weights(Codes::Q8_0, n, k);
-    for bad in [f32::NAN, f32::INFINITY] {
-        let mut x = inputs(1, k);
-        x[40] = bad;
-        let c = multiply(Isa::active(), Codes::Q8_0, &x, &bytes, [n, k]);
-        assert!(c.iter().all(|c| c.is_nan()), "{c:?}");
+fn a_number_that_is_not_finite_or_too_large_stays_visible() {
+    let (n, k) = (16, 256);
+    for codes in Codes::ALL {
+        let (bytes, _) = weights(codes, n, k);
+        for isa in Isa::available() {
+            let too_large = if codes.has_binary_units() {
+                1e36
+            } else {
+                f32::NAN
+            };
+            for bad in [f32::NAN, f32::INFINITY, too_large] {
+                let mut x = inputs(1, k);
+                x[40] = bad;
+                let c = multiply(isa, codes, &x, &bytes, [n, k]);
+                assert!(c.iter().all(|c| c.is_nan()), "{isa:?} {codes:?}: {c:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_of_a_block_can_have_any_magnitude() {
+    let (n, k) = (16, 256);
+    for codes in Codes::ALL {
+        let (bytes, values) = weights(codes, n, k);
+        for exponent in -100_i32..100 {
+            let power = f32::from_bits((127 + exponent).cast_unsigned() << 23);
+            for fraction in [
+                1.0,
+                1.999_999_9,
+                127.0 / 64.0,
+                127.000_01 / 64.0,
+                127.5 / 64.0,
+            ] {
+                let mut x = vec![0.0; k];
+                x[40] = fraction * power;
+                let c = multiply(Isa::active(), codes, &x, &bytes, [n, k]);
+                for (c, values) in c.iter().zip(values.chunks_exact(k)) {
+                    let want = f64::from(x[40]) * values[40];
+                    let size =
+                        f64::from(x[40]) * values[32..64].iter().fold(0.0, |a, b| b.abs().max(a));
+                    let error = (f64::from(*c) - want).abs();
+                    assert!(error <= size / 127.0, "{codes:?} {} {c} {want}", x[40]);
+                }
+            }
+        }
     }
 }
 
