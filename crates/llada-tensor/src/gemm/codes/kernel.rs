@@ -305,13 +305,13 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
         }
         ahead.ask(s, codes[0]);
         let mut dots = [[s.splat(0.0); ROWS]; VECTORS];
-        start::<S, F, ROWS, VECTORS>(s, rows, 0, &mut dots);
+        start(s, rows, 0, &mut dots);
         for quad in 0..HALF {
             multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
         }
         if F::SCALES == 2 {
             add_scaled::<S, F, ROWS, VECTORS>(s, dots, b_group, [block, 0], rows, &mut acc);
-            start::<S, F, ROWS, VECTORS>(s, rows, 1, &mut dots);
+            start(s, rows, 1, &mut dots);
         }
         for quad in HALF..2 * HALF {
             multiply::<S, F, ROWS, VECTORS>(s, b, codes, rows, quad, &mut dots);
@@ -321,7 +321,7 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
             for v in 0..VECTORS {
                 let offset = F::offset(s, b_group[v], block);
                 for i in 0..ROWS {
-                    acc[v][i] = s.fma(offset, s.splat(rows[i].starts[0]), acc[v][i]);
+                    acc[v][i] = s.fma(offset, s.splat(rows[i].starts[1]), acc[v][i]);
                 }
             }
         }
@@ -339,7 +339,7 @@ fn tile<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
     reason = "iterators of vectors are not always compiled into this function"
 )]
 #[inline(always)]
-fn start<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
+fn start<S: Simd, const ROWS: usize, const VECTORS: usize>(
     s: S,
     rows: &[RowBlock],
     half: usize,
@@ -347,10 +347,7 @@ fn start<S: Simd, F: Format, const ROWS: usize, const VECTORS: usize>(
 ) {
     for v in 0..VECTORS {
         for i in 0..ROWS {
-            dots[v][i] = match F::HAS_OFFSET {
-                true => s.splat(rows[i].unit),
-                false => s.splat(rows[i].starts[half]),
-            };
+            dots[v][i] = s.splat(rows[i].starts[half]);
         }
     }
 }

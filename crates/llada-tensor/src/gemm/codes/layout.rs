@@ -69,7 +69,7 @@ impl Codes {
     }
 
     /// Returns whether the other operand is rounded to multiples of powers of two, which is faster. Its error grows by
-    /// half, to 0.7 %; beside what four or five bits lose that is little.
+    /// half, to 0.8 % of normal numbers; beside what four or five bits lose that is little.
     pub(super) const fn has_binary_units(self) -> bool {
         self.bits() <= 5
     }

@@ -32,8 +32,9 @@ pub(super) struct RowBlock {
     /// What an element is worth per unit; times [`UNITS`] if that is a power of two. NaN if a number is not finite, or too
     /// large for that.
     pub(super) unit: f32,
-    /// What a product begins with, by [`Codes`]: [`UNITS`] less the sum of the elements times the codes' bias, of all
-    /// in the first or of each half for itself; where weights have an offset, minus the value of that sum.
+    /// What the product of each half begins with if halves have scales of their own, else that of all and what an offset
+    /// of the weights is multiplied by: [`UNITS`], times the unit as above, less the sum of the elements times the codes'
+    /// bias; minus the value of that sum.
     pub(super) starts: [f32; 2],
 }
 
@@ -391,7 +392,7 @@ fn round<S: Simd>(s: S, codes: Codes, x: &[f32; BLOCK]) -> RowBlock {
         },
         starts: match codes {
             Codes::Q4_0 | Codes::Q8_0 => [start(all), 0.0],
-            Codes::Q4K | Codes::Q5K => [-all * unit, 0.0],
+            Codes::Q4K | Codes::Q5K => [start(all), -all * unit],
             Codes::Q6K => halves.map(|half| start(s.reduce_add(half))),
         },
     }

@@ -228,12 +228,11 @@ fn a_number_that_is_not_finite_or_too_large_stays_visible() {
     for codes in Codes::ALL {
         let (bytes, _) = weights(codes, n, k);
         for isa in Isa::available() {
-            let too_large = if codes.has_binary_units() {
-                1e36
-            } else {
-                f32::NAN
+            let bad: &[f32] = match codes.has_binary_units() {
+                true => &[f32::NAN, f32::INFINITY, 1e36],
+                false => &[f32::NAN, f32::INFINITY],
             };
-            for bad in [f32::NAN, f32::INFINITY, too_large] {
+            for &bad in bad {
                 let mut x = inputs(1, k);
                 x[40] = bad;
                 let c = multiply(isa, codes, &x, &bytes, [n, k]);
